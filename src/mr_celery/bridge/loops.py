@@ -1,0 +1,91 @@
+"""One runner for every loop of the bridge."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Protocol
+
+from ..backoff import backoff
+from ..errors import LedgerUnavailable, WorkerError
+
+logger = logging.getLogger("mr_celery.bridge")
+
+
+class Step(Protocol):
+    """What a loop repeats."""
+
+    def run_once(self) -> float:
+        """Do it once. Returns seconds until the next time; 0: at once."""
+        ...  # pragma: no cover
+
+
+class Loop:
+    """Repeats a step in a thread of its own until it is stopped.
+
+    No exception ends it: after one it waits, longer with each in a row and for at most ``most_backoff``
+    seconds; a success resets that.
+
+    Args:
+        name: the loop's name, for the log and the thread.
+        step: what it repeats.
+        most_backoff: seconds.
+    """
+
+    def __init__(self, name: str, step: Step, *, most_backoff: float = 30.0) -> None:
+        self._name = name
+        self._step = step
+        self._most_backoff = most_backoff
+        self._wake = threading.Event()
+        self._stopping = False
+        self._failures = 0
+        self._thread = threading.Thread(target=self._loop, name=f"modelreins-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to repeat."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Do the step at once, if the loop is waiting."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Do not begin the step again."""
+        self._stopping = True
+        self._wake.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the step to end, for at most ``timeout`` seconds. Returns whether it has ended."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def turn(self) -> float:
+        """Do the step once, whatever it raises. Returns seconds until the next time."""
+        try:
+            pause = self._step.run_once()
+        except (WorkerError, LedgerUnavailable) as error:
+            self._failures += 1
+            pause = backoff(self._failures, first=1.0, most=self._most_backoff)
+            if isinstance(error, WorkerError) and error.retry_after is not None:
+                pause = max(pause, error.retry_after)
+            text = error.summary if isinstance(error, WorkerError) else str(error)
+            logger.warning("%s: %s; next try in %.1f s", self._name, text, pause)
+            return pause
+        except Exception:
+            self._failures += 1
+            pause = backoff(self._failures, first=1.0, most=self._most_backoff)
+            logger.exception("%s: unexpected error; next try in %.1f s", self._name, pause)
+            return pause
+        if self._failures:
+            logger.info("%s: works again", self._name)
+            self._failures = 0
+        return pause
+
+    def _loop(self) -> None:
+        while not self._stopping:
+            # Cleared before the step, so that a wake-up during the step is not lost.
+            self._wake.clear()
+            pause = self.turn()
+            if not self._stopping and pause > 0:
+                self._wake.wait(pause)

@@ -1,0 +1,158 @@
+"""Publishing a job's task to the broker."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from amqp.exceptions import NotFound
+from kombu.exceptions import KombuError
+from kombu.pools import ProducerPool
+
+from ..celery_hooks import header
+from ..ledger import Route
+from ..routing import Handler
+
+logger = logging.getLogger("mr_celery.bridge")
+
+PUBLISH_TIMEOUT = 5.0
+"""Seconds for which a broker may be silent during a publish."""
+
+SENT_WAIT = 30.0
+"""Seconds after which somebody looks for a message that no worker has."""
+
+
+class Sender:
+    """Publishes tasks with a chosen id, over connections of its own with short time-outs.
+
+    Args:
+        app: the Celery application.
+        limit: how many publish side by side.
+    """
+
+    def __init__(self, app: Any, *, limit: int = 4) -> None:
+        self._app = app
+        connection = app.connection_for_write()
+        self._driver = str(connection.transport.driver_type)
+        timeouts: dict[str, Any] = {}
+        if self._driver == "redis":
+            timeouts = {"socket_timeout": PUBLISH_TIMEOUT, "socket_connect_timeout": PUBLISH_TIMEOUT}
+        elif self._driver in ("amqp", "py-amqp"):
+            timeouts = {
+                "confirm_publish": True,
+                "read_timeout": PUBLISH_TIMEOUT,
+                "write_timeout": PUBLISH_TIMEOUT,
+            }
+        connection.transport_options = {**timeouts, **(connection.transport_options or {})}
+        connection.connect_timeout = PUBLISH_TIMEOUT
+        self._connections = connection.Pool(limit=limit)
+        self._producers = ProducerPool(connections=self._connections, limit=limit, Producer=app.amqp.Producer)
+
+    def send(
+        self, handler: Handler, worker: str, job_id: int, task_id: str, *, priority: str, retries: int = 0
+    ) -> None:
+        """Publish the task of one attempt.
+
+        The message says which job it brings and nothing of its content: the worker gets that from the
+        ledger.
+
+        Args:
+            handler: the handler.
+            worker: the worker name whose ledger has the job.
+            job_id: the job.
+            task_id: the attempt's task id.
+            priority: the job's priority.
+            retries: the number of Celery retries that the attempt has had.
+
+        Raises:
+            Exception: the broker did not take it, or it is unknown whether it did: publish the same again.
+        """
+        task = handler.task
+        options = exec_options(task)
+        options.update(
+            task_id=task_id,
+            headers=header(worker, job_id),
+            argsrepr=f"(ModelReins job {job_id})",
+            kwargsrepr="{}",
+            ignore_result=True,  # nothing waits for it, and each waiting result costs a subscription
+            retries=retries,
+            retry=True,
+            retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_max": 0.5},
+        )
+        level = message_priority(self._driver, self._max_priority(task), priority)
+        if level is not None and task.priority is None:
+            options["priority"] = level
+        if self._driver in ("amqp", "py-amqp"):
+            options["mandatory"] = True
+        with self._producers.acquire(block=True, timeout=PUBLISH_TIMEOUT) as producer:
+            self._app.send_task(task.name, (), {}, task_type=task, producer=producer, **options)
+
+    def _max_priority(self, task: Any) -> int | None:
+        queue = queue_of(self._app, task)
+        arguments = getattr(queue, "queue_arguments", None) or {}
+        limit = getattr(queue, "max_priority", None) or arguments.get("x-max-priority")
+        return int(limit) if limit else None
+
+    def waiting(self, queue: str) -> int | None:
+        """How many messages wait in a queue; ``None`` where the broker does not say."""
+        try:
+            with self._connections.acquire(block=True, timeout=PUBLISH_TIMEOUT) as connection:
+                channel = connection.default_channel
+                return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        except NotFound:
+            return 0
+        except Exception as error:
+            if getattr(error, "code", getattr(error, "reply_code", None)) == 404:
+                return 0
+            logger.warning("the length of queue %s is not known: %s: %s", queue, type(error).__name__, error)
+            return None
+
+    def close(self) -> None:
+        """Close the connections."""
+        try:
+            self._connections.force_close_all()
+        except (KombuError, OSError) as error:
+            logger.debug("closing the broker connections: %r", error)
+
+
+def exec_options(task: Any) -> dict[str, Any]:
+    """The task's own options for its messages: queue, time limits, serializer and so on."""
+    return {key: value for key, value in task._get_exec_options().items() if value is not None}
+
+
+def queue_of(app: Any, task: Any) -> Any:
+    """The ``kombu.Queue`` that the application's routing chooses for a task; ``None`` for a bare exchange."""
+    routed = app.amqp.router.route(exec_options(task), task.name, (), {}, task)
+    queue = routed.get("queue")
+    return app.amqp.queues[queue] if isinstance(queue, str) else queue
+
+
+def route_of(app: Any, handler: Handler, max_attempts: int) -> Route:
+    """How the ledger is told to run a handler's jobs."""
+    queue = queue_of(app, handler.task)
+    declaration = handler.declaration
+    return Route(
+        task=handler.name,
+        queue=str(getattr(queue, "name", None) or app.conf.task_default_queue),
+        max_attempts=declaration.max_attempts or max_attempts,
+        on_lost=declaration.on_lost,
+    )
+
+
+def message_priority(driver: str, max_priority: int | None, priority: str) -> int | None:
+    """A job's priority as that of its message.
+
+    Args:
+        driver: the broker's driver type.
+        max_priority: the queue's ``x-max-priority``, where it has one.
+        priority: ``high``, ``normal`` or ``low``.
+
+    Returns:
+        ``None`` where the broker has no priorities. RabbitMQ serves the highest number first, and only
+        in queues declared with ``x-max-priority``; Celery's Redis transport the lowest one.
+    """
+    if driver == "redis":
+        return {"high": 0, "normal": 3, "low": 6}[priority]
+    if driver in ("amqp", "py-amqp") and max_priority:
+        return {"high": max_priority, "normal": max_priority // 2, "low": 0}[priority]
+    return None

@@ -1,0 +1,375 @@
+"""Where mr-celery meets Celery: the only module that touches Celery's internals.
+
+On a Celery worker that imports a decorated task, this
+
+* puts the :mod:`runner <mr_celery.runner>` around the task's ``run``,
+* announces the worker to the bridge, and holds the leases of the jobs it has (:class:`JobKeeper`),
+* turns failures that never reach the handler's code into outcomes (the signal handlers below).
+
+No hook is the only way in which a job ends: what they miss, the leases and the bridge's reaper find.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any
+
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import bootsteps, signals
+from celery.app.task import Task
+from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.local import Proxy
+
+from .errors import LedgerUnavailable, RoutingError, SettingsError
+from .ledger import Node
+from .outcome import Outcome
+from .routing import Declaration, Handler, Registry, declared
+from .runner import Message, Runner, running_here
+from .settings import load
+from .texts import RESEND_BUDGET, lost_texts, never_started
+from .version import __version__
+from .workplace import Workplace
+
+logger = logging.getLogger("mr_celery.worker")
+
+HEADER = "modelreins"
+"""The message header that says which job a task message brings."""
+
+WAIT_SECONDS = 30.0
+"""How long a message that a live worker has counts as held, from one tick of the worker to the next."""
+
+
+def header(worker: str, job_id: int) -> dict[str, Any]:
+    """The message headers of a job's task."""
+    return {HEADER: {"worker": worker, "job": job_id}}
+
+
+def message_of(headers: Mapping[str, Any] | None, task_id: object, retries: object = 0) -> Message | None:
+    """The job that a task message brings; ``None`` if it brings none."""
+    marks = (headers or {}).get(HEADER)
+    try:
+        return Message(str(marks["worker"]), int(marks["job"]), str(task_id), int(retries or 0))  # type: ignore
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def _message_of_context(request: Any) -> Message | None:
+    """The job of a task's request context. Both places are read: some add-ons damage one of them."""
+    marks = getattr(request, HEADER, None)
+    headers = {HEADER: marks} if marks else getattr(request, "headers", None)
+    return message_of(headers, request.id, request.retries)
+
+
+# -- decorated tasks ---------------------------------------------------------------------------------
+
+
+def handlers(app: Any) -> list[Handler]:
+    """The decorated tasks of an application, resolved. It is finalized by this."""
+    found: dict[str, Handler] = {}
+    for target, declaration in declared():
+        for task in _resolve(app, target):
+            found[task.name] = Handler(task, declaration)
+    return list(found.values())
+
+
+def _resolve(app: Any, target: Any) -> Iterable[Any]:
+    tasks = app.tasks
+    if isinstance(target, type):
+        return [task for task in tasks.values() if type(task) is target]
+    if issubclass(type(target), Proxy):
+        try:
+            target = target._get_current_object()
+        except Exception as error:
+            logger.debug("a decorated task belongs to no application here: %r", error)
+            return []
+    return [target] if tasks.get(target.name) is target else []
+
+
+def load_registry(app: Any) -> Registry:
+    """The routes of an application, after importing its task modules.
+
+    Raises:
+        RoutingError: the declarations contradict each other.
+    """
+    app.loader.import_default_modules()
+    return Registry(handlers(app))
+
+
+def install(app: Any, runner: Runner) -> list[Handler]:
+    """Put ``runner`` around every decorated task of ``app``. Returns their handlers."""
+    found = handlers(app)
+    for handler in found:
+        _wrap(handler.task, handler.declaration, runner)
+    return found
+
+
+def _wrap(task: Task[Any, Any], declaration: Declaration, runner: Runner) -> None:
+    original = getattr(task.run, "_mr_celery_original", task.run)
+
+    @wraps(original)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        message = _message_of_context(task.request)
+        if message is None or running_here(message.task_id):
+            return original(*args, **kwargs)
+        return runner.run(message, original, declaration, args, kwargs)
+
+    run._mr_celery_original = original  # type: ignore[attr-defined]
+    task.run = run  # type: ignore[method-assign]
+
+    check = getattr(task, "__header__", None)
+    if check is not None and not hasattr(check, "_mr_celery"):
+
+        def lenient(*args: Any, **kwargs: Any) -> Any:
+            # A Celery retry of a job's message has no arguments to check: they come from the ledger.
+            if running_here(str(task.request.id)):
+                return None
+            return check(*args, **kwargs)
+
+        lenient._mr_celery = True  # type: ignore[attr-defined]
+        task.__header__ = lenient
+
+
+# -- workers -----------------------------------------------------------------------------------------
+
+
+class _Received:
+    """The job messages that this worker process has, from receipt until Celery lets go of them."""
+
+    def __init__(self) -> None:
+        self._requests: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+
+    def add(self, request: Any) -> None:
+        if message_of(request.request_dict, request.id) is not None:
+            self._requests[request.id] = request
+
+    def message(self, task_id: str) -> Message | None:
+        request = self._requests.get(task_id)
+        if request is None:
+            return None
+        return message_of(request.request_dict, task_id, request.request_dict.get("retries"))
+
+    def by_worker(self) -> dict[str, list[tuple[int, str]]]:
+        found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for task_id in list(self._requests.keys()):
+            if message := self.message(task_id):
+                found[message.worker].append((message.job_id, task_id))
+        return found
+
+
+received = _Received()
+_workplace: Workplace | None = None
+
+
+class JobKeeper(bootsteps.StartStopStep):
+    """A worker's step that announces it to the bridge and holds its jobs' leases.
+
+    It ticks on the worker's own timer under prefork, where a thread beside forks would be unsafe, and on
+    a thread of its own under the other pools, whose timers stand still while they are busy.
+    """
+
+    requires = ("celery.worker.components:Pool", "celery.worker.components:Timer")
+    label = "ModelReins jobs"
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._parent = parent
+        self._entry: Any = None
+        self._draining = threading.Event()
+        self._interval = 10.0
+        self._tasks: tuple[str, ...] = ()
+
+    def start(self, parent: Any) -> None:
+        """Announce the worker, and go on doing so."""
+        if _workplace is None:
+            return
+        self._tasks = tuple(handler.name for handler in handlers(parent.app))
+        self._interval = _workplace.settings.lease / 3
+        if issubclass(parent.pool_cls, PreforkPool):
+            self.tick()
+            self._entry = parent.timer.call_repeatedly(self._interval, self.tick)
+        else:
+            self._run_thread()
+
+    def stop(self, parent: Any) -> None:
+        """Announce that no more tasks are taken; those that still run are held until the process ends."""
+        if _workplace is None or self._draining.is_set():
+            return
+        self._draining.set()
+        _quietly("withdraw", lambda: _need(_workplace).fleet().withdraw(parent.hostname))
+        if self._entry is not None:
+            self._entry.cancel()
+            self._run_thread()  # the timer stops before the pool has drained
+
+    terminate = stop
+
+    def _run_thread(self) -> None:
+        pause = threading.Event()
+
+        def loop() -> None:
+            while True:
+                self.tick()
+                pause.wait(self._interval)
+
+        threading.Thread(target=loop, name="modelreins-job-keeper", daemon=True).start()
+
+    def tick(self) -> None:
+        """Hold the leases of what this worker has, and announce the worker while it takes tasks."""
+        if not self._draining.is_set():
+            _quietly("announce", self._announce)
+        for worker, runs in received.by_worker().items():
+            _quietly("hold", lambda worker=worker, runs=runs: self._hold(worker, runs))
+
+    def _announce(self) -> None:
+        node = Node(
+            hostname=self._parent.hostname,
+            concurrency=_concurrency(self._parent),
+            queues=tuple(self._parent.app.amqp.queues.consume_from),
+            tasks=self._tasks,
+            version=__version__,
+        )
+        workplace = _need(_workplace)
+        workplace.fleet().announce(node, seconds=workplace.settings.lease)
+
+    def _hold(self, worker: str, runs: list[tuple[int, str]]) -> None:
+        workplace = _need(_workplace)
+        lost = workplace.ledger(worker).hold(
+            runs, lease=workplace.settings.lease, wait_seconds=max(WAIT_SECONDS, workplace.settings.lease)
+        )
+        for job_id, state in lost.items():
+            logger.debug("job=%d is %s", job_id, state)
+
+
+def _concurrency(worker: Any) -> int:
+    """How many tasks the worker runs at once, at most."""
+    limits = (worker.max_concurrency, getattr(worker.pool, "limit", None), worker.concurrency)
+    return max(int(limit) for limit in limits if limit)
+
+
+def _need(workplace: Workplace | None) -> Workplace:
+    assert workplace is not None  # noqa: S101 - the step starts after worker_init
+    return workplace
+
+
+def _quietly(what: str, step: Callable[[], Any]) -> None:
+    """Do a step of which no failure may reach Celery's event loop."""
+    try:
+        step()
+    except LedgerUnavailable as error:
+        logger.warning("cannot %s: %s", what, error)
+    except Exception:
+        logger.exception("cannot %s", what)
+
+
+def set_up_worker(worker: Any) -> None:
+    """Make a Celery worker that is coming up one that takes jobs.
+
+    Raises:
+        SystemExit: a setting has a value that is not allowed, or two decorated tasks contradict each other.
+    """
+    global _workplace  # noqa: PLW0603 - one worker per process, as everywhere in Celery
+    try:
+        settings = load(worker.app.conf)
+        Registry(handlers(worker.app))
+    except (SettingsError, RoutingError) as error:
+        raise SystemExit(f"mr-celery: {error}") from None
+    if not settings.ledger_url:
+        logger.warning(
+            "This worker takes no ModelReins jobs: modelreins_ledger_url is not set, and neither the broker nor the "
+            "result backend is a Redis. Set MODELREINS_LEDGER_URL to the Redis that the bridge uses."
+        )
+        return
+    _workplace = Workplace(settings, ledger_timeout=2.0)
+    # The runner has connections of its own: it can wait longer than the worker's event loop.
+    install(worker.app, Runner(Workplace(settings), worker.hostname))
+    worker.app.steps["worker"].add(JobKeeper)
+
+
+# -- failures that never reach the handler's code ----------------------------------------------------
+
+
+@signals.task_received.connect(weak=False)
+def _on_task_received(request: Any = None, **_: Any) -> None:
+    received.add(request)
+
+
+@signals.task_failure.connect(weak=False)
+def _on_task_failure(task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:
+    message = received.message(task_id)
+    if message is None:
+        return
+    if isinstance(exception, TimeLimitExceeded):
+        why = f"the task's hard time limit ended the run: {exception}"
+        _quietly("record a time limit", lambda: _fail(message, why))
+    elif isinstance(exception, WorkerLostError):
+        _quietly("record a lost run", lambda: _lose(message, f"its worker process died: {exception}"))
+
+
+@signals.task_revoked.connect(weak=False)
+def _on_task_revoked(request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
+    message = _message_of_context(request)
+    if message is None:
+        return
+    if expired:
+        why = "the task expired before a worker started it (its option expires=)"
+    elif terminated:
+        why = "the task was revoked and terminated while it ran (celery control terminate)"
+    else:
+        why = "the task was revoked before it ran (celery control revoke)"
+    _quietly("record a revoked task", lambda: _fail(message, why))
+
+
+@signals.task_unknown.connect(weak=False)
+def _on_task_unknown(sender: Any = None, message: Any = None, name: str = "", id: str = "", **_: Any) -> None:
+    job = message_of(message.headers, id)
+    if job is not None:
+        why = f"the task {name} is not registered on the worker {sender.hostname} that took its message"
+        _quietly("record an unknown task", lambda: _not_started(job, why))
+
+
+@signals.task_rejected.connect(weak=False)
+def _on_task_rejected(
+    sender: Any = None, message: Any = None, exc: BaseException | None = None, **_: Any
+) -> None:
+    headers = message.headers or {}
+    job = message_of(headers, headers.get("id"))
+    if job is not None:
+        why = f"the worker {sender.hostname} could not read the task's message: {type(exc).__name__}: {exc}"
+        _quietly("record an unreadable task", lambda: _not_started(job, why))
+
+
+def _fail(message: Message, why: str) -> None:
+    if _workplace is not None:
+        _workplace.ledger(message.worker).fail(message.job_id, message.task_id, Outcome.failed(why))
+
+
+def _lose(message: Message, why: str) -> None:
+    if _workplace is None:
+        return
+    must_not, too_often = lost_texts(why)
+    _workplace.ledger(message.worker).lose(
+        message.job_id,
+        message.task_id,
+        only_due=False,
+        why=why,
+        must_not=Outcome.failed(must_not),
+        too_often=Outcome.failed(too_often),
+    )
+
+
+def _not_started(message: Message, why: str) -> None:
+    if _workplace is None:
+        return
+    _workplace.ledger(message.worker).resend(
+        message.job_id,
+        message.task_id,
+        only_due=False,
+        why=why,
+        budget=RESEND_BUDGET,
+        wait_seconds=2.0,
+        exhausted=Outcome.failed(never_started(why)),
+    )

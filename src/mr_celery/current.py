@@ -1,0 +1,126 @@
+"""The job that is being run here and now, and ``worker``: what a handler of the SDK calls by that name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import MrCeleryError
+from .job import Job
+
+if TYPE_CHECKING:
+    from .client import Worker
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of a handler."""
+
+    task_id: str
+    job: Job
+    attempt: int
+    client: Callable[[], Worker]
+
+
+_current: ContextVar[Run | None] = ContextVar("mr_celery_run", default=None)
+
+
+def current_run() -> Run | None:
+    """The run that this code belongs to; ``None`` outside of a job's handler."""
+    return _current.get()
+
+
+@contextmanager
+def running(run: Run) -> Iterator[None]:
+    """Make ``run`` the current one."""
+    token = _current.set(run)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class CurrentWorker:
+    """Inside a handler: the SDK's worker object, for the job that is being run.
+
+    A handler written for the SDK moves over by importing this ``worker`` instead of making one.
+
+    Raises:
+        MrCeleryError: it is used outside of a job's handler.
+        WorkerError: the server refused, or could not be reached.
+
+    Example::
+
+        from mr_celery import modelreins_job, worker
+
+        @modelreins_job("image.generate")
+        @app.task
+        def generate(prompt: str) -> str:
+            art = worker.upload_artifact(data=paint(prompt), content_type="image/png")
+            return f"Uploaded artifact {art['slug']}"
+    """
+
+    def _run(self) -> Run:
+        run = _current.get()
+        if run is None:
+            raise MrCeleryError("mr_celery.worker works inside the handler of a ModelReins job only")
+        return run
+
+    def __repr__(self) -> str:
+        return "<mr_celery.worker>"
+
+    @property
+    def name(self) -> str:
+        """The worker name that the job is assigned to."""
+        return self._run().client().name
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a slash at its end."""
+        return self._run().client().url
+
+    def upload_artifact(
+        self,
+        data: bytes,
+        content_type: str,
+        filename: str | None = None,
+        job_id: int | None = None,
+        review_id: int | None = None,
+        expires_at: str | None = None,
+    ) -> dict[str, Any]:
+        """Upload a file now. Parameters and answer are the SDK's; ``job_id`` is this job's where not given."""
+        run = self._run()
+        return run.client().upload_artifact(
+            data,
+            content_type,
+            filename=filename,
+            job_id=run.job.id if job_id is None else job_id,
+            review_id=review_id,
+            expires_at=expires_at,
+        )
+
+    def submit_review(
+        self,
+        type: str,
+        title: str,
+        content: str,
+        preview: str | None = None,
+        target: str | None = None,
+        job_id: int | None = None,
+    ) -> dict[str, Any]:
+        """File a review now. Parameters and answer are the SDK's; ``job_id`` is this job's where not given."""
+        run = self._run()
+        return run.client().submit_review(
+            type,
+            title,
+            content,
+            preview=preview,
+            target=target,
+            job_id=run.job.id if job_id is None else job_id,
+        )
+
+
+worker = CurrentWorker()

@@ -1,0 +1,6 @@
+"""Delivery: what a handler returned becomes an outcome, and the outcome reaches the server."""
+
+from .deliver import HOLD_SECONDS, Consignment, Delivery
+from .parcel import Parcel, pack
+
+__all__ = ["HOLD_SECONDS", "Consignment", "Delivery", "Parcel", "pack"]

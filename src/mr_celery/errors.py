@@ -1,0 +1,77 @@
+"""The errors that mr-celery raises: one base, and each message says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class MrCeleryError(Exception):
+    """Base of every error that mr-celery raises itself."""
+
+
+class SettingsError(MrCeleryError):
+    """A setting has a value that is not allowed, or a required one is missing."""
+
+
+class RoutingError(MrCeleryError):
+    """The declared handlers contradict each other, or a handler's declaration is wrong."""
+
+
+class JobError(MrCeleryError):
+    """A job, or what its handler returned, cannot be worked with. It fails that one job."""
+
+
+class LedgerUnavailable(MrCeleryError):
+    """The ledger's Redis cannot be reached or refuses to work."""
+
+
+class WorkerError(MrCeleryError):
+    """A request to the ModelReins server failed. Drop-in for the SDK's class of the same name.
+
+    The message has the SDK's form: ``POST /jobs/7/close -> 503: <first 500 characters of the answer>``,
+    or ``… -> network: <reason>`` where there was no answer.
+
+    Attributes:
+        status: the HTTP status of the answer; ``None`` where there was no (whole) answer.
+        retryable: whether the same request may succeed later (no answer, an answer that is not the
+            protocol's, 408, 425, 429, 5xx).
+        retry_after: seconds the server asked to wait (``Retry-After``); ``None`` if it did not.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+    @property
+    def summary(self) -> str:
+        """The request and its status, without the server's words: fit for a log."""
+        return str(self).split(": ", 1)[0]
+
+    @property
+    def unauthorized(self) -> bool:
+        """Whether the server refused the token (401 or 403)."""
+        return self.status in (401, 403)
+
+
+class Escalate(MrCeleryError):
+    """Raise it in a handler to close the job as ``escalated``: a human has to decide.
+
+    Args:
+        why: the text that becomes the job's output.
+
+    Example::
+
+        if score < 0.5:
+            raise Escalate("not sure enough to answer on my own")
+    """
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(why)
+        self.why = why

@@ -1,0 +1,72 @@
+"""Connections to the ledger's Redis."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
+from redis.retry import Retry
+
+from ..errors import LedgerUnavailable
+
+MINIMUM_VERSION = (6, 2)
+
+_clients: dict[tuple[int, str, float], Any] = {}
+_lock = threading.Lock()
+
+
+def connect(url: str, *, timeout: float = 5.0) -> Any:
+    """This process' client for a Redis address; one for each address and time-out.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix://``, or ``redis+cluster://`` / ``rediss+cluster://``.
+        timeout: seconds that connecting and each answer may take.
+
+    Raises:
+        LedgerUnavailable: the address is unusable, or a Cluster cannot be reached.
+    """
+    key = (os.getpid(), url, timeout)
+    with _lock:
+        if key not in _clients:
+            _clients[key] = _connect(url, timeout)
+        return _clients[key]
+
+
+def _connect(url: str, timeout: float) -> Any:
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+        # Once, at once: for a connection that died unseen. Whoever can wait longer does so himself.
+        "retry": Retry(NoBackoff(), 1),
+    }
+    try:
+        if "+cluster://" in url:
+            return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
+        if url.startswith("unix://"):
+            del options["socket_keepalive"]
+        return redis.Redis.from_url(url, **options)
+    except (redis.RedisError, ValueError) as error:
+        raise LedgerUnavailable(f"the ledger at {shown(url)}: {error}") from error
+
+
+def shown(url: str) -> str:
+    """The address without user, password and options, for messages."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def server_version(client: Any) -> tuple[int, ...]:
+    """The Redis server's version; on a Cluster that of one node."""
+    info = client.info("server")
+    if "redis_version" not in info:
+        info = next(iter(info.values()))
+    return tuple(int(part) for part in str(info["redis_version"]).split(".")[:3])

@@ -1,0 +1,348 @@
+"""The ledger: what has become of every claimed job.
+
+::
+
+    admitted ─► claimed ─► sent ─► running ─► finished ─► closed
+       │           │         │      │  ▲         (outcome recorded; delivering)
+       └ dropped   └─────────┴──────┘  │ lease lost: attempt + 1, sent again, up to max_attempts
+         (not ours)    aborted ◄───────┘
+
+Each method of :class:`Ledger` is one step in this picture: one atomic round trip, one script in
+``lua/``. Only this package knows the keys.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, cast
+from urllib.parse import quote
+
+import redis
+
+from ..errors import LedgerUnavailable
+from ..job import Job
+from ..outcome import Outcome
+from .connection import connect, shown
+from .records import IN_FLIGHT, Admission, Loss, Record, Route, RunKey, Started, Survey, read_record
+
+PREFIX = "modelreins"
+
+
+@cache
+def _source(name: str) -> str:
+    folder = files(__package__).joinpath("lua")
+    return folder.joinpath("record.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
+
+
+class Ledger:
+    """The jobs of one worker name.
+
+    Args:
+        url: the Redis address.
+        worker: the ModelReins worker name.
+        history: seconds that a job is remembered after its end.
+        timeout: seconds that one step may take.
+
+    Every method raises :class:`LedgerUnavailable` when Redis cannot be reached or refuses. A step whose
+    answer was lost may be repeated: it is either done or found done.
+    """
+
+    def __init__(self, url: str, worker: str, *, history: float = 86400.0, timeout: float = 5.0) -> None:
+        self._url = url
+        self._client = connect(url, timeout=timeout)
+        self._prefix = f"{PREFIX}:{{{quote(worker, safe='')}}}:"
+        self._history = history
+        self._scripts: dict[str, Any] = {}
+        self.worker = worker
+
+    def _run(self, name: str, job_id: int | str, *arguments: object) -> Any:
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self._client.register_script(_source(name))
+        try:
+            return script(keys=[f"{self._prefix}job:{job_id}"], args=[self._prefix, job_id, *arguments])
+        except (redis.RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> LedgerUnavailable:
+        return LedgerUnavailable(f"the ledger at {shown(self._url)}: {type(error).__name__}: {error}")
+
+    # -- claiming ------------------------------------------------------------------------------------
+
+    def admit(
+        self,
+        job: Job,
+        route: Route,
+        *,
+        asked_at: float,
+        queue_limit: int | None = None,
+        total_limit: int | None = None,
+        settle_seconds: float = 60.0,
+    ) -> Admission:
+        """(nothing) → admitted, before the claim is requested.
+
+        Args:
+            job: the job as the inbox listed it.
+            route: how it is to be run.
+            asked_at: the ledger's time before the inbox was asked: what has happened since is known better here.
+            queue_limit: how many slots the route's queue has; ``None``: no limit.
+            total_limit: how many slots there are in all; ``None``: no limit.
+            settle_seconds: after how long somebody must ask the server whether the claim happened.
+        """
+        answer = self._run(
+            "admit",
+            job.id,
+            job.to_json(),
+            *_route(route),
+            -1 if queue_limit is None else queue_limit,
+            -1 if total_limit is None else total_limit,
+            asked_at,
+            settle_seconds,
+        )
+        return cast(Admission, answer.decode())
+
+    def drop(self, job_id: int) -> bool:
+        """Admitted → (nothing): the server gave the job to somebody else."""
+        return bool(self._run("drop", job_id))
+
+    def settle_later(self, job_id: int, seconds: float) -> bool:
+        """Admitted → admitted: the claim's answer was lost; its fate is to be asked for after ``seconds``."""
+        return bool(self._run("settle_later", job_id, seconds))
+
+    def claimed(self, job_id: int, *, wait_seconds: float = 30.0) -> str | None:
+        """Admitted → claimed. Returns the task id to publish under; ``None`` if somebody else settled the claim.
+
+        If it is not sent within ``wait_seconds``, the reaper sends it.
+        """
+        answer = self._run("claimed", job_id, wait_seconds)
+        return answer.decode() if answer else None
+
+    def adopt(self, job: Job, route: Route, *, asked_at: float, wait_seconds: float) -> bool:
+        """(nothing) → claimed: the server says the job is ours and running, and the ledger does not know it.
+
+        It becomes due for sending after ``wait_seconds``. Returns ``False`` if the ledger does know it.
+        """
+        answer = self._run("adopt", job.id, job.to_json(), *_route(route), asked_at, wait_seconds)
+        return bool(answer == b"adopted")
+
+    # -- running -------------------------------------------------------------------------------------
+
+    def sent(self, job_id: int, task_id: str, *, wait_seconds: float) -> str:
+        """Claimed → sent. Returns the state the job is in now.
+
+        If no worker has it within ``wait_seconds``, the reaper looks into it.
+        """
+        return (self._run("sent", job_id, task_id, wait_seconds) or b"").decode()
+
+    def start(self, run: RunKey, *, node: str, lease: float, nonce: str) -> Started:
+        """Claimed or sent → running, for ``lease`` seconds: the fence that one message of an attempt passes.
+
+        Args:
+            run: the execution that wants to start.
+            node: the Celery worker's node name.
+            lease: seconds until the run counts as lost, unless it is held.
+            nonce: the same in each repetition of this call, and in no other.
+        """
+        answer = self._run("start", run.job_id, run.task_id, run.retries, node, lease, nonce)
+        if answer[0] == b"started":
+            return Started(job=Job.from_json(answer[1]), attempt=int(answer[2]))
+        return Started(refusal=answer[0].decode())
+
+    def hold(
+        self, runs: Iterable[tuple[int, str]], *, lease: float, wait_seconds: float
+    ) -> dict[int, str]:
+        """Running → running, sent → sent: a live worker has these messages, as (job id, task id).
+
+        Args:
+            runs: the messages.
+            lease: seconds for those that run.
+            wait_seconds: seconds for those that wait to be run.
+
+        Returns:
+            Those that are not the worker's any more, with the reason.
+        """
+        pairs = [part for run in runs for part in run]
+        answer = self._run("hold", "", lease, wait_seconds, *pairs)
+        return {int(answer[i]): answer[i + 1].decode() for i in range(0, len(answer), 2)}
+
+    def retry(self, run: RunKey, *, wait_seconds: float) -> bool:
+        """Running → sent: the handler asked Celery for a retry, expected to start within ``wait_seconds``."""
+        return bool(self._run("retry", run.job_id, run.task_id, run.retries, wait_seconds))
+
+    def finish(
+        self, run: RunKey, outcome: Outcome, *, blobs: Sequence[bytes] = (), deliver_seconds: float
+    ) -> str:
+        """Running → finished, from the run that holds the lease and from no other.
+
+        Args:
+            run: the execution that ended.
+            outcome: what it ended with.
+            blobs: the bytes of the outcome's uploads, in order (empty for one that is uploaded already).
+            deliver_seconds: how long the caller has for the delivery before the courier takes over; 0: at once.
+
+        Returns:
+            ``"finished"``, or the state that stands against it.
+        """
+        answer = self._run(
+            "finish", run.job_id, run.task_id, run.retries, outcome.to_json(), deliver_seconds, *blobs
+        )
+        return str(answer.decode())
+
+    def fail(self, job_id: int, task_id: str, outcome: Outcome) -> bool:
+        """Claimed, sent or running → finished, when the attempt ended without its handler's doing."""
+        return bool(self._run("fail", job_id, task_id, outcome.to_json()))
+
+    def lose(
+        self,
+        job_id: int,
+        task_id: str,
+        *,
+        only_due: bool,
+        why: str,
+        must_not: Outcome,
+        too_often: Outcome,
+    ) -> Loss:
+        """Running → claimed with the next attempt, or → finished if it may not run again.
+
+        Args:
+            job_id: the job.
+            task_id: the attempt that was lost.
+            only_due: only if its lease has run out by now.
+            why: what is known of the loss, for the record.
+            must_not: the outcome when the handler says ``on_lost="fail"``.
+            too_often: the outcome when this was the last attempt.
+        """
+        answer = self._run(
+            "lose", job_id, task_id, int(only_due), why, must_not.to_json(), too_often.to_json()
+        )
+        return cast(Loss, answer.decode())
+
+    def resend(
+        self,
+        job_id: int,
+        task_id: str,
+        *,
+        only_due: bool,
+        why: str,
+        budget: int,
+        wait_seconds: float,
+        exhausted: Outcome,
+    ) -> Loss:
+        """Sent → claimed with the same attempt, or → finished when ``budget`` sendings are spent.
+
+        Args:
+            job_id: the job.
+            task_id: the attempt that nobody started.
+            only_due: only if it is due by now.
+            why: what is known, for the record.
+            budget: how often it may be sent again.
+            wait_seconds: before it is sent again.
+            exhausted: the outcome when the budget is spent.
+        """
+        answer = self._run(
+            "resend", job_id, task_id, int(only_due), why, budget, wait_seconds, exhausted.to_json()
+        )
+        return cast(Loss, answer.decode())
+
+    def abort(self, job_id: int, why: str) -> str | None:
+        """Claimed, sent, running or finished → aborted. Returns the attempt's task id; ``None`` if it was over."""
+        answer = self._run("abort", job_id, why, self._history)
+        return answer.decode() if answer else None
+
+    # -- delivering ----------------------------------------------------------------------------------
+
+    def take(self, limit: int, *, hold_seconds: float) -> list[int]:
+        """Finished → finished: take up to ``limit`` outcomes that are due, for ``hold_seconds``."""
+        return [int(job_id) for job_id in self._run("take", "", limit, hold_seconds)]
+
+    def delivered_part(self, job_id: int, part: str, answer: str, *, hold_seconds: float) -> bool:
+        """Finished → finished: one artifact or review is delivered, with the server's ``answer``.
+
+        Returns ``False`` if the job is not being delivered any more.
+        """
+        return bool(self._run("delivered_part", job_id, part, answer, hold_seconds))
+
+    def undelivered(self, job_id: int, why: str, *, wait_seconds: float) -> bool:
+        """Finished → finished: the delivery failed and is to be tried again after ``wait_seconds``."""
+        return bool(self._run("undelivered", job_id, why, wait_seconds))
+
+    def replace_outcome(self, job_id: int, outcome: Outcome) -> bool:
+        """Finished → finished: the server will never take the outcome; this one, due at once, says so."""
+        return bool(self._run("replace_outcome", job_id, outcome.to_json()))
+
+    def close(self, job_id: int, how: str) -> bool:
+        """Finished → closed: the job is terminal on the server; ``how`` is ``delivered`` or ``superseded``."""
+        return bool(self._run("close", job_id, how, self._history))
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def due(self, state: str, limit: int = 100) -> list[int]:
+        """Up to ``limit`` jobs of a state that somebody must look at now."""
+        return [int(job_id) for job_id in self._run("due", "", state, limit)]
+
+    def survey(self, queues: Sequence[str] = ()) -> Survey:
+        """What is in flight, by state and by queue."""
+        answer = self._run("survey", "", *queues)
+        states = dict(zip(IN_FLIGHT, answer[1:6], strict=True))
+        return Survey(float(answer[0]), states, dict(zip(queues, answer[6:], strict=True)))
+
+    def read(self, job_id: int) -> Record | None:
+        """One job's record; ``None`` if the ledger does not know it."""
+        try:
+            return read_record(job_id, self._client.hgetall(f"{self._prefix}job:{job_id}"))
+        except (redis.RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def blob(self, job_id: int, index: int) -> bytes | None:
+        """The bytes of an outcome's upload."""
+        try:
+            blob: bytes | None = self._client.hget(f"{self._prefix}job:{job_id}", f"blob:{index}")
+        except (redis.RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+        return blob
+
+    def in_flight(self) -> dict[int, str]:
+        """Every job that is not over, with its state."""
+        found: dict[int, str] = {}
+        try:
+            for state in IN_FLIGHT:
+                for job_id, _ in self._client.zscan_iter(f"{self._prefix}{state}", count=1000):
+                    found[int(job_id)] = state
+        except (redis.RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+        return found
+
+    # -- among bridges -------------------------------------------------------------------------------
+
+    def my_turn(self, what: str, seconds: float) -> bool:
+        """Whether this caller may do ``what`` now; nobody else may for ``seconds``."""
+        try:
+            return bool(self._client.set(f"{self._prefix}turn:{what}", 1, nx=True, px=int(seconds * 1000)))
+        except (redis.RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def found(self) -> bool:
+        """Mark the ledger as in use. Returns ``True`` if it was new: nothing of an earlier life is in it."""
+        try:
+            return bool(self._client.set(f"{self._prefix}founded", 1, nx=True))
+        except (redis.RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def bell(self, timeout: float) -> Iterator[str]:
+        """Rings, with what has changed, for as long as it is iterated; an empty text after ``timeout`` seconds
+        without one, so that the caller can stop."""
+        try:
+            with self._client.pubsub(ignore_subscribe_messages=True) as subscription:
+                subscription.subscribe(f"{self._prefix}bell")
+                while True:
+                    message = subscription.get_message(timeout=timeout)
+                    yield message["data"].decode() if message else ""
+        except (redis.RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+
+
+def _route(route: Route) -> tuple[object, ...]:
+    return (route.task, route.queue, secrets.token_hex(4), route.max_attempts, route.on_lost)

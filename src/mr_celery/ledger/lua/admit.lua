@@ -1,0 +1,35 @@
+-- (nothing) -> admitted: written before the claim request, so that a crash in between is found.
+-- Answers: 'admitted' (claim it) | 'full' (no slot) | 'known' (in flight, or ended since the inbox was
+-- asked) | 'again' (in flight, and the server lists it as pending again: claim it, do not send it).
+local job, route, queue, nonce = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local max_attempts, on_lost = ARGV[7], ARGV[8]
+local queue_limit, total_limit = tonumber(ARGV[9]), tonumber(ARGV[10])
+local asked_at, settle_seconds = tonumber(ARGV[11]), tonumber(ARGV[12])
+
+local known = get('state', 'claimed_at', 'ended_at')
+if known[1] == 'closed' or known[1] == 'aborted' then
+  if tonumber(known[3]) >= asked_at then
+    return 'known'
+  end
+  redis.call('DEL', record) -- requeued on the server: a new life
+elseif known[1] then
+  if known[1] == 'admitted' or tonumber(known[2]) >= asked_at then
+    return 'known'
+  end
+  set('claimed_at', stamp(now))
+  return 'again'
+end
+
+local total = 0
+for _, state in ipairs({'admitted', 'claimed', 'sent', 'running'}) do
+  total = total + redis.call('ZCARD', prefix .. state)
+end
+local load = prefix .. 'load:' .. queue
+if (total_limit >= 0 and total >= total_limit)
+    or (queue_limit >= 0 and redis.call('SCARD', load) >= queue_limit) then
+  return 'full'
+end
+set('job', job, 'route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
+redis.call('SADD', load, id)
+place('admitted', now + settle_seconds)
+return 'admitted'

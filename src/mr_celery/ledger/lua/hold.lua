@@ -1,0 +1,21 @@
+-- running -> running, sent -> sent: a live worker has these messages: it runs them, or will.
+-- ARGV: prefix, (unused), lease, wait_seconds, then id and task id of each.
+-- Answers: those that are not the worker's any more, as id, state, id, state, ...
+local lease, wait_seconds = tonumber(ARGV[3]), tonumber(ARGV[4])
+local lost = {}
+for index = 5, #ARGV, 2 do
+  local job, task = ARGV[index], ARGV[index + 1]
+  local known = redis.call('HMGET', prefix .. 'job:' .. job, 'state', 'task')
+  if known[2] ~= task then
+    lost[#lost + 1] = job
+    lost[#lost + 1] = known[1] and 'superseded' or 'unknown'
+  elseif known[1] == 'running' then
+    redis.call('ZADD', prefix .. 'running', 'XX', stamp(now + lease), job)
+  elseif known[1] == 'sent' or known[1] == 'claimed' then
+    redis.call('ZADD', prefix .. 'sent', 'XX', 'GT', stamp(now + wait_seconds), job)
+  else
+    lost[#lost + 1] = job
+    lost[#lost + 1] = known[1]
+  end
+end
+return lost

@@ -1,0 +1,20 @@
+-- claimed | sent -> running: the fence. Exactly one message of an attempt gets through, and with it the job.
+-- A message with more Celery retries than the record belongs to the run that published it, and takes over.
+-- The same run asking again (its first answer was lost on the way) gets the same answer.
+-- Answers: {'started', job, attempt}, or {the state that stands against it}.
+local task, retries, node, lease, run = ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6]), ARGV[7]
+local known = get('state', 'task', 'retries', 'job', 'attempt', 'run')
+local state, recorded = known[1], tonumber(known[3])
+if not state then
+  return {'unknown'}
+elseif known[2] ~= task then
+  return {'superseded'}
+end
+local waiting = (state == 'claimed' or state == 'sent') and retries >= recorded
+local continued = state == 'running' and (retries > recorded or known[6] == run)
+if not (waiting or continued) then
+  return {state}
+end
+set('retries', retries, 'node', node, 'run', run)
+move(state, 'running', now + lease)
+return {'started', known[4], known[5]}

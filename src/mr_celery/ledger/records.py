@@ -1,0 +1,124 @@
+"""What the ledger's transitions answer, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..job import Job
+from ..outcome import Outcome
+
+Admission = Literal["admitted", "full", "known", "again"]
+Loss = Literal["again", "failed", "kept"]
+
+IN_FLIGHT = ("admitted", "claimed", "sent", "running", "finished")
+"""The states of a job's life in order; after them come ``closed`` and ``aborted``."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a job is to be run: what the ledger keeps of the handler's declaration."""
+
+    task: str
+    queue: str
+    max_attempts: int = 3
+    on_lost: Literal["requeue", "fail"] = "requeue"
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """What names one execution: the attempt (by its task id) and the number of Celery retries in it.
+
+    Together they are the fencing token: the ledger takes an outcome only from the execution that it
+    recorded last as running.
+    """
+
+    job_id: int
+    task_id: str
+    retries: int = 0
+
+
+@dataclass(frozen=True)
+class Started:
+    """The answer to a start: the job, or the state that stands against running it."""
+
+    job: Job | None = None
+    attempt: int = 0
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is in flight, and the ledger's clock (seconds)."""
+
+    now: float
+    states: Mapping[str, int]
+    load: Mapping[str, int]
+
+    @property
+    def slots_taken(self) -> int:
+        """Jobs that are claimed or being claimed, and whose handler has not ended."""
+        return sum(self.states[state] for state in IN_FLIGHT[:4])
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that are not over."""
+        return sum(self.states.values())
+
+
+@dataclass(frozen=True)
+class Record:
+    """One job's record."""
+
+    id: int
+    state: str
+    route: Route
+    attempt: int
+    task_id: str
+    resends: int
+    retries: int
+    deliveries: int
+    why: str
+    how: str
+    node: str
+    job: Job | None = field(repr=False)
+    outcome: Outcome | None = field(repr=False)
+    parts: Mapping[str, str] = field(repr=False)
+    times: Mapping[str, float] = field(repr=False)
+
+
+def read_record(job_id: int, fields: Mapping[bytes, bytes]) -> Record | None:
+    """The record in a hash's fields; ``None`` where there is none."""
+    text = {key.decode(): value for key, value in fields.items()}
+    if "state" not in text:
+        return None
+
+    def string(name: str) -> str:
+        return text.get(name, b"").decode(errors="replace")
+
+    def number(name: str) -> int:
+        return int(text.get(name, b"0"))
+
+    return Record(
+        id=job_id,
+        state=string("state"),
+        route=Route(
+            task=string("route"),
+            queue=string("queue"),
+            max_attempts=number("max_attempts"),
+            on_lost="fail" if string("on_lost") == "fail" else "requeue",
+        ),
+        attempt=number("attempt"),
+        task_id=string("task"),
+        resends=number("resends"),
+        retries=number("retries"),
+        deliveries=number("deliveries"),
+        why=string("why"),
+        how=string("how"),
+        node=string("node"),
+        job=Job.from_json(text["job"]) if "job" in text else None,
+        outcome=Outcome.from_json(text["outcome"]) if "outcome" in text else None,
+        parts={key: string(key) for key in text if key.startswith(("artifact:", "review:"))},
+        times={key[:-3]: float(text[key]) for key in text if key.endswith("_at")},
+    )

@@ -1,0 +1,273 @@
+"""The run: what happens around a handler.
+
+start under the fence → handler → outcome recorded → delivered from here, or else by the courier.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import secrets
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
+
+from .backoff import patiently
+from .current import Run, current_run, running
+from .delivery import HOLD_SECONDS, Consignment, Parcel, pack
+from .errors import Escalate, JobError, LedgerUnavailable, WorkerError
+from .job import Job
+from .ledger import Ledger, RunKey, Started
+from .outcome import Outcome
+from .routing import Declaration, bind
+from .workplace import Workplace
+
+logger = logging.getLogger("mr_celery.runner")
+
+START_PATIENCE = 30.0
+"""Seconds for which a start is repeated while the ledger is away; then the message is left to the reaper."""
+
+FINISH_PATIENCE = 600.0
+"""Seconds for which an outcome is kept in memory while the ledger is away."""
+
+LARGE_UPLOAD_PATIENCE = 300.0
+"""Seconds for which the upload of an artifact that the ledger cannot hold is repeated."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a task message says of the job that it brings."""
+
+    worker: str
+    job_id: int
+    task_id: str
+    retries: int = 0
+
+    @property
+    def key(self) -> RunKey:
+        """The fencing token of the execution that this message starts."""
+        return RunKey(self.job_id, self.task_id, self.retries)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How the handler ended: what to record, and what Celery is to see."""
+
+    parcel: Parcel
+    error: BaseException | None = None
+
+
+class Runner:
+    """Runs handlers for jobs.
+
+    Args:
+        workplace: this application's connections.
+        node: this Celery worker's node name.
+    """
+
+    def __init__(self, workplace: Workplace, node: str) -> None:
+        self._workplace = workplace
+        self._node = node
+
+    def run(
+        self,
+        message: Message,
+        handler: Callable[..., Any],
+        declaration: Declaration,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> str:
+        """Run ``handler`` for the job of ``message``.
+
+        Args:
+            message: what the task message says.
+            handler: the task's own ``run``.
+            declaration: how the task was declared.
+            args: the message's positional arguments: none, but for a retry that the handler gave some.
+            kwargs: the message's keyword arguments, likewise.
+
+        Returns:
+            One line for Celery's result, which tells nothing of the job's content.
+
+        Raises:
+            Ignore: the message is not to be run: a copy, an aborted job, a lost attempt.
+            Exception: what the handler raised, for Celery to treat as ever.
+        """
+        ledger = self._workplace.ledger(message.worker)
+        started = self._start(ledger, message)
+        if started.job is None:
+            logger.info("job=%d task=%s not run: %s", message.job_id, message.task_id, started.refusal)
+            raise Ignore(f"job {message.job_id} is {started.refusal}")
+        job, began = started.job, time.monotonic()
+        logger.info("job=%d attempt=%d started", job.id, started.attempt)
+        run = Run(message.task_id, job, started.attempt, lambda: self._workplace.client(message.worker))
+        with running(run):
+            ending = self._call(ledger, message, handler, declaration, job, args, kwargs)
+        self._end(ledger, message, job, ending, time.monotonic() - began)
+        if ending.error is not None:
+            raise ending.error
+        return f"ModelReins job {job.id}: {ending.parcel.outcome.status}"
+
+    def _start(self, ledger: Ledger, message: Message) -> Started:
+        nonce = secrets.token_hex(4)
+        lease = self._workplace.settings.lease
+        try:
+            return patiently(
+                lambda: ledger.start(message.key, node=self._node, lease=lease, nonce=nonce),
+                errors=LedgerUnavailable,
+                seconds=START_PATIENCE,
+            )
+        except LedgerUnavailable as error:
+            logger.error("job=%d not started, it will be sent again: %s", message.job_id, error)
+            return Started(refusal="not startable: the ledger is away")
+
+    def _call(
+        self,
+        ledger: Ledger,
+        message: Message,
+        handler: Callable[..., Any],
+        declaration: Declaration,
+        job: Job,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> _Ending:
+        try:
+            bound = bind(handler, job, arguments=declaration.arguments, given_args=args, given_kwargs=kwargs)
+            value = handler(*args, **bound)
+            parcel = pack(value, job, result=declaration.result, review=declaration.review)
+            return _Ending(self._ship_large(message, parcel))
+        except Retry as retry:
+            self._wait_for_retry(ledger, message, retry)
+            raise
+        except Escalate as escalation:
+            return _Ending(Parcel(Outcome("escalated", escalation.why)))
+        except Reject as rejection:
+            if rejection.requeue:
+                self._wait_for_retry(ledger, message, None)
+                raise
+            return self._failed(declaration, job, rejection, f"the handler rejected its task: {rejection}")
+        except Ignore as ignored:
+            why = "the handler raised celery.exceptions.Ignore (or replaced its task): it ended without a result"
+            return self._failed(declaration, job, ignored, why)
+        except (WorkerShutdown, WorkerTerminate):
+            raise  # the worker is going: the lease runs out, and another one takes the job
+        except JobError as error:
+            return self._failed(declaration, job, error, str(error))
+        except Exception as error:
+            return self._failed(declaration, job, error, _traceback(error))
+        except SystemExit as error:
+            failure = RuntimeError(f"the handler raised SystemExit({error.code!r})")
+            return self._failed(declaration, job, failure, _traceback(error))
+
+    def _failed(self, declaration: Declaration, job: Job, error: BaseException, why: str) -> _Ending:
+        if declaration.on_error is not None:
+            try:
+                declaration.on_error(job, error)
+            except Exception:
+                logger.exception("job=%d on_error= raised", job.id)
+        return _Ending(Parcel(Outcome.failed(why)), error)
+
+    def _wait_for_retry(self, ledger: Ledger, message: Message, retry: Retry | None) -> None:
+        wait = _seconds_until(retry.when if retry else None) + self._workplace.settings.lease
+        patiently(
+            lambda: ledger.retry(message.key, wait_seconds=wait),
+            errors=LedgerUnavailable,
+            seconds=FINISH_PATIENCE,
+        )
+        logger.info("job=%d will be retried by Celery", message.job_id)
+
+    def _ship_large(self, message: Message, parcel: Parcel) -> Parcel:
+        """Upload what the ledger cannot hold from here, while the run's lease is held."""
+        for index in parcel.large:
+            if not self._workplace.delivers:
+                raise JobError(
+                    f"the artifact {parcel.outcome.uploads[index].filename!r} is too large to wait for the bridge: "
+                    "it can only be uploaded from a worker with MODELREINS_DELIVERY=worker and a token"
+                )
+            try:
+                answer = self._upload_large(message, parcel, index)
+            except WorkerError as error:
+                raise JobError(f"an artifact could not be uploaded: {error}") from error
+            parcel = parcel.uploaded(index, **answer)
+        return parcel
+
+    def _upload_large(self, message: Message, parcel: Parcel, index: int) -> dict[str, Any]:
+        source, upload = parcel.sources[index], parcel.outcome.uploads[index]
+        delivery = self._workplace.delivery(message.worker)
+
+        def attempt() -> dict[str, Any]:
+            try:
+                if source.path is None:
+                    return delivery.upload(message.job_id, index, upload, source.data)
+                with open(source.path, "rb") as file:
+                    return delivery.upload(message.job_id, index, upload, file)
+            except WorkerError as error:
+                if error.retryable:
+                    raise
+                raise JobError(f"an artifact was refused: {error}") from error
+
+        return patiently(attempt, errors=WorkerError, seconds=LARGE_UPLOAD_PATIENCE, first=1.0, most=30.0)
+
+    def _end(self, ledger: Ledger, message: Message, job: Job, ending: _Ending, seconds: float) -> None:
+        parcel = ending.parcel
+        try:
+            blobs = parcel.blobs()
+        except JobError as error:
+            parcel, blobs = Parcel(Outcome.failed(str(error))), []
+        outcome = parcel.outcome
+        deliver_here = self._workplace.delivers
+        try:
+            answer = patiently(
+                lambda: ledger.finish(
+                    message.key, outcome, blobs=blobs, deliver_seconds=HOLD_SECONDS if deliver_here else 0
+                ),
+                errors=LedgerUnavailable,
+                seconds=FINISH_PATIENCE,
+            )
+        except LedgerUnavailable as error:
+            logger.error("job=%d its outcome could not be recorded, it will be run again: %s", job.id, error)
+            return
+        if answer != "finished":
+            logger.warning("job=%d task=%s outcome dropped: the job is %s", job.id, message.task_id, answer)
+            return
+        logger.info("job=%d %s after %.3f s", job.id, outcome.status, seconds)
+        if deliver_here:
+            self._deliver(message, outcome, blobs)
+
+    def _deliver(self, message: Message, outcome: Outcome, blobs: list[bytes]) -> None:
+        consignment = Consignment(message.job_id, outcome, lambda index: blobs[index], parts={})
+        try:
+            self._workplace.delivery(message.worker).deliver(consignment)
+        except Exception as error:
+            # Recorded is recorded: the courier takes over, whatever went wrong here.
+            logger.warning("job=%d left to the courier: %s", message.job_id, type(error).__name__)
+
+
+def running_here(task_id: str) -> bool:
+    """Whether this code is called from the handler of that very task."""
+    run = current_run()
+    return run is not None and run.task_id == task_id
+
+
+def _seconds_until(when: object) -> float:
+    if isinstance(when, (int, float)) and not isinstance(when, bool):
+        return max(float(when), 0.0)
+    if isinstance(when, dt.datetime):
+        return max((when - dt.datetime.now(when.tzinfo)).total_seconds(), 0.0)
+    return 0.0
+
+
+_HERE = os.path.dirname(__file__)
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback as text, from the handler's first line on."""
+    frames = error.__traceback__
+    while frames is not None and os.path.dirname(frames.tb_frame.f_code.co_filename) == _HERE:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames)).strip()

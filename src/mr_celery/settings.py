@@ -1,0 +1,271 @@
+"""All settings: their names, defaults and limits, and the one place that reads them.
+
+Strongest first: command-line flag, environment (``MODELREINS_*``), Celery configuration
+(``modelreins_*``; with Django's ``CELERY_`` namespace ``CELERY_MODELREINS_*``), default.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from .errors import SettingsError
+
+DEFAULT_URL = "https://app.modelreins.com"
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+
+
+def _text(value: Any) -> str:
+    text = str(value).strip()
+    if not text or any(ord(character) < 32 for character in text):
+        raise ValueError
+    return text
+
+
+def _name(value: Any) -> str:
+    text = _text(value)
+    if len(text.encode()) > 200:
+        raise ValueError
+    return text
+
+
+def _url(value: Any) -> str:
+    text = _text(value).rstrip("/")
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        raise ValueError
+    return text
+
+
+def _redis_url(value: Any) -> str:
+    text = _text(value)
+    if urlsplit(text).scheme not in REDIS_SCHEMES:
+        raise ValueError
+    return text
+
+
+def _seconds(low: float, high: float) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        if isinstance(value, bool):
+            raise ValueError  # noqa: TRY004 - one kind of error, one message
+        number = float(value)
+        if not (math.isfinite(number) and low <= number <= high):
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _whole(value: Any, low: int) -> int:
+    number = float(value)
+    if isinstance(value, bool) or not number.is_integer() or number < low or number > 1_000_000:
+        raise ValueError
+    return int(number)
+
+
+def _max_inflight(value: Any) -> int | None:
+    return None if str(value).strip().lower() == "auto" else _whole(value, 1)
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        text = str(value).strip().lower()
+        if text not in allowed:
+            raise ValueError
+        return text
+
+    return parse
+
+
+def _option(
+    default: Any, parse: Callable[[Any], Any], allowed: str, about: str, *, secret: bool = False
+) -> Any:
+    return field(
+        default=default,
+        repr=not secret,
+        metadata={"parse": parse, "allowed": allowed, "about": about, "secret": secret},
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting, checked. Build it with :func:`load`."""
+
+    token: str = _option("", _text, "a worker token", "The worker's token. Required on the bridge.", secret=True)
+    url: str = _option(
+        DEFAULT_URL, _url, "an http:// or https:// address without user or query", "The ModelReins server."
+    )
+    name: str = _option(
+        "", _name, "a text of at most 200 bytes", "The worker name. Default: the host's name."
+    )
+    ledger_url: str = _option(
+        "",
+        _redis_url,
+        "a redis://, rediss://, unix://, redis+cluster:// or rediss+cluster:// address",
+        "The Redis (6.2 or later) that holds the ledger. Default: the broker's or the result backend's address, "
+        "where that is Redis.",
+        secret=True,
+    )
+    poll_interval: float = _option(
+        5.0, _seconds(0.1, 3600), "seconds from 0.1 to 3600", "Seconds between two looks at an empty inbox."
+    )
+    heartbeat_interval: float = _option(
+        5.0, _seconds(0.5, 3600), "seconds from 0.5 to 3600", "Seconds between two presence reports."
+    )
+    max_inflight: int | None = _option(
+        None,
+        _max_inflight,
+        "auto, or a whole number from 1",
+        "How many jobs may be claimed and not yet finished. `auto`: for each queue twice the concurrency of the "
+        "workers that consume it.",
+    )
+    lease: float = _option(
+        30.0,
+        _seconds(3, 3600),
+        "seconds from 3 to 3600",
+        "Seconds after which a run that gave no sign of life is lost.",
+    )
+    delivery: Literal["worker", "bridge"] = _option(
+        "worker",
+        _one_of("worker", "bridge"),
+        "worker or bridge",
+        "`worker`: results are delivered where the handler ran. `bridge`: the bridge delivers all, workers need no "
+        "token and no way to the server.",
+    )
+    unrouted: Literal["fail", "leave"] = _option(
+        "fail",
+        _one_of("fail", "leave"),
+        "fail or leave",
+        "What happens to a job that no handler takes: claim it and close it as failed, or leave it pending.",
+    )
+    max_attempts: int = _option(
+        3,
+        lambda value: _whole(value, 1),
+        "a whole number from 1",
+        "How often a job whose run was lost is run again in all, before it fails.",
+    )
+    timeout: float = _option(
+        30.0, _seconds(1, 600), "seconds from 1 to 600", "Seconds that one request to the server may take."
+    )
+    shutdown_timeout: float = _option(
+        30.0,
+        _seconds(1, 3600),
+        "seconds from 1 to 3600",
+        "Seconds that the bridge gives to what it is claiming or delivering when it is told to stop.",
+    )
+    history: float = _option(
+        86400.0,
+        _seconds(60, 31_536_000),
+        "seconds from 60 to 31536000",
+        "Seconds that the ledger remembers a closed job.",
+    )
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting's names and meaning, for the documentation and the command line."""
+
+    name: str
+    environment: str
+    configuration: str
+    default: str
+    allowed: str
+    about: str
+
+
+def options() -> list[Option]:
+    """Every setting, in the order in which they are documented."""
+    listed = []
+    for item in fields(Settings):
+        default = item.default
+        shown = "auto" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+        listed.append(
+            Option(
+                name=item.name,
+                environment=f"MODELREINS_{item.name.upper()}",
+                configuration=f"modelreins_{item.name}",
+                default=shown,
+                allowed=item.metadata["allowed"],
+                about=item.metadata["about"],
+            )
+        )
+    return listed
+
+
+def load(
+    configuration: Mapping[str, Any] | None = None,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read and check all settings.
+
+    Args:
+        configuration: the Celery application's configuration (``app.conf``).
+        flags: values from the command line by setting name; ``None`` means not given.
+        environment: default ``os.environ``.
+
+    Raises:
+        SettingsError: a value is not allowed; the message names it, its source and what is allowed.
+    """
+    configuration = {} if configuration is None else configuration
+    flags = flags or {}
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for item in fields(Settings):
+        sources = (
+            (f"--{item.name.replace('_', '-')}", flags.get(item.name)),
+            (f"MODELREINS_{item.name.upper()}", environment.get(f"MODELREINS_{item.name.upper()}") or None),
+            (f"modelreins_{item.name}", configuration.get(f"modelreins_{item.name}")),
+        )
+        for source, value in sources:
+            if value is not None:
+                values[item.name] = _checked(item.metadata, source, value)
+                break
+    values.setdefault("name", socket.gethostname())
+    if not values.get("ledger_url"):
+        values["ledger_url"] = _celery_redis(configuration)
+    return Settings(**values)
+
+
+def _checked(metadata: Mapping[str, Any], source: str, value: Any) -> Any:
+    try:
+        return metadata["parse"](value)
+    except (ValueError, TypeError, OverflowError):
+        shown = "the value given" if metadata["secret"] else repr(value)
+        raise SettingsError(f"{source}: {shown} is not allowed; allowed is {metadata['allowed']}") from None
+
+
+def _celery_redis(configuration: Mapping[str, Any]) -> str:
+    """The first of the application's own addresses that is a Redis, or an empty text."""
+    for key in ("broker_url", "broker_write_url", "result_backend"):
+        # As an attribute first: there Celery also looks at CELERY_BROKER_URL in the environment.
+        url = getattr(configuration, key, None) or configuration.get(key)
+        first = (url[0] if isinstance(url, (list, tuple)) and url else url) or ""
+        address = str(first).split(";")[0].strip()
+        if address.startswith("redis+socket://"):  # kombu's name for what redis-py calls unix://
+            address = address.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
+        if urlsplit(address).scheme in ("redis", "rediss", "unix"):
+            return address
+    return ""
+
+
+def require(value: str, name: str) -> str:
+    """The setting's value, or a clear error where it is empty.
+
+    Raises:
+        SettingsError: the setting is empty; the message says how to set it.
+    """
+    if value:
+        return value
+    hint = {
+        "token": "the token that was shown when the worker was registered",
+        "ledger_url": "a Redis address such as redis://localhost:6379/0, since neither the broker nor the result "
+        "backend is a Redis",
+    }[name]
+    raise SettingsError(f"modelreins_{name} is not set: set MODELREINS_{name.upper()} to {hint}")

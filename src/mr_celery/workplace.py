@@ -1,0 +1,103 @@
+"""What a process needs to work on jobs: the ledgers and the server, made when first needed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .client import Api, Worker
+from .delivery import Delivery
+from .errors import SettingsError
+from .ledger import Fleet, Ledger
+from .settings import Settings, require
+
+T = TypeVar("T")
+
+
+class Workplace:
+    """One application's connections in this process; a forked child makes its own.
+
+    Args:
+        settings: the settings.
+        ledger_timeout: seconds that one step of the ledger may take.
+    """
+
+    def __init__(self, settings: Settings, *, ledger_timeout: float = 5.0) -> None:
+        self.settings = settings
+        self._ledger_timeout = ledger_timeout
+        self._made: dict[tuple[Any, ...], Any] = {}
+        self._lock = threading.Lock()
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        key = (os.getpid(), *key)
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+            made: T = self._made[key]
+            return made
+
+    def ledger(self, worker: str) -> Ledger:
+        """The ledger of a worker name.
+
+        Raises:
+            SettingsError: no ledger is configured.
+        """
+        url = require(self.settings.ledger_url, "ledger_url")
+        return self._once(
+            ("ledger", worker),
+            lambda: Ledger(url, worker, history=self.settings.history, timeout=self._ledger_timeout),
+        )
+
+    def fleet(self) -> Fleet:
+        """The register of online workers.
+
+        Raises:
+            SettingsError: no ledger is configured.
+        """
+        url = require(self.settings.ledger_url, "ledger_url")
+        return self._once(("fleet",), lambda: Fleet(url, timeout=self._ledger_timeout))
+
+    def api(self, worker: str) -> Api:
+        """The server, on behalf of a worker name.
+
+        Raises:
+            SettingsError: there is no token.
+        """
+        token = require(self.settings.token, "token")
+        settings = self.settings
+        return self._once(("api", worker), lambda: Api(settings.url, token, worker, timeout=settings.timeout))
+
+    def client(self, worker: str) -> Worker:
+        """The SDK's worker object for a worker name.
+
+        Raises:
+            SettingsError: there is no token.
+        """
+        token = require(self.settings.token, "token")
+        settings = self.settings
+        return self._once(
+            ("client", worker),
+            lambda: Worker(token, settings.url, worker, settings.poll_interval, settings.timeout),
+        )
+
+    def delivery(self, worker: str) -> Delivery:
+        """The delivery to the server, on behalf of a worker name.
+
+        Raises:
+            SettingsError: there is no token or no ledger.
+        """
+        api, ledger = self.api(worker), self.ledger(worker)
+        return self._once(("delivery", worker), lambda: Delivery(api, ledger))
+
+    @property
+    def delivers(self) -> bool:
+        """Whether outcomes are delivered from this process, and not by the bridge."""
+        if self.settings.delivery == "bridge":
+            return False
+        try:
+            require(self.settings.token, "token")
+        except SettingsError:
+            return False
+        return True
