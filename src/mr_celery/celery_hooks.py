@@ -332,9 +332,7 @@ def _on_task_unknown(sender: Any = None, message: Any = None, name: str = "", id
 
 
 @signals.task_rejected.connect(weak=False)
-def _on_task_rejected(
-    sender: Any = None, message: Any = None, exc: BaseException | None = None, **_: Any
-) -> None:
+def _on_task_rejected(sender: Any = None, message: Any = None, exc: BaseException | None = None, **_: Any) -> None:
     headers = message.headers or {}
     job = message_of(headers, headers.get("id"))
     if job is not None:
@@ -367,7 +365,6 @@ def _not_started(message: Message, why: str) -> None:
     _workplace.ledger(message.worker).resend(
         message.job_id,
         message.task_id,
-        only_due=False,
         why=why,
         budget=RESEND_BUDGET,
         wait_seconds=2.0,

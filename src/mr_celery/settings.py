@@ -82,9 +82,7 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
     return parse
 
 
-def _option(
-    default: Any, parse: Callable[[Any], Any], allowed: str, about: str, *, secret: bool = False
-) -> Any:
+def _option(default: Any, parse: Callable[[Any], Any], allowed: str, about: str, *, secret: bool = False) -> Any:
     return field(
         default=default,
         repr=not secret,
@@ -100,9 +98,7 @@ class Settings:
     url: str = _option(
         DEFAULT_URL, _url, "an http:// or https:// address without user or query", "The ModelReins server."
     )
-    name: str = _option(
-        "", _name, "a text of at most 200 bytes", "The worker name. Default: the host's name."
-    )
+    name: str = _option("", _name, "a text of at most 200 bytes", "The worker name. Default: the host's name.")
     ledger_url: str = _option(
         "",
         _redis_url,

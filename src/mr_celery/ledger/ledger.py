@@ -25,7 +25,7 @@ import redis
 from ..errors import LedgerUnavailable
 from ..job import Job
 from ..outcome import Outcome
-from .connection import connect, shown
+from .connection import connect, server_version, shown
 from .records import IN_FLIGHT, Admission, Loss, Record, Route, RunKey, Started, Survey, read_record
 
 PREFIX = "modelreins"
@@ -151,9 +151,7 @@ class Ledger:
             return Started(job=Job.from_json(answer[1]), attempt=int(answer[2]))
         return Started(refusal=answer[0].decode())
 
-    def hold(
-        self, runs: Iterable[tuple[int, str]], *, lease: float, wait_seconds: float
-    ) -> dict[int, str]:
+    def hold(self, runs: Iterable[tuple[int, str]], *, lease: float, wait_seconds: float) -> dict[int, str]:
         """Running → running, sent → sent: a live worker has these messages, as (job id, task id).
 
         Args:
@@ -172,9 +170,7 @@ class Ledger:
         """Running → sent: the handler asked Celery for a retry, expected to start within ``wait_seconds``."""
         return bool(self._run("retry", run.job_id, run.task_id, run.retries, wait_seconds))
 
-    def finish(
-        self, run: RunKey, outcome: Outcome, *, blobs: Sequence[bytes] = (), deliver_seconds: float
-    ) -> str:
+    def finish(self, run: RunKey, outcome: Outcome, *, blobs: Sequence[bytes] = (), deliver_seconds: float) -> str:
         """Running → finished, from the run that holds the lease and from no other.
 
         Args:
@@ -186,9 +182,7 @@ class Ledger:
         Returns:
             ``"finished"``, or the state that stands against it.
         """
-        answer = self._run(
-            "finish", run.job_id, run.task_id, run.retries, outcome.to_json(), deliver_seconds, *blobs
-        )
+        answer = self._run("finish", run.job_id, run.task_id, run.retries, outcome.to_json(), deliver_seconds, *blobs)
         return str(answer.decode())
 
     def fail(self, job_id: int, task_id: str, outcome: Outcome) -> bool:
@@ -215,9 +209,7 @@ class Ledger:
             must_not: the outcome when the handler says ``on_lost="fail"``.
             too_often: the outcome when this was the last attempt.
         """
-        answer = self._run(
-            "lose", job_id, task_id, int(only_due), why, must_not.to_json(), too_often.to_json()
-        )
+        answer = self._run("lose", job_id, task_id, int(only_due), why, must_not.to_json(), too_often.to_json())
         return cast(Loss, answer.decode())
 
     def resend(
@@ -225,9 +217,8 @@ class Ledger:
         job_id: int,
         task_id: str,
         *,
-        only_due: bool,
         why: str,
-        budget: int,
+        budget: int | None,
         wait_seconds: float,
         exhausted: Outcome,
     ) -> Loss:
@@ -236,15 +227,13 @@ class Ledger:
         Args:
             job_id: the job.
             task_id: the attempt that nobody started.
-            only_due: only if it is due by now.
             why: what is known, for the record.
-            budget: how often it may be sent again.
+            budget: how often it may be sent again; ``None``: this time does not count.
             wait_seconds: before it is sent again.
             exhausted: the outcome when the budget is spent.
         """
-        answer = self._run(
-            "resend", job_id, task_id, int(only_due), why, budget, wait_seconds, exhausted.to_json()
-        )
+        limit = -1 if budget is None else budget
+        answer = self._run("resend", job_id, task_id, why, limit, wait_seconds, exhausted.to_json())
         return cast(Loss, answer.decode())
 
     def abort(self, job_id: int, why: str) -> str | None:
@@ -253,10 +242,6 @@ class Ledger:
         return answer.decode() if answer else None
 
     # -- delivering ----------------------------------------------------------------------------------
-
-    def take(self, limit: int, *, hold_seconds: float) -> list[int]:
-        """Finished → finished: take up to ``limit`` outcomes that are due, for ``hold_seconds``."""
-        return [int(job_id) for job_id in self._run("take", "", limit, hold_seconds)]
 
     def delivered_part(self, job_id: int, part: str, answer: str, *, hold_seconds: float) -> bool:
         """Finished → finished: one artifact or review is delivered, with the server's ``answer``.
@@ -276,6 +261,13 @@ class Ledger:
     def close(self, job_id: int, how: str) -> bool:
         """Finished → closed: the job is terminal on the server; ``how`` is ``delivered`` or ``superseded``."""
         return bool(self._run("close", job_id, how, self._history))
+
+    # -- looking after ---------------------------------------------------------------------------------
+
+    def take(self, state: str, limit: int = 100, *, hold_seconds: float) -> list[int]:
+        """Take up to ``limit`` jobs of a state that are due to be looked at; nobody else gets them for
+        ``hold_seconds``. For the state ``finished`` each taking counts as one delivery."""
+        return [int(job_id) for job_id in self._run("take", "", state, limit, hold_seconds)]
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -321,6 +313,13 @@ class Ledger:
         """Whether this caller may do ``what`` now; nobody else may for ``seconds``."""
         try:
             return bool(self._client.set(f"{self._prefix}turn:{what}", 1, nx=True, px=int(seconds * 1000)))
+        except (redis.RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def server_version(self) -> tuple[int, ...]:
+        """The version of the ledger's Redis."""
+        try:
+            return server_version(self._client)
         except (redis.RedisError, OSError) as error:
             raise self._unavailable(error) from error
 

@@ -63,10 +63,7 @@ def bind(
 def check_signature(handler: Callable[..., Any], name: str) -> str | None:
     """Why a handler's parameters can never be filled by name; ``None`` if they can."""
     for parameter in inspect.signature(handler).parameters.values():
-        if (
-            parameter.kind is inspect.Parameter.POSITIONAL_ONLY
-            and parameter.default is inspect.Parameter.empty
-        ):
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY and parameter.default is inspect.Parameter.empty:
             return (
                 f"{name}: its parameter {parameter.name!r} is positional-only, so no field of a job can fill it; "
                 "remove the '/' or give @modelreins_job(arguments=…)"

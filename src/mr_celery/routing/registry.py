@@ -54,8 +54,7 @@ class Registry:
             if len(twins) > 1:
                 names = " and ".join(handler.name for handler in twins)
                 raise RoutingError(
-                    f"{names} both take {twins[0].declaration.offers}: give them different capabilities, tags "
-                    "or match="
+                    f"{names} both take {twins[0].declaration.offers}: give them different capabilities, tags or match="
                 )
 
     def named(self, task_name: str) -> Handler | None:

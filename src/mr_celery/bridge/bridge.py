@@ -1,0 +1,151 @@
+"""The bridge: its loops, wired, started and stopped in one place."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from ..celery_hooks import load_registry
+from ..client import Api
+from ..errors import LedgerUnavailable, RoutingError, SettingsError
+from ..ledger import Fleet, Ledger
+from ..ledger.connection import MINIMUM_VERSION
+from ..settings import Settings, require
+from ..version import __version__
+from .claimer import Claimer
+from .courier import Courier
+from .heartbeat import Heartbeat
+from .loops import Loop
+from .office import Office
+from .reaper import Reaper
+from .sender import Sender
+from .sync import InFlightSync
+
+logger = logging.getLogger("mr_celery.bridge")
+
+BELL_SECONDS = 1.0
+"""Seconds after which the bell's listener looks whether it is to stop."""
+
+
+class Bridge:
+    """One bridge process' work for one worker name. Any number of them work side by side.
+
+    Args:
+        app: the Celery application.
+        settings: the settings.
+
+    Raises:
+        SettingsError: the token or the ledger's address is missing, or the ledger's Redis is too old.
+        RoutingError: no task is decorated, or the declarations contradict each other.
+    """
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        token = require(settings.token, "token")
+        ledger_url = require(settings.ledger_url, "ledger_url")
+        registry = load_registry(app)
+        if not registry.handlers:
+            raise RoutingError(
+                "no task of this application takes jobs: decorate one with @modelreins_job, and see that its module "
+                "is imported (imports=, include= or autodiscover_tasks())"
+            )
+        if app.conf.task_protocol == 1:
+            raise SettingsError("task_protocol: 1 has no message headers; jobs need protocol 2, Celery's default")
+        presence_timeout = min(settings.timeout, settings.heartbeat_interval)
+        self._office = Office(
+            settings=settings,
+            registry=registry,
+            api=Api(settings.url, token, settings.name, timeout=settings.timeout),
+            ledger=Ledger(ledger_url, settings.name, history=settings.history),
+            fleet=Fleet(ledger_url),
+            sender=Sender(app),
+            app=app,
+        )
+        self._claimer = Claimer(self._office)
+        self._courier = Courier(self._office)
+        self._heartbeat = Heartbeat(self._office, Api(settings.url, token, settings.name, timeout=presence_timeout))
+        self._claim_loop = Loop("claim", self._claimer)
+        self._courier_loop = Loop("courier", self._courier, most_backoff=5.0)
+        self._heartbeat_loop = Loop("heartbeat", self._heartbeat, most_backoff=settings.heartbeat_interval)
+        self._reaper_loop = Loop("reaper", Reaper(self._office), most_backoff=5.0)
+        self._sync_loop = Loop("sync", InFlightSync(self._office))
+        self._bell_loop = Loop("bell", self, most_backoff=5.0)
+
+    @property
+    def _loops(self) -> tuple[Loop, ...]:
+        return (
+            self._heartbeat_loop,
+            self._sync_loop,
+            self._claim_loop,
+            self._courier_loop,
+            self._reaper_loop,
+            self._bell_loop,
+        )
+
+    def start(self) -> None:
+        """Start all loops."""
+        office = self._office
+        self._check_ledger()
+        for handler in office.registry.handlers:
+            route = office.routes[handler.name]
+            logger.info("%s takes %s, from queue %s", handler.name, handler.declaration.offers, route.queue)
+        logger.info("bridge %s for worker %r at %s, ready", __version__, office.settings.name, office.settings.url)
+        for loop in self._loops:
+            loop.start()
+
+    def _check_ledger(self) -> None:
+        """Refuse a Redis that is too old. One that is away is waited for by the loops."""
+        try:
+            version = self._office.ledger.server_version()
+        except LedgerUnavailable as error:
+            logger.error("%s; the bridge waits for it", error)
+            return
+        if version < MINIMUM_VERSION:
+            shown = ".".join(map(str, version))
+            raise SettingsError(f"the ledger's Redis is version {shown}; 6.2 or later is needed")
+
+    def run_once(self) -> float:
+        """Listen to the ledger's bell, and wake whom it is for, until the bridge stops."""
+        for ring in self._office.ledger.bell(BELL_SECONDS):
+            if self._office.stopping.is_set():
+                break
+            if ring in ("finished", "deliver", "dropped", "aborted") and self._claimer.hungry:
+                self._claim_loop.wake()
+            if ring == "deliver":
+                self._courier_loop.wake()
+            elif ring == "claimed":
+                self._reaper_loop.wake()
+        return 0.0
+
+    def stop(self) -> None:
+        """Stop claiming, end what is being claimed or delivered, and report a last presence.
+
+        Presence and delivery go on while the claims under way are ended. It takes at most
+        ``shutdown_timeout`` seconds and the last request.
+        """
+        deadline = time.monotonic() + self._office.settings.shutdown_timeout
+
+        def left() -> float:
+            return max(0.1, deadline - time.monotonic())
+
+        logger.info("stopping: no more jobs are claimed")
+        self._office.stopping.set()
+        for loop in (self._claim_loop, self._sync_loop, self._reaper_loop, self._bell_loop):
+            loop.stop()
+        self._claim_loop.join(left())
+        self._claimer.close(left())
+        self._courier_loop.stop()
+        self._courier_loop.join(left())
+        self._courier.close(left())
+        self._heartbeat_loop.stop()
+        self._heartbeat_loop.join(left())
+        self._heartbeat.leave()
+        self._office.sender.close()
+        logger.info("stopped")
+
+    def run(self, told_to_stop: threading.Event) -> None:
+        """Work until ``told_to_stop`` is set."""
+        self.start()
+        told_to_stop.wait()
+        self.stop()

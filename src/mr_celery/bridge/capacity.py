@@ -1,0 +1,100 @@
+"""What the fleet can run, and how much more of it now: decisions without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..ledger import Node, Route, Survey
+
+REFUSED_QUEUE = "(unrouted)"
+"""Where a job counts that is claimed only to be closed as failed."""
+
+REFUSED_SLOTS = 8
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the online workers can run.
+
+    Args:
+        runnable: the handlers (task names) that at least one of them runs.
+        slots: how many jobs each queue may have in flight; ``None``: only the total counts.
+        total: how many jobs may be in flight in all; ``None``: only the queues count.
+        workers: how many of them run at least one handler.
+    """
+
+    runnable: frozenset[str]
+    slots: Mapping[str, int] | None
+    total: int | None
+    workers: int
+
+    def limit(self, queue: str) -> int | None:
+        """How many jobs of one queue may be in flight; ``None``: no limit."""
+        if queue == REFUSED_QUEUE:
+            return REFUSED_SLOTS
+        return None if self.slots is None else self.slots.get(queue, 0)
+
+    @property
+    def shown(self) -> int:
+        """How many jobs may be in flight in all."""
+        return self.total if self.slots is None else sum(self.slots.values())  # type: ignore[return-value]
+
+
+def capacity_of(nodes: Sequence[Node], routes: Mapping[str, Route], max_inflight: int | None) -> Capacity:
+    """What the online workers can run.
+
+    Args:
+        nodes: the online workers.
+        routes: each handler's route, by task name.
+        max_inflight: the setting; ``None`` is ``auto``: twice the concurrency that each queue has.
+    """
+    runnable: set[str] = set()
+    consumers: dict[str, dict[str, int]] = {}
+    for task, route in routes.items():
+        for node in nodes:
+            if node.runs(task, route.queue):
+                runnable.add(task)
+                consumers.setdefault(route.queue, {})[node.hostname] = node.concurrency
+    workers = len({hostname for each in consumers.values() for hostname in each})
+    if max_inflight is not None:
+        return Capacity(frozenset(runnable), None, max_inflight, workers)
+    slots = {queue: 2 * sum(each.values()) for queue, each in consumers.items()}
+    return Capacity(frozenset(runnable), slots, None, workers)
+
+
+class Room:
+    """How many more jobs may be claimed now.
+
+    Args:
+        capacity: what the fleet can run.
+        survey: what is in flight.
+        claiming: how many jobs of each queue are being claimed, whether the survey saw them or not.
+    """
+
+    def __init__(self, capacity: Capacity, survey: Survey, claiming: Mapping[str, int]) -> None:
+        self._capacity = capacity
+        self._survey = survey
+        self._taken = dict(claiming)
+        self._taken_in_all = sum(claiming.values())
+
+    def __bool__(self) -> bool:
+        if self._capacity.slots is None:
+            return self._total_left()
+        return any(self._left(queue) for queue in self._capacity.slots)
+
+    def _total_left(self) -> bool:
+        total = self._capacity.total
+        return total is None or self._survey.slots_taken + self._taken_in_all < total
+
+    def _left(self, queue: str) -> bool:
+        limit = self._capacity.limit(queue)
+        return limit is None or self._survey.load.get(queue, 0) + self._taken.get(queue, 0) < limit
+
+    def take(self, queue: str) -> bool:
+        """Take one slot of a queue. Returns whether there was one."""
+        if not (self._total_left() and self._left(queue)):
+            return False
+        self._taken[queue] = self._taken.get(queue, 0) + 1
+        self._taken_in_all += 1
+        return True

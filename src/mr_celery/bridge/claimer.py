@@ -1,0 +1,210 @@
+"""The claim loop: pending jobs of the server become sent tasks."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Literal
+
+from ..backoff import backoff
+from ..errors import LedgerUnavailable, WorkerError
+from ..ledger import Survey
+from ..outcome import Outcome
+from .candidates import Candidate, candidates
+from .capacity import Capacity, Room
+from .office import Office
+
+logger = logging.getLogger("mr_celery.bridge")
+
+SIDE_BY_SIDE = 16
+"""How many jobs are claimed at once."""
+
+BATCH_SECONDS = 0.25
+"""How long the loop waits for the claims it has begun, before it looks for more to do."""
+
+HUNGRY_SECONDS = 1.0
+"""Seconds between two looks for a free slot while jobs wait for one and no bell rings."""
+
+NO_WORKER_SECONDS = 2.0
+"""Seconds between two looks for a worker while none is online; the server is not asked."""
+
+SETTLE_SECONDS = 2.0
+"""How long after a claim without a clear answer the server is asked for its fate."""
+
+Claim = Literal["claimed", "full", "passed"]
+
+
+class Claimer:
+    """Takes what the fleet can run from the inbox: admit → claim → claimed → publish → sent.
+
+    While an answer of the inbox brought something, it asks again at once; what there is no room for is
+    kept for the moment a slot becomes free. With nothing to do it waits for the poll interval, or up to
+    a fifth more.
+
+    Args:
+        office: the bridge's parts.
+        side_by_side: how many jobs are claimed at once.
+    """
+
+    def __init__(self, office: Office, *, side_by_side: int = SIDE_BY_SIDE) -> None:
+        self._office = office
+        self._pool = ThreadPoolExecutor(side_by_side, thread_name_prefix="modelreins-claim")
+        self._claiming: dict[Future[Claim], Candidate] = {}
+        self._backlog: deque[Candidate] = deque()
+        self._asked_at = 0.0
+        self._stale_at = float("-inf")
+        self._fruitful = False
+        self._refused: dict[int, tuple[int, float]] = {}
+
+    @property
+    def hungry(self) -> bool:
+        """Whether a job waits for a free slot."""
+        return bool(self._backlog)
+
+    def run_once(self) -> float:
+        """Claim what there is room for. Returns seconds until the next look.
+
+        Raises:
+            WorkerError: the inbox could not be asked.
+            LedgerUnavailable: the ledger is away: nothing may be claimed without it.
+        """
+        office = self._office
+        self._collect(0)
+        if office.token_rejected.is_set():
+            self._backlog.clear()
+            return self._idle()
+        capacity = office.capacity()
+        survey = office.ledger.survey(office.queues)
+        room = Room(capacity, survey, Counter(each.route.queue for each in self._claiming.values()))
+        if not capacity.workers:
+            self._backlog.clear()
+            return min(NO_WORKER_SECONDS, self._idle())
+        if not room:
+            return self._pause()
+        if not self._backlog or office.clock() > self._stale_at:
+            self._ask(survey, capacity)
+        self._begin(room)
+        if self._claiming:
+            self._collect(BATCH_SECONDS)
+        if self._fruitful or self._claiming:
+            self._fruitful = False
+            return 0.0
+        return self._pause()
+
+    def close(self, timeout: float) -> None:
+        """Wait for the claims that are under way, for at most ``timeout`` seconds."""
+        wait(self._claiming, timeout=timeout)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _pause(self) -> float:
+        return min(HUNGRY_SECONDS, self._idle()) if self.hungry else self._idle()
+
+    def _idle(self) -> float:
+        return self._office.settings.poll_interval * random.uniform(1.0, 1.2)  # noqa: S311 - spreads load
+
+    def _ask(self, survey: Survey, capacity: Capacity) -> None:
+        office = self._office
+        self._asked_at = survey.now
+        self._stale_at = office.clock() + office.settings.poll_interval
+        try:
+            listed = office.api.jobs("pending")
+        except WorkerError as error:
+            if not error.unauthorized:
+                raise
+            office.reject_token(error)
+            self._backlog.clear()
+            return
+        now = office.clock()
+        self._refused = {job_id: each for job_id, each in self._refused.items() if each[1] > now - 600}
+        welcome = [job for job in listed if self._refused.get(job["id"], (0, 0.0))[1] <= now]
+        self._backlog = deque(
+            candidates(welcome, office.registry, office.routes, capacity, unrouted=office.settings.unrouted)
+        )
+
+    def _begin(self, room: Room) -> None:
+        """Begin to claim what there is room for; the rest stays in the backlog, in order."""
+        busy = {candidate.job.id for candidate in self._claiming.values()}
+        left: deque[Candidate] = deque()
+        while self._backlog and not self._office.stopping.is_set():
+            candidate = self._backlog.popleft()
+            if candidate.job.id in busy:
+                continue
+            if room.take(candidate.route.queue):
+                self._claiming[self._pool.submit(self._claim, candidate, self._asked_at)] = candidate
+            else:
+                left.append(candidate)
+        self._backlog = left
+
+    def _collect(self, seconds: float) -> None:
+        """Look at the claims that have ended; wait for all of them for at most ``seconds``."""
+        done, _ = wait(self._claiming, timeout=seconds)
+        for future in done:
+            candidate = self._claiming.pop(future)
+            claim = future.result()
+            self._fruitful = self._fruitful or claim == "claimed"
+            if claim == "full":
+                self._backlog.appendleft(candidate)
+
+    def _claim(self, candidate: Candidate, asked_at: float) -> Claim:
+        """One job from the inbox to the broker. No exception leaves it."""
+        job_id = candidate.job.id
+        try:
+            return self._try_to_claim(candidate, asked_at)
+        except LedgerUnavailable as error:
+            logger.warning("job=%d claiming interrupted, it is settled later: %s", job_id, error)
+        except Exception:
+            logger.exception("job=%d claiming interrupted, it is settled later", job_id)
+        return "passed"
+
+    def _try_to_claim(self, candidate: Candidate, asked_at: float) -> Claim:
+        office, job, route = self._office, candidate.job, candidate.route
+        capacity = office.capacity()
+        answer = office.ledger.admit(
+            job,
+            route,
+            asked_at=asked_at,
+            queue_limit=capacity.limit(route.queue),
+            total_limit=capacity.total,
+            settle_seconds=office.settings.timeout + 5,
+        )
+        if answer == "full":
+            return "full"
+        if answer == "known":
+            return "passed"
+        try:
+            office.api.claim(job.id)
+        except WorkerError as error:
+            self._not_claimed(job.id, error, admitted=answer == "admitted")
+            return "passed"
+        if answer == "again":
+            logger.info("job=%d claimed again: the server had put it back", job.id)
+            return "passed"
+        task_id = office.ledger.claimed(job.id)
+        if task_id is None:
+            return "passed"  # somebody else has settled this claim meanwhile
+        if candidate.refusal:
+            office.ledger.fail(job.id, task_id, Outcome.failed(candidate.refusal))
+            logger.warning("job=%d failed: no handler takes it", job.id)
+        else:
+            logger.info("job=%d claimed", job.id)
+            office.publish(job.id, route, task_id, priority=job.priority)
+        return "claimed"
+
+    def _not_claimed(self, job_id: int, error: WorkerError, *, admitted: bool) -> None:
+        """The claim was refused, or its fate is unknown."""
+        office = self._office
+        failures = self._refused.get(job_id, (0, 0.0))[0] + 1
+        pause = backoff(failures, first=office.settings.poll_interval, most=300.0)
+        self._refused[job_id] = (failures, office.clock() + pause)
+        if error.unauthorized:
+            office.reject_token(error)
+        if not admitted:
+            return
+        if error.retryable:
+            office.ledger.settle_later(job_id, max(SETTLE_SECONDS, error.retry_after or 0.0))
+            logger.warning("job=%d claim unclear, it is settled later: %s", job_id, error.summary)
+        else:
+            office.ledger.drop(job_id)
+            logger.info("job=%d not ours: %s", job_id, error.summary)

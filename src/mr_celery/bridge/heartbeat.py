@@ -1,0 +1,62 @@
+"""Presence: the server is told that this worker name is here."""
+
+from __future__ import annotations
+
+import logging
+
+from ..client import Api
+from ..errors import LedgerUnavailable, WorkerError
+from .office import Office
+
+logger = logging.getLogger("mr_celery.bridge")
+
+REJECTED_PACE = 6
+"""How many times slower presence is reported while the token is refused."""
+
+
+class Heartbeat:
+    """Reports presence, with the declared capabilities as tags and the state of work as details.
+
+    Args:
+        office: the bridge's parts.
+        api: the server, with a time-out of its own no longer than the interval: so that presence does not
+            lapse because of a slow answer.
+    """
+
+    def __init__(self, office: Office, api: Api) -> None:
+        self._office = office
+        self._api = api
+        self._tags = ",".join(office.registry.offered) or None
+
+    def run_once(self) -> float:
+        """Report presence. Returns seconds until the next report."""
+        office = self._office
+        interval = office.settings.heartbeat_interval
+        began = office.clock()
+        try:
+            self._api.presence("active", self._details(), self._tags)
+        except WorkerError as error:
+            if error.unauthorized:
+                office.reject_token(error)
+                return interval * REJECTED_PACE
+            logger.warning("presence not reported: %s", error.summary)
+            # A failed report leaves a gap already: try again within it.
+            return interval / 4
+        office.accept_token()
+        return max(0.0, interval - (office.clock() - began))
+
+    def leave(self) -> None:
+        """Report a last time that this worker name was here, and is idle now."""
+        try:
+            self._api.presence("idle", "bridge stopped", self._tags)
+        except WorkerError as error:
+            logger.warning("last presence not reported: %s", error.summary)
+
+    def _details(self) -> str:
+        office = self._office
+        try:
+            survey, capacity = office.ledger.survey(), office.capacity()
+        except LedgerUnavailable:
+            return "ledger away"
+        waiting = survey.states["claimed"] + survey.states["sent"]
+        return f"in flight {survey.in_flight}, waiting {waiting}, capacity {capacity.shown}"

@@ -1,0 +1,112 @@
+"""The reaper: finds what is stuck, and sends it again or ends it."""
+
+from __future__ import annotations
+
+import logging
+
+from ..outcome import Outcome
+from ..texts import RESEND_BUDGET, lost_texts, never_started
+from .office import Office
+from .sender import SENT_WAIT
+
+logger = logging.getLogger("mr_celery.bridge")
+
+QUEUED_PATIENCE = 600.0
+"""Seconds that a message may be missing behind others in its queue, before it is sent again in any case."""
+
+PUBLISH_HOLD = 15.0
+"""Seconds that one bridge has for publishing, before another one may try."""
+
+
+class Reaper:
+    """Looks after runs whose lease has run out, messages that nobody started, and jobs not published.
+
+    After a time in which the ledger did not answer, leases are given time to be renewed: the workers could
+    not renew them either.
+    """
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._last_answer = office.clock()
+        self._patient_until = 0.0
+
+    @property
+    def _interval(self) -> float:
+        return min(1.0, self._office.settings.lease / 10)
+
+    def run_once(self) -> float:
+        """Look once. Returns seconds until the next look.
+
+        Raises:
+            LedgerUnavailable: the ledger is away.
+        """
+        office = self._office
+        lost = office.ledger.due("running")
+        now = office.clock()
+        if now - self._last_answer > office.settings.lease / 3:
+            self._patient_until = now + office.settings.lease / 2
+        self._last_answer = now
+        if now >= self._patient_until:
+            for job_id in lost:
+                self._lose(job_id)
+        for job_id in office.ledger.take("sent", hold_seconds=SENT_WAIT):
+            self._look_for(job_id)
+        for job_id in office.ledger.take("claimed", hold_seconds=PUBLISH_HOLD):
+            self._publish(job_id)
+        return self._interval
+
+    def _lose(self, job_id: int) -> None:
+        """A run gave no sign of life for a whole lease."""
+        ledger = self._office.ledger
+        record = ledger.read(job_id)
+        if record is None:
+            return
+        why = f"no sign of life from {record.node} for {self._office.settings.lease:g} s, attempt {record.attempt}"
+        must_not, too_often = lost_texts(why)
+        result = ledger.lose(
+            job_id,
+            record.task_id,
+            only_due=True,
+            why=why,
+            must_not=Outcome.failed(must_not),
+            too_often=Outcome.failed(too_often),
+        )
+        if result == "again":
+            logger.warning("job=%d attempt=%d lost: %s; it is sent again", job_id, record.attempt, why)
+        elif result == "failed":
+            logger.error("job=%d attempt=%d lost and failed: %s", job_id, record.attempt, why)
+
+    def _look_for(self, job_id: int) -> None:
+        """No worker has had this message for a while: is it still in the broker?"""
+        office = self._office
+        record = office.ledger.read(job_id)
+        if record is None or record.state != "sent":
+            return
+        queue = record.route.queue
+        waiting = office.sender.waiting(queue)
+        age = office.ledger.survey().now - record.times["sent"]
+        if waiting != 0 and age < QUEUED_PATIENCE:
+            return  # most likely it waits its turn
+        why = record.why or f"its message is not in queue {queue} any more, and no worker has it"
+        result = office.ledger.resend(
+            job_id,
+            record.task_id,
+            why=why,
+            # Behind other messages it may wait for long, through no fault of its own.
+            budget=RESEND_BUDGET if waiting == 0 else None,
+            wait_seconds=0.0,
+            exhausted=Outcome.failed(never_started(why)),
+        )
+        if result == "again":
+            logger.warning("job=%d not started after %.0f s, it is sent again: %s", job_id, age, why)
+        elif result == "failed":
+            logger.error("job=%d failed: %s", job_id, never_started(why))
+
+    def _publish(self, job_id: int) -> None:
+        """A claimed job is to be sent: a new attempt, a second sending, or its bridge died before the first."""
+        office = self._office
+        record = office.ledger.read(job_id)
+        if record is None or record.state != "claimed" or record.job is None:
+            return
+        if office.publish(job_id, record.route, record.task_id, priority=record.job.priority, retries=record.retries):
+            logger.info("job=%d attempt=%d sent again", job_id, record.attempt)

@@ -1,0 +1,123 @@
+"""``check``: what a bridge and its workers need, verified one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..bridge.sender import PUBLISH_TIMEOUT, route_of
+from ..celery_hooks import load_registry
+from ..client import Api
+from ..errors import LedgerUnavailable, RoutingError, SettingsError, WorkerError
+from ..ledger import Fleet, Ledger, Node
+from ..ledger.connection import MINIMUM_VERSION
+from ..routing import Registry
+from ..settings import Settings, load, require
+
+CLOCK_TOLERANCE = 5.0
+"""Seconds that this host's clock may differ from Redis' clock before it is called wrong."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One verified thing; ``hint`` says what to do where it is not well."""
+
+    what: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+def run_checks(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
+    """Verify settings, token, server, ledger, broker, workers and routes, in this order."""
+    try:
+        settings = load(app.conf, flags=flags)
+        registry = load_registry(app)
+    except (SettingsError, RoutingError) as error:
+        yield Finding("settings", False, str(error), "correct it, and run the check again")
+        return
+    yield Finding("settings", True, f"worker name {settings.name!r}, {len(registry.handlers)} handlers")
+    yield from _server(settings)
+    nodes: list[Node] | None = None
+    for finding, online in _ledger(settings):
+        nodes = online if online is not None else nodes
+        yield finding
+    yield _broker(app)
+    if nodes is not None:
+        yield from _workers(app, settings, registry, nodes)
+
+
+def _server(settings: Settings) -> Iterator[Finding]:
+    try:
+        token = require(settings.token, "token")
+    except SettingsError as error:
+        yield Finding("token", False, "not set", str(error))
+        return
+    yield Finding("token", True, "set")
+    try:
+        pending = Api(settings.url, token, settings.name, timeout=settings.timeout).jobs("pending")
+    except WorkerError as error:
+        if error.unauthorized:
+            hint = f"the server refuses the token: register the worker {settings.name!r} anew and set its token"
+        elif error.status is None:
+            hint = "is MODELREINS_URL right, and does this host reach it (proxy, firewall, certificates)?"
+        else:
+            hint = "is MODELREINS_URL the address of a ModelReins server?"
+        yield Finding("server", False, str(error), hint)
+        return
+    yield Finding("server", True, f"{settings.url} takes the token; {len(pending)} jobs pending")
+
+
+def _ledger(settings: Settings) -> Iterator[tuple[Finding, list[Node] | None]]:
+    try:
+        url = require(settings.ledger_url, "ledger_url")
+        ledger, fleet = Ledger(url, settings.name), Fleet(url)
+        version, survey = ledger.server_version(), ledger.survey()
+        difference, nodes = fleet.clock_difference(), fleet.online()
+    except SettingsError as error:
+        yield Finding("ledger", False, "not set", str(error)), None
+        return
+    except LedgerUnavailable as error:
+        yield Finding("ledger", False, str(error), "is Redis up, and MODELREINS_LEDGER_URL its address?"), None
+        return
+    shown = ".".join(map(str, version))
+    new_enough = version >= MINIMUM_VERSION
+    detail = f"Redis {shown}, {survey.in_flight} jobs in flight"
+    yield Finding("ledger", new_enough, detail, "Redis 6.2 or later is needed"), nodes
+    near = abs(difference) <= CLOCK_TOLERANCE
+    detail = f"this host's clock differs from Redis' by {difference:+.1f} s"
+    yield Finding("clock", near, detail, "leases use Redis' clock, but your logs do not: set up NTP"), None
+
+
+def _broker(app: Any) -> Finding:
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=PUBLISH_TIMEOUT)
+            return Finding("broker", True, str(connection.as_uri()))
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}"
+        return Finding("broker", False, detail, "is the broker up, and broker_url its address?")
+
+
+def _workers(app: Any, settings: Settings, registry: Registry, nodes: list[Node]) -> Iterator[Finding]:
+    slots = sum(node.concurrency for node in nodes)
+    listed = ", ".join(sorted(node.hostname for node in nodes)) or "none"
+    hint = (
+        "start one that imports the decorated tasks: celery -A proj worker. It must use the same ledger "
+        "(MODELREINS_LEDGER_URL) as this command"
+    )
+    yield Finding("workers", bool(nodes), f"{listed}; {slots} slots", hint)
+    if not registry.handlers:
+        yield Finding("handlers", False, "none", "decorate a task with @modelreins_job")
+    for handler in registry.handlers:
+        route = route_of(app, handler, settings.max_attempts)
+        able = [node.hostname for node in nodes if node.runs(handler.name, route.queue)]
+        detail = f"{handler.name} ({handler.declaration.offers}), queue {route.queue}: {len(able)} workers"
+        registered = [node for node in nodes if handler.name in node.tasks]
+        hint = (
+            f"a worker has the task, but none consumes its queue: start one with -Q {route.queue}"
+            if registered
+            else "no worker has registered it: is its module imported there, and the code the same as here?"
+        )
+        yield Finding("handler", bool(able), detail, hint)
