@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -131,7 +131,7 @@ def _wrap(task: Task[Any, Any], declaration: Declaration, runner: Runner) -> Non
             return check(*args, **kwargs)
 
         lenient._mr_celery = True  # type: ignore[attr-defined]
-        task.__header__ = lenient
+        task.__header__ = lenient  # type: ignore[attr-defined]
 
 
 # -- workers -----------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class JobKeeper(bootsteps.StartStopStep):
         if not self._draining.is_set():
             _quietly("announce", self._announce)
         for worker, runs in received.by_worker().items():
-            _quietly("hold", lambda worker=worker, runs=runs: self._hold(worker, runs))
+            _quietly("hold", partial(self._hold, worker, runs))
 
     def _announce(self) -> None:
         node = Node(

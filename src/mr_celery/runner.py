@@ -147,7 +147,7 @@ class Runner:
         except Escalate as escalation:
             return _Ending(Parcel(Outcome("escalated", escalation.why)))
         except Reject as rejection:
-            if rejection.requeue:
+            if rejection.requeue:  # type: ignore[attr-defined]
                 self._wait_for_retry(ledger, message, None)
                 raise
             return self._failed(declaration, job, rejection, f"the handler rejected its task: {rejection}")

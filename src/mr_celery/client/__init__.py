@@ -1,4 +1,4 @@
-"""The client of the ModelReins server."""
+"""The ModelReins server as a worker sees it: the transport, the requests, and the SDK's worker object."""
 
 from .api import Api
 from .http import Transport

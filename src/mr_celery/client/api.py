@@ -1,52 +1,65 @@
-"""The protocol's requests as functions (WIRE.md; official SDK 0.2.0)."""
+"""The server's requests as typed functions, one for each request of the worker protocol."""
 
 from __future__ import annotations
 
-import io
 import logging
-import mimetypes
-import uuid
-from collections.abc import Mapping
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 from urllib.parse import quote
-
-from requests_toolbelt.multipart.encoder import MultipartEncoder
 
 from ..errors import WorkerError
 from ..job import MAX_JOB_ID
-from ..result import Status
+from ..version import __version__
 from .http import Transport
+from .parts import form
 
 logger = logging.getLogger("mr_celery")
 
 UPLOAD_TIMEOUT = 120.0
-"""Seconds that an upload may take at least, as in the SDK."""
+"""Seconds that an upload waits at least."""
+
+NOT_KNOWN = (300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405)
+"""Statuses with which a server tells that a worker cannot ask for a single job."""
 
 
 class Api:
     """The server, on behalf of one worker name.
 
     Args:
-        url: the server's base URL.
-        token: the worker token.
-        name: the worker name.
-        timeout: seconds that one request may take.
+        url: the server's address.
+        token: the worker's token.
+        name: the worker's name.
+        timeout: seconds to wait for each part of an answer.
 
     Raises:
-        WorkerError: the URL or the token is unusable. Every method raises it for every failed request.
+        WorkerError: the address or the token cannot be used.
+
+    Example::
+
+        api = Api("https://app.modelreins.com", token, "render-1")
+        for job in api.jobs("pending"):
+            api.claim(job["id"])
+            api.close(job["id"], "rendered", "done")
     """
 
     def __init__(self, url: str, token: str, name: str, *, timeout: float = 30.0) -> None:
-        self._transport = Transport(url, token, f"modelreins-worker-py/{name}", timeout)
-        self._timeout = timeout
-        self.url = self._transport.url
         self.name = name
+        """The worker's name."""
+        agent = f"mr-celery/{__version__} ({quote(name, safe=' :@', errors='replace')})"
+        self._transport = Transport(url, token, agent, timeout)
+        self.url = self._transport.url
+        """The server's address, without a slash at its end."""
 
     def __repr__(self) -> str:
-        return f"<Api {self.url} as {self.name!r}>"
+        return f"Api({self.url!r}, name={self.name!r})"
 
     def presence(self, status: str = "active", details: str | None = None, tags: str | None = None) -> dict[str, Any]:
-        """``PUT /presence``: this worker name is here."""
+        """``PUT /presence``: tell that the worker is there.
+
+        Args:
+            status: ``active``, ``idle`` or ``busy``.
+            details: what to show with it.
+            tags: separated by commas.
+        """
         body = {
             "instance": self.name,
             "status": status,
@@ -54,44 +67,51 @@ class Api:
             "tags": tags,
             "worker_type": "silicon",
         }
-        return self._object("PUT", "/presence", body)
+        return _mapping("PUT /presence", self._transport.request("PUT", "/presence", json=body))
 
     def jobs(self, status: str = "pending") -> list[dict[str, Any]]:
-        """``GET /my-jobs``: the jobs of this worker name in a status, each with an integer ``id``.
+        """``GET /my-jobs``: the jobs assigned to the worker in that status, each with an integer ``id``.
 
-        Jobs without a usable id are left out, and so are jobs in another status than the one asked for.
+        An entry without a usable id is left out, as is one that says itself that its status is another.
+
+        Args:
+            status: ``pending`` or ``running``.
 
         Raises:
-            WorkerError: also if the answer is no such list: it is never read as an empty one.
+            WorkerError: there is no answer, or it is no list of jobs.
         """
-        path = f"/my-jobs?worker={quote(self.name, safe='')}&status={quote(status, safe='')}"
-        answer = self._transport.request("GET", path)
+        answer = self._transport.request("GET", "/my-jobs", params={"worker": self.name, "status": status})
         listed = answer.get("jobs") if isinstance(answer, dict) else None
         if not isinstance(listed, list):
-            kind = f"an object without a list of jobs ({_kinds(answer)})" if isinstance(answer, dict) else _kind(answer)
-            raise WorkerError(f"GET /my-jobs -> answer is {kind}", retryable=True)
-        usable = [job for job in map(_usable, listed) if job is not None]
+            raise WorkerError(
+                f'GET /my-jobs -> 200: not {{"jobs": […]}} but {_shape(answer)}', status=200, retryable=True
+            )
+        usable = [{**job, "id": job_id} for job in listed if (job_id := _job_id(job)) is not None]
         if len(usable) < len(listed):
             logger.warning("GET /my-jobs: %d entries without a usable id left out", len(listed) - len(usable))
-        return [job for job in usable if job.get("status", status) == status]
+        return [job for job in usable if job.get("status") == status or not isinstance(job.get("status"), str)]
 
-    def claim(self, job_id: int) -> Any:
-        """``POST /jobs/ID/claim``: pending → running; a 409 says it is somebody else's or not pending."""
-        return self._transport.request("POST", f"/jobs/{job_id}/claim", body={"worker": self.name})
+    def claim(self, job_id: int) -> dict[str, Any]:
+        """``POST /jobs/ID/claim``: pending → running, for this worker.
 
-    def close(self, job_id: int, result: str, status: Status = "done") -> Any:
-        """``POST /jobs/ID/close``: running → done, failed or escalated; a 409 says it is not running."""
-        return self._transport.request("POST", f"/jobs/{job_id}/close", body={"result": result, "status": status})
+        Raises:
+            WorkerError: somebody else has the job, or it is not pending any more, or there is no answer.
+        """
+        return _anything(self._transport.request("POST", f"{_path(job_id)}/claim", json={"worker": self.name}))
 
-    def job(self, job_id: int) -> dict[str, Any] | None:
-        """``GET /jobs/ID`` (product documentation): the job; ``None`` where the server does not tell workers."""
-        try:
-            answer = self._transport.request("GET", f"/jobs/{job_id}")
-        except WorkerError as error:
-            if error.status in (400, 401, 403, 404, 405):
-                return None
-            raise
-        return answer if isinstance(answer, dict) else None
+    def close(self, job_id: int, result: str, status: str) -> dict[str, Any]:
+        """``POST /jobs/ID/close``: running → a final status.
+
+        Args:
+            job_id: the job.
+            result: its output.
+            status: ``done``, ``failed`` or ``escalated``.
+
+        Raises:
+            WorkerError: the job is not running any more, or there is no answer.
+        """
+        body = {"result": result, "status": status}
+        return _anything(self._transport.request("POST", f"{_path(job_id)}/close", json=body))
 
     def upload(
         self,
@@ -104,45 +124,54 @@ class Api:
         expires_at: str | None = None,
         idempotency_key: str | None = None,
     ) -> dict[str, Any]:
-        """``POST /artifacts/upload``: multipart, sent as it is read, so that a file is never in memory whole.
+        """``POST /artifacts/upload``: upload a file. Returns ``slug``, ``url``, ``size_bytes``, …
 
         Args:
-            source: the bytes, or a binary file at its start.
+            source: bytes, or a binary file, which is streamed from where it stands to its end.
             content_type: the media type.
-            filename: default ``artifact.<ext>`` by the content type, as in the SDK.
-            job_id: the job that the artifact belongs to.
-            review_id: the review that it belongs to.
-            expires_at: ISO 8601 time at which it may be deleted.
-            idempotency_key: the same whenever the same upload is repeated.
+            filename: its name; without one it is made from the media type.
+            job_id: the job it belongs to.
+            review_id: the review it belongs to.
+            expires_at: when it is deleted, as the server reads times.
+            idempotency_key: the same for each try of the same upload.
+
+        Raises:
+            WorkerError: it is refused, or there is no answer.
         """
-        if any(ord(character) < 32 for character in content_type):
-            raise WorkerError("POST /artifacts/upload -> the content type has control characters in it")
-        filename = filename or f"artifact{mimetypes.guess_extension(content_type) or '.bin'}"
-        file = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
-        fields: dict[str, Any] = {"file": (_escaped(filename), file, content_type)}
-        texts = (("job_id", job_id), ("review_id", review_id), ("filename", filename), ("expires_at", expires_at))
-        fields.update({name: str(value) for name, value in texts if value is not None})
-        encoder = MultipartEncoder(fields, boundary=f"----WorkerBoundary{uuid.uuid4().hex}")
-        return self._object(
-            "POST",
-            "/artifacts/upload",
-            stream=encoder,
-            headers={"Content-Type": encoder.content_type, **_key(idempotency_key)},
-            timeout=max(self._timeout, UPLOAD_TIMEOUT),
-        )
+        with form(source, content_type, filename, job_id=job_id, review_id=review_id, expires_at=expires_at) as body:
+            answer = self._transport.request(
+                "POST",
+                "/artifacts/upload",
+                data=body,
+                headers={"Content-Type": body.content_type, **_idempotency(idempotency_key)},
+                timeout=max(self._transport.timeout, UPLOAD_TIMEOUT),
+            )
+        return _mapping("POST /artifacts/upload", answer)
 
     def review(
         self,
         type: str,
         title: str,
         content: str,
-        *,
         preview: str | None = None,
         target: str | None = None,
         job_id: int | None = None,
         idempotency_key: str | None = None,
     ) -> dict[str, Any]:
-        """``POST /review``: an item for the human-review queue."""
+        """``POST /review``: queue something for a human's approval. Returns its ``id`` and ``status``.
+
+        Args:
+            type: what it is, for instance ``email``.
+            title: its headline.
+            content: what to approve.
+            preview: what to show of it.
+            target: where it goes when approved.
+            job_id: the job it belongs to.
+            idempotency_key: the same for each try of the same review.
+
+        Raises:
+            WorkerError: it is refused, or there is no answer.
+        """
         body = {
             "type": type,
             "title": title,
@@ -152,40 +181,60 @@ class Api:
             "job_id": job_id,
             "created_by": f"worker:{self.name}",
         }
-        return self._object("POST", "/review", body, headers=_key(idempotency_key))
+        headers = _idempotency(idempotency_key)
+        return _mapping("POST /review", self._transport.request("POST", "/review", json=body, headers=headers))
 
-    def _object(self, method: str, path: str, body: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-        answer = self._transport.request(method, path, body=body, **options)
-        if not isinstance(answer, dict):
-            raise WorkerError(f"{method} {path} -> answer is {_kind(answer)}, not an object", retryable=True)
-        return cast(dict[str, Any], answer)
+    def job(self, job_id: int) -> dict[str, Any] | None:
+        """``GET /jobs/ID``: one job with its status; ``None`` where the server does not tell it to a worker.
+
+        Raises:
+            WorkerError: there is no answer, or the server is in trouble.
+        """
+        try:
+            answer = self._transport.request("GET", _path(job_id))
+        except WorkerError as error:
+            if error.status in NOT_KNOWN or (error.status is not None and error.status < 300):
+                return None
+            raise
+        return answer if isinstance(answer, dict) else None
 
 
-def _usable(entry: Any) -> dict[str, Any] | None:
-    """The entry with an integer id; ``None`` where it has none."""
-    if not isinstance(entry, dict):
-        return None
-    job_id = entry.get("id")
-    if isinstance(job_id, str) and job_id.isascii() and job_id.isdigit() and len(job_id) < 20:
+def _path(job_id: int) -> str:
+    return f"/jobs/{quote(str(job_id), safe='')}"
+
+
+def _idempotency(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
+
+
+def _anything(answer: object) -> dict[str, Any]:
+    """The answer where any will do."""
+    return answer if isinstance(answer, dict) else {}
+
+
+def _mapping(call: str, answer: object) -> dict[str, Any]:
+    """The answer where it has to be an object.
+
+    Raises:
+        WorkerError: it is none.
+    """
+    if not isinstance(answer, dict):
+        raise WorkerError(f"{call} -> 200: not a JSON object but {_shape(answer)}", status=200, retryable=True)
+    return answer
+
+
+def _shape(answer: object) -> str:
+    """What an answer is, in a few words and without its contents."""
+    if isinstance(answer, dict):
+        fields = ", ".join(sorted(map(repr, answer))[:5])
+        return f"an object with {fields[:100]}" if fields else "an empty object"
+    return "null" if answer is None else type(answer).__name__
+
+
+def _job_id(job: object) -> int | None:
+    """The id of an entry of the inbox, if it has one that can be worked with."""
+    job_id = job.get("id") if isinstance(job, dict) else None
+    if isinstance(job_id, str) and job_id.isascii() and job_id.isdigit() and len(job_id) <= 19:
         job_id = int(job_id)
-    if isinstance(job_id, bool) or not isinstance(job_id, int) or not 0 <= job_id <= MAX_JOB_ID:
-        return None
-    return {**entry, "id": job_id}
-
-
-def _kind(answer: Any) -> str:
-    return "null" if answer is None else f"a {type(answer).__name__}"
-
-
-def _kinds(answer: Mapping[str, Any]) -> str:
-    return ", ".join(f"{str(key)[:30]}: {type(value).__name__}" for key, value in list(answer.items())[:5]) or "empty"
-
-
-def _key(idempotency_key: str | None) -> dict[str, str]:
-    return {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-
-
-def _escaped(filename: str) -> bytes:
-    """A file name as browsers write it into a multipart header (WHATWG HTML, multipart/form-data)."""
-    text = filename.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
-    return text.encode("utf-8", errors="replace")
+    usable = isinstance(job_id, int) and not isinstance(job_id, bool) and 0 <= job_id <= MAX_JOB_ID
+    return job_id if usable else None

@@ -1,255 +1,278 @@
-"""HTTP to the ModelReins server: the only place that does it. Whatever goes wrong is a WorkerError."""
+"""The transport: the only place that speaks HTTP with the server."""
 
 from __future__ import annotations
 
-import email.utils
-import ipaddress
-import json
+import json as jsonlib
 import logging
-import math
 import os
 import threading
-import time
-from collections.abc import Mapping
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from collections.abc import Iterator, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, NoReturn
+from urllib.parse import quote, urlencode
 
 import requests
-import urllib3
-from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
 from requests.utils import get_environ_proxies
 
 from ..errors import WorkerError
+from .address import place, redirect_target, server_address, travels_in_clear
+from .answers import FAILURES, Redactor, decode, reason, retry_after, retryable
+from .deadline import DeadlineAdapter
 
 logger = logging.getLogger("mr_celery")
 
-DETAIL = 500
-"""How many characters of an answer an error shows, as in the SDK."""
+MOST_BYTES = 64 * 2**20
+"""Bytes of an answer; one that is longer is none."""
 
-ANSWER_LIMIT = 64 * 1024 * 1024
-"""Bytes that an answer may have."""
+MOST_ERROR_BYTES = 64 * 2**10
+"""Bytes that are read of an answer that is an error."""
 
-RETRY_AFTER_LIMIT = 3600.0
-REDIRECTS = 5
-RETRYABLE = frozenset({408, 425, 429})
+MOST_REDIRECTS = 5
+"""How many redirects one request follows."""
 
-_warned_of: set[str] = set()
+CHUNK_BYTES = 64 * 2**10
 
-
-def check_url(url: str) -> str:
-    """The base URL without a slash at its end.
-
-    Raises:
-        WorkerError: it is no http:// or https:// address, or it has user information in it.
-    """
-    try:
-        parts = urlsplit(url.strip())
-        usable = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
-        _ = parts.port
-    except ValueError:
-        usable, parts = False, urlsplit("")
-    if parts.username or parts.password:
-        raise WorkerError("the server's URL must not contain a user or password: set MODELREINS_TOKEN instead")
-    if not usable:
-        raise WorkerError(f"{url!r} is not the address of a server: it must look like https://app.modelreins.com")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname or "") and url not in _warned_of:
-        _warned_of.add(url)
-        logger.warning("%s is not encrypted: the worker token travels in clear. Use https://", url)
-    return url.strip().rstrip("/")
+_warned: set[tuple[int, str]] = set()
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_token(token: str) -> str:
-    """The token without white space around it.
-
-    Raises:
-        WorkerError: it has characters that no HTTP header can carry. It is not shown.
-    """
-    token = token.strip()
-    if not token or not token.isascii() or any(ord(character) < 33 or ord(character) == 127 for character in token):
-        raise WorkerError("the token has characters that no token has: copy it again from the worker's page")
-    return token
-
-
-def retry_after(value: str | None) -> float | None:
-    """The seconds that a ``Retry-After`` header asks for; ``None`` where it is absent or makes no sense."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError):
-            return None
-        seconds = max(seconds, 0.0)
-    if not math.isfinite(seconds) or seconds < 0:
-        return None
-    return min(seconds, RETRY_AFTER_LIMIT)
-
-
-class _BearerAuth(requests.auth.AuthBase):
-    """Sets the token on each request; with an auth of its own, ``requests`` never looks into a netrc."""
+class _Bearer(AuthBase):
+    """Puts the token into a request. Given as ``auth``, it keeps a netrc file from replacing it."""
 
     def __init__(self, token: str) -> None:
-        self._token = token
+        self._header = f"Bearer {token}"
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
+        request.headers["Authorization"] = self._header
         return request
+
+    def __repr__(self) -> str:
+        return "Bearer ***"
+
+
+class _Session(requests.Session):
+    """A session that adds nothing of its own to a request: no netrc, no cookies, no redirects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.mount("https://", DeadlineAdapter())
+        self.mount("http://", DeadlineAdapter())
+
+    def resolve_redirects(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """None: even without following it, a session would read the whole body of a redirect."""
+        return iter(())
 
 
 class Transport:
-    """Requests to one server with one token, over pooled connections: one session per process and thread.
+    """Sends requests to one server with one token. Safe to share between threads and across a fork.
 
     Args:
-        url: the server's base URL.
-        token: the worker token. It goes to this server only, and into no repr, log or error.
-        user_agent: the ``User-Agent`` header.
-        timeout: seconds to connect, and between two pieces of an answer; a whole answer may take four times that.
+        url: the server's address, http or https; a path in it is kept.
+        token: the worker's token. It goes nowhere but to this server.
+        user_agent: what the client calls itself.
+        timeout: seconds to wait for a connection, and for each next part of the answer; a whole answer
+            may take four times as long.
 
     Raises:
-        WorkerError: the URL or the token is unusable.
+        WorkerError: the address or the token cannot be used.
+
+    Example::
+
+        transport = Transport("https://app.modelreins.com", token, "my-tool/1.0")
+        transport.request("GET", "/my-jobs", params={"worker": "render-1", "status": "pending"})
     """
 
     def __init__(self, url: str, token: str, user_agent: str, timeout: float = 30.0) -> None:
-        self.url = check_url(url)
-        self._token = check_token(token)
-        self._user_agent = user_agent.encode("ascii", "replace").decode()
-        self._timeout = timeout
+        self.url = server_address(url)
+        self.timeout = timeout
+        token = _usable(token)
+        self._auth = _Bearer(token)
+        self._redact = Redactor(token)
+        self._user_agent = user_agent
         self._local = threading.local()
+        if travels_in_clear(self.url) and (os.getpid(), self.url) not in _warned:
+            _warned.add((os.getpid(), self.url))
+            logger.warning("%s is not https: the worker's token travels in clear", self.url)
 
     def __repr__(self) -> str:
-        return f"<Transport {self.url}>"
+        return f"Transport({self.url!r})"
 
     def request(
         self,
         method: str,
         path: str,
         *,
-        body: Mapping[str, Any] | None = None,
-        stream: Any = None,
+        params: Mapping[str, str] | None = None,
+        json: object = None,
+        data: Any = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """Do one request.
+        """Send one request. Returns the decoded JSON of the answer; ``{}`` where it is empty.
 
         Args:
-            method: the HTTP method.
-            path: the path under the base URL, with its query.
-            body: what is sent as JSON; or
-            stream: an object with ``read()`` that is sent as it is read.
+            method: ``GET``, ``POST``, ``PUT``.
+            path: the path under the server's address.
+            params: the query.
+            json: the body, to be written as JSON.
+            data: the body as bytes, or as an object with ``read`` and ``len``.
             headers: further headers.
-            timeout: seconds; default as given to the transport.
-
-        Returns:
-            The answer's JSON; an empty answer is ``{}``.
+            timeout: seconds, instead of the transport's.
 
         Raises:
-            WorkerError: for everything but a 2xx answer with JSON in it.
+            WorkerError: there is no answer, or it is an error, or it is not JSON.
         """
-        timeout = timeout or self._timeout
-        sent = {"User-Agent": self._user_agent, **(headers or {})}
-        data: Any = stream
-        if stream is None:
-            sent["Content-Type"] = "application/json"
-            data = json.dumps(body).encode() if body is not None else None
-        name = f"{method} {path}"
-        url = f"{self.url}{path}"
+        call = f"{method} {path}"
         try:
-            for _ in range(REDIRECTS + 1):
-                answer = self._session().request(
-                    method, url, data=data, headers=sent, timeout=timeout, allow_redirects=False, stream=True
-                )
-                with answer:
-                    target = self._redirect_target(name, answer, url, repeatable=stream is None)
-                    if target is None:
-                        return self._read(name, answer, time.monotonic() + 4 * timeout)
-                    url = target
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise self._network_error(name, error) from None
-        raise WorkerError(f"{name} -> {REDIRECTS} redirects and no end", retryable=True)
+            if params:
+                path = f"{path}?{urlencode(params, quote_via=quote)}"
+                call = f"{method} {path}"
+            request = self._prepare(method, self.url + path, json, data, headers)
+        except (*FAILURES, TypeError) as error:
+            raise WorkerError(self._redact(f"{call} -> not sent: {reason(error)}")) from None
+        try:
+            return self._exchange(call, request, self.timeout if timeout is None else timeout)
+        except FAILURES as error:
+            why = self._redact(reason(error))[:500]
+            raise WorkerError(f"{call} -> network: {why}", retryable=True) from None
+
+    def close(self) -> None:
+        """Close the connections of this thread; the next request opens new ones."""
+        session = getattr(self._local, "session", None)
+        if session is not None and self._local.pid == os.getpid():
+            session.close()
+        self._local.__dict__.clear()
 
     def _session(self) -> requests.Session:
-        if getattr(self._local, "pid", None) != os.getpid():
-            session = requests.Session()
-            session.auth = _BearerAuth(self._token)
-            # The environment is resolved once here: requests would do it again on every call.
-            session.proxies = dict(get_environ_proxies(self.url, no_proxy=None))
+        """This thread's session in this process, with the environment's proxies and certificates."""
+        local = self._local
+        if getattr(local, "pid", None) != os.getpid():
+            session = _Session()
+            session.proxies = get_environ_proxies(self.url)
             session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
-            session.trust_env = False
-            adapter = HTTPAdapter(pool_connections=2, pool_maxsize=2)
-            session.mount("https://", adapter)
-            session.mount("http://", adapter)
-            self._local.session, self._local.pid = session, os.getpid()
-        made: requests.Session = self._local.session
+            session.headers["User-Agent"] = self._user_agent
+            local.session, local.pid = session, os.getpid()
+        made: requests.Session = local.session
         return made
 
-    def _redirect_target(self, name: str, answer: requests.Response, url: str, *, repeatable: bool) -> str | None:
-        """Where to go on; ``None`` for an answer that is no redirect.
-
-        Raises:
-            WorkerError: it leads elsewhere, where the token must not go, or cannot be followed.
-        """
-        if answer.status_code not in (301, 302, 303, 307, 308):
-            return None
-        target = urljoin(url, answer.headers.get("Location", ""))
-        here, there = urlsplit(url), urlsplit(target)
-        same = (here.scheme, here.hostname, here.port) == (there.scheme, there.hostname, there.port)
-        upgraded = here.hostname == there.hostname and (here.scheme, there.scheme) == ("http", "https")
-        get = name.startswith("GET ")
-        if (same or upgraded) and (get or (repeatable and answer.status_code in (307, 308))):
-            return target
-        raise WorkerError(
-            self._hide(
-                f"{name} -> {answer.status_code}: a redirect to {there.scheme}://{there.netloc.rpartition('@')[2]} that "
-                "is not followed, since the token is for one server only; is MODELREINS_URL right?"
-            ),
-            status=answer.status_code,
+    def _prepare(
+        self, method: str, url: str, json: object, data: Any, headers: Mapping[str, str] | None
+    ) -> requests.PreparedRequest:
+        body = data if json is None else jsonlib.dumps(json).encode()
+        return self._session().prepare_request(
+            requests.Request(
+                method,
+                url,
+                data=body,
+                headers={"Content-Type": "application/json", **(headers or {})},
+                auth=self._auth,
+            )
         )
 
-    def _read(self, name: str, answer: requests.Response, deadline: float) -> Any:
-        """The answer's JSON.
+    def _exchange(self, call: str, request: requests.PreparedRequest, timeout: float) -> Any:
+        for _ in range(MOST_REDIRECTS + 1):
+            with self._send(request, timeout) as response:
+                if not response.is_redirect:
+                    return self._read(call, response)
+                request = self._redirected(call, request, response)
+        raise WorkerError(f"{call} -> redirected more than {MOST_REDIRECTS} times")
 
-        Raises:
-            WorkerError: its status is not 2xx, or it is not (whole) JSON.
-        """
-        status = answer.status_code
-        content = bytearray()
-        for piece in answer.iter_content(65536):
-            content += piece
-            if len(content) > ANSWER_LIMIT:
-                raise WorkerError(f"{name} -> {status}: an answer of more than {ANSWER_LIMIT} bytes", status=status)
-            if time.monotonic() > deadline:
-                raise WorkerError(f"{name} -> network: the answer took too long", status=None, retryable=True)
-        text = content.decode("utf-8", errors="replace")
+    def _send(self, request: requests.PreparedRequest, timeout: float) -> requests.Response:
+        """One request and the head of its answer."""
+        session = self._session()
+        return session.send(
+            request,
+            stream=True,
+            timeout=timeout,
+            allow_redirects=False,
+            verify=session.verify,
+            proxies=session.proxies,
+        )
+
+    def _redirected(
+        self, call: str, request: requests.PreparedRequest, response: requests.Response
+    ) -> requests.PreparedRequest:
+        """The request for the place to which an answer redirects."""
+        status, location = response.status_code, response.headers["Location"]
+        here = request.url or self.url
+        target = redirect_target(here, location)
+        if target is None:
+            where = self._redact(place(here, location))
+            raise WorkerError(f"{call} -> {status}: redirects to {where}, where the token is not sent", status=status)
+        replayable = status in (307, 308) and isinstance(request.body, (bytes, type(None)))
+        if request.method != "GET" and not replayable:
+            where = self._redact(place(here, location))
+            raise WorkerError(f"{call} -> {status}: redirects to {where}, which only a GET follows", status=status)
+        again = request.copy()
+        again.prepare_url(target, None)
+        return again
+
+    def _read(self, call: str, response: requests.Response) -> Any:
+        status = response.status_code
         if not 200 <= status < 300:
-            raise WorkerError(
-                self._hide(f"{name} -> {status}: {text[:DETAIL]}"),
-                status=status,
-                retryable=status in RETRYABLE or status >= 500,
-                retry_after=retry_after(answer.headers.get("Retry-After")),
-            )
+            self._refused(call, response)
+        body = _body(response, MOST_BYTES)
+        if body is None:
+            raise WorkerError(f"{call} -> {status}: the answer is longer than {MOST_BYTES} bytes", status=status)
         try:
-            return json.loads(text or "{}")
-        except (ValueError, RecursionError):
-            kind = answer.headers.get("Content-Type", "no content type")
-            shown = self._hide(f"{name} -> {status}: not JSON but {kind}: {text[:DETAIL]}")
-            raise WorkerError(shown, status=status, retryable=True) from None
+            return decode(body)
+        except ValueError:
+            kind = response.headers.get("Content-Type", "no content type")
+            start = self._text(body)
+            raise WorkerError(
+                f"{call} -> {status}: not JSON ({self._redact(kind)[:100]}): {start}", status=status, retryable=True
+            ) from None
 
-    def _network_error(self, name: str, error: Exception) -> WorkerError:
-        reason: Any = error
-        while isinstance(inner := getattr(reason, "reason", None) or (reason.args or (None,))[0], Exception):
-            reason = inner
-        return WorkerError(self._hide(f"{name} -> network: {reason}"), retryable=True)
+    def _refused(self, call: str, response: requests.Response) -> NoReturn:
+        status = response.status_code
+        start = bytearray()
+        try:
+            for chunk in response.iter_content(CHUNK_BYTES):
+                start += chunk
+                if len(start) >= MOST_ERROR_BYTES:
+                    break
+        except FAILURES:
+            logger.debug("%s -> %d: the answer broke off", call, status)
+        raise WorkerError(
+            f"{call} -> {status}: {self._text(bytes(start))}",
+            status=status,
+            retryable=retryable(status),
+            retry_after=retry_after(response.headers.get("Retry-After")),
+        )
 
-    def _hide(self, text: str) -> str:
-        return text.replace(self._token, "***")
+    def _text(self, body: bytes) -> str:
+        return self._redact(body[:MOST_ERROR_BYTES].decode(errors="replace"))[:500]
+
+
+def _body(response: requests.Response, most: int) -> bytes | None:
+    """The whole body; ``None`` if it is longer than ``most``.
+
+    Raises:
+        OSError: it is shorter than announced.
+    """
+    chunks, size = [], 0
+    for chunk in response.iter_content(CHUNK_BYTES):
+        size += len(chunk)
+        if size > most:
+            return None
+        chunks.append(chunk)
+    missing = getattr(response.raw, "length_remaining", None)
+    if missing:
+        raise ConnectionError(f"the answer broke off, {missing} bytes are missing")
+    return b"".join(chunks)
+
+
+def _usable(token: str) -> str:
+    """The token without blanks around it.
+
+    Raises:
+        WorkerError: it cannot be sent in a header. It is not repeated.
+    """
+    token = token.strip()
+    if not token:
+        raise WorkerError("the worker's token is empty")
+    if any(ord(char) < 32 or 127 <= ord(char) < 160 or ord(char) > 255 for char in token):
+        raise WorkerError("the worker's token contains characters that no token has: copy it again")
+    return token

@@ -124,10 +124,11 @@ def _checked(capability: str | None, tags: Iterable[str], options: dict[str, Any
 
     if capability is not None and not capability.strip():
         raise refuse("a capability is a name such as 'image.generate'")
-    if isinstance(tags, str) or not all(isinstance(tag, str) and tag for tag in (tags := list(tags))):
+    listed = [tags] if isinstance(tags, str) else list(tags)
+    if isinstance(tags, str) or not all(isinstance(tag, str) and tag for tag in listed):
         raise refuse("tags= takes a list of texts")
     try:
-        declaration = Declaration(capability=capability, tags=frozenset(tags), **options)
+        declaration = Declaration(capability=capability, tags=frozenset(listed), **options)
     except TypeError as error:
         raise refuse(str(error).replace("Declaration.__init__()", "it")) from None
     for name in ("match", "arguments", "result", "on_error"):

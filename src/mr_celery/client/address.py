@@ -1,0 +1,89 @@
+"""The server's address: what is accepted as one, and where its token may go."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from ..errors import WorkerError
+
+PORTS = {"http": 80, "https": 443}
+
+
+def server_address(url: str) -> str:
+    """The address in the form in which paths are appended to it: without a slash at its end.
+
+    Raises:
+        WorkerError: it is no address of a server. A password in it is not repeated.
+    """
+    url = url.strip()
+    if "@" in url:
+        raise WorkerError("the server's URL must not contain a user or password: the token identifies the worker")
+    parts = _split(url)
+    if parts is None or parts.scheme not in PORTS or not parts.hostname:
+        raise WorkerError(f"{url!r} is not a server's URL: it looks like https://app.modelreins.com")
+    if "?" in url or "#" in url:
+        raise WorkerError(f"{url!r} is not a server's URL: it must end with the path")
+    return url.rstrip("/")
+
+
+def travels_in_clear(url: str) -> bool:
+    """Whether what is sent to this address can be read on its way."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+
+def redirect_target(url: str, location: str) -> str | None:
+    """Where a redirect from ``url`` leads, if the token may go there; else ``None``.
+
+    It may go to the same scheme, host and port, and from http to https on the same host.
+    """
+    here, there = _split(url), _joined(url, location)
+    if here is None or there is None or there.scheme not in PORTS or "@" in there.netloc:
+        return None
+    same_host = here.hostname == there.hostname
+    same_place = (here.scheme, _port(here)) == (there.scheme, _port(there))
+    upgrade = (here.scheme, there.scheme) == ("http", "https")
+    if not same_host or not (same_place or upgrade):
+        return None
+    return there._replace(fragment="").geturl()
+
+
+def place(url: str, location: str) -> str:
+    """Scheme, host and port of a redirect's target, for a message."""
+    parts = _joined(url, location)
+    if parts is None or not parts.hostname:
+        return "an address that is none"
+    port = f":{parts.port}" if parts.port is not None else ""
+    return f"{parts.scheme}://{parts.hostname}{port}"
+
+
+def _split(url: str) -> SplitResult | None:
+    if any(ord(char) <= 32 or ord(char) == 127 for char in url):
+        return None
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is no port
+    except ValueError:
+        return None
+    return parts
+
+
+def _joined(url: str, location: str) -> SplitResult | None:
+    try:
+        return _split(urljoin(url, location))
+    except ValueError:
+        return None
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port if parts.port is not None else PORTS[parts.scheme]
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
