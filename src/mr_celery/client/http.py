@@ -258,8 +258,8 @@ def _body(response: requests.Response, most: int) -> bytes | None:
         if size > most:
             return None
         chunks.append(chunk)
-    missing = getattr(response.raw, "length_remaining", None)
-    if missing:
+    missing = getattr(response.raw, "length_remaining", None) or 0
+    if missing > 0:
         raise ConnectionError(f"the answer broke off, {missing} bytes are missing")
     return b"".join(chunks)
 

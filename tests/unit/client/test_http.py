@@ -304,9 +304,7 @@ class TestRedirects:
             ("https://ev il.example/", "an address that is none"),
         ],
     )
-    def test_never_followed_elsewhere(
-        self, requests_mock: requests_mock.Mocker, location: str, named: str
-    ) -> None:
+    def test_never_followed_elsewhere(self, requests_mock: requests_mock.Mocker, location: str, named: str) -> None:
         requests_mock.get(f"{BASE}/x", status_code=307, headers={"Location": location})
         error = failing(transport())
         assert str(error) == f"GET /x -> 307: redirects to {named}, where the token is not sent"
@@ -382,9 +380,7 @@ class TestToken:
         assert "sec" not in str(caught.value)
         assert "token" in str(caught.value)
 
-    def test_a_netrc_does_not_replace_it(
-        self, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_netrc_does_not_replace_it(self, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         netrc = tmp_path / "netrc"
         netrc.write_text("machine 127.0.0.1 login me password hidden\n")
         netrc.chmod(0o600)
@@ -456,9 +452,7 @@ class TestAddress:
             transport("https://me:hidden@mr.example")
         assert "hidden" not in str(caught.value)
 
-    def test_in_clear_is_told_once(
-        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_in_clear_is_told_once(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_module, "_warned", set())
         for url in ("http://mr.example", "http://mr.example/", "http://localhost:1", "http://a.localhost"):
             transport(url)

@@ -1,0 +1,93 @@
+"""Real servers for the tests, each a process of its own on a free port, gone when the test is over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from .ports import free_port, listens, until
+
+
+class RedisServer:
+    """A Redis process with an empty database, or the one in ``folder``."""
+
+    def __init__(self, *options: str, folder: Path | None = None, port: int | None = None) -> None:
+        self._temporary = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="mr-redis-"))
+        self.port = port or free_port()
+        self._options = options
+        self.start()
+
+    def start(self) -> None:
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command += ["--save", "", "--appendonly", "no", *self._options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        until(lambda: listens(self.port), what="Redis listens")
+
+    def url(self, db: int = 0) -> str:
+        return f"redis://127.0.0.1:{self.port}/{db}"
+
+    def client(self, db: int = 0) -> Any:
+        return redis.Redis.from_url(self.url(db))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        if self._temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class RabbitServer:
+    """A RabbitMQ node with its own name, ports, folder and port mapper."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mr-rabbit-"))
+        self.port = free_port()
+        installed = Path("/usr/lib/rabbitmq/bin")
+        self._bin = installed if installed.is_dir() else Path(shutil.which("rabbitmq-server") or "").parent
+        (self.folder / "enabled_plugins").write_text("[].")
+        (self.folder / "rabbitmq.conf").write_text("loopback_users = none\nvm_memory_high_watermark.relative = 0.8\n")
+        self._environment = {
+            **os.environ,
+            "HOME": str(self.folder),
+            "RABBITMQ_NODENAME": f"mr{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq"),
+            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+            "ERL_EPMD_PORT": str(free_port()),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+        self.process = subprocess.Popen(
+            [str(self._bin / "rabbitmq-server")],
+            env=self._environment,
+            stdout=(self.folder / "out").open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        until(lambda: listens(self.port), seconds=90, what="RabbitMQ listens")
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True, check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
