@@ -40,9 +40,6 @@ logger = logging.getLogger("mr_celery.worker")
 HEADER = "modelreins"
 """The message header that says which job a task message brings."""
 
-WAIT_SECONDS = 30.0
-"""How long a message that a live worker has counts as held, from one tick of the worker to the next."""
-
 
 def header(worker: str, job_id: int) -> dict[str, Any]:
     """The message headers of a job's task."""
@@ -237,9 +234,8 @@ class JobKeeper(bootsteps.StartStopStep):
 
     def _hold(self, worker: str, runs: list[tuple[int, str]]) -> None:
         workplace = _need(_workplace)
-        lost = workplace.ledger(worker).hold(
-            runs, lease=workplace.settings.lease, wait_seconds=max(WAIT_SECONDS, workplace.settings.lease)
-        )
+        lease = workplace.settings.lease
+        lost = workplace.ledger(worker).hold(runs, lease=lease, wait_seconds=lease)
         for job_id, state in lost.items():
             logger.debug("job=%d is %s", job_id, state)
 

@@ -15,7 +15,7 @@ from ..outcome import Outcome
 from ..routing import Registry
 from ..settings import Settings
 from .capacity import Capacity, capacity_of
-from .sender import SENT_WAIT, Sender, route_of
+from .sender import Sender, route_of
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -99,7 +99,7 @@ class Office:
         except Exception as error:
             logger.warning("job=%d not published, next try soon: %s: %s", job_id, type(error).__name__, error)
             return False
-        self.ledger.sent(job_id, task_id, wait_seconds=SENT_WAIT)
+        self.ledger.sent(job_id, task_id, wait_seconds=self.settings.lease)
         return True
 
     def reject_token(self, error: WorkerError) -> None:

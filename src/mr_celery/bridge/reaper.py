@@ -7,7 +7,6 @@ import logging
 from ..outcome import Outcome
 from ..texts import RESEND_BUDGET, lost_texts, never_started
 from .office import Office
-from .sender import SENT_WAIT
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -49,7 +48,7 @@ class Reaper:
         if now >= self._patient_until:
             for job_id in lost:
                 self._lose(job_id)
-        for job_id in office.ledger.take("sent", hold_seconds=SENT_WAIT):
+        for job_id in office.ledger.take("sent", hold_seconds=office.settings.lease):
             self._look_for(job_id)
         for job_id in office.ledger.take("claimed", hold_seconds=PUBLISH_HOLD):
             self._publish(job_id)

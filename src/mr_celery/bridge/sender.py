@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from amqp.exceptions import NotFound
 from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
@@ -17,9 +16,6 @@ logger = logging.getLogger("mr_celery.bridge")
 
 PUBLISH_TIMEOUT = 5.0
 """Seconds for which a broker may be silent during a publish."""
-
-SENT_WAIT = 30.0
-"""Seconds after which somebody looks for a message that no worker has."""
 
 
 class Sender:
@@ -99,11 +95,10 @@ class Sender:
             with self._connections.acquire(block=True, timeout=PUBLISH_TIMEOUT) as connection:
                 channel = connection.default_channel
                 return int(channel.queue_declare(queue=queue, passive=True).message_count)
-        except NotFound:
-            return 0
         except Exception as error:
-            if getattr(error, "code", getattr(error, "reply_code", None)) == 404:
-                return 0
+            code = getattr(error, "code", None) or getattr(error, "reply_code", None)
+            if str(code) == "404":
+                return 0  # Redis has no list without entries
             logger.warning("the length of queue %s is not known: %s: %s", queue, type(error).__name__, error)
             return None
 

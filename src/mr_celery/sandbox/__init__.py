@@ -1,12 +1,15 @@
 """A local ModelReins server, for development, demos and tests. It meets the bridge over HTTP only."""
 
+from __future__ import annotations
+
 from ..errors import MrCeleryError
 
 try:
+    from .app import create_app
     from .server import Sandbox, run
 except ModuleNotFoundError as error:
-    raise MrCeleryError(
-        f'the sandbox needs {error.name}, which is not installed: pip install "mr-celery[sandbox]"'
-    ) from error
+    if error.name not in ("starlette", "uvicorn", "python_multipart"):
+        raise
+    raise MrCeleryError('the `sandbox` extra is missing: pip install "mr-celery[sandbox]"') from error
 
-__all__ = ["Sandbox", "run"]
+__all__ = ["Sandbox", "create_app", "run"]

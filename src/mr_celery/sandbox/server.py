@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 
+from ..errors import MrCeleryError
 from .app import create_app
 from .store import Store
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_STOP_SECONDS = 10.0
 
 
-def _config(store: Store, token: str, **options: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        create_app(store, token), access_log=False, log_level="warning", timeout_graceful_shutdown=3, **options
-    )
+class _Server(uvicorn.Server):
+    """uvicorn, which says when it has started. It leaves the logging of the process as it is."""
+
+    def __init__(self, store: Store, token: str) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(store, token),
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=3,
+            )
+        )
+        self.up = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
 
 
 def run(host: str = "127.0.0.1", port: int = 8765, token: str | None = None, db: str | None = None) -> None:
@@ -30,32 +52,41 @@ def run(host: str = "127.0.0.1", port: int = 8765, token: str | None = None, db:
         port: the port; 0: a free one.
         token: the worker token; default: a new one, which is printed.
         db: the SQLite file that keeps the state; default: memory.
+
+    Raises:
+        MrCeleryError: the port is taken, or the file cannot be used.
     """
-    given = token
-    token = token or secrets.token_urlsafe(24)
-    listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    print(f"ModelReins sandbox at {address}, state in {db or 'memory'}", flush=True)  # noqa: T201 - a command
-    if given is None:
-        print(f"MODELREINS_URL={address} MODELREINS_TOKEN={token}", flush=True)  # noqa: T201
-    if host not in LOOPBACK:
-        warning = f"warning: it listens on {host}: who reaches it and has the token can do everything"
-        print(warning, file=sys.stderr, flush=True)  # noqa: T201
-    store = Store(db)
-    try:
-        uvicorn.Server(_config(store, token)).run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass  # uvicorn has shut down, and raises the signal once more
-    finally:
-        store.close()
+    secret = token or secrets.token_urlsafe(24)
+    with _listen(host, port) as listening:
+        store = Store(db)
+        try:
+            address = _address(host, listening)
+            print(f"ModelReins sandbox at {address}, state in {db or 'memory'}", flush=True)  # noqa: T201 - a command
+            if token is None:
+                print(f"MODELREINS_URL={address} MODELREINS_TOKEN={secret}", flush=True)  # noqa: T201
+            if host not in _LOOPBACK:
+                warning = f"warning: listening on {host}: whoever reaches it and has the token can do everything"
+                print(warning, file=sys.stderr, flush=True)  # noqa: T201
+            with _sigterm_as_sigint():
+                _Server(store, secret).run(sockets=[listening])
+        except KeyboardInterrupt:
+            pass  # uvicorn has shut down by then, and raises the signal once more
+        finally:
+            store.close()
 
 
 class Sandbox:
-    """A sandbox in a thread, on a free port of 127.0.0.1, for as long as a ``with`` block lasts.
+    """A sandbox in a thread, on 127.0.0.1, for as long as a ``with`` block lasts.
 
     Args:
         token: the worker token; default: a new one.
-        db: the SQLite file; default: memory.
+        db: the SQLite file that keeps the state; default: memory.
+        port: the port; 0: a free one.
+
+    Attributes:
+        token: the worker token.
+        url: the base URL, once it was started.
+        store: its state, while it runs.
 
     Example::
 
@@ -67,26 +98,62 @@ class Sandbox:
 
     def __init__(self, token: str | None = None, db: str | None = None, port: int = 0) -> None:
         self.token = token or secrets.token_urlsafe(24)
-        self.store = Store(db)
-        self._listening = socket.create_server(("127.0.0.1", port))
-        self.port: int = self._listening.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(_config(self.store, self.token))
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._listening]}, name="modelreins-sandbox", daemon=True
-        )
+        self.port = port
+        self._db = db
+        self._store: Store | None = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            raise MrCeleryError("the sandbox is not running: use it in a with block, or call start() first")
+        return self._store
 
     def start(self) -> Sandbox:
-        """Start to serve: the socket listens already, so that a request waits until it is answered."""
+        """Serve, and return once requests are answered. After :meth:`stop`, it has the same port again.
+
+        Raises:
+            MrCeleryError: it runs already, the port is taken, or the file cannot be used.
+        """
+        if self._thread is not None:
+            raise MrCeleryError("the sandbox runs already")
+        listening = _listen("127.0.0.1", self.port)
+        try:
+            self._store = Store(self._db)
+        except MrCeleryError:
+            listening.close()
+            raise
+        self.port = int(listening.getsockname()[1])
+        self._server = _Server(self._store, self.token)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listening]}, name="modelreins-sandbox", daemon=True
+        )
         self._thread.start()
+        if not self._server.up.wait(_STOP_SECONDS):
+            self.stop()
+            raise MrCeleryError("the sandbox has not come up: the log says why")
         return self
 
     def stop(self) -> None:
-        """Stop to serve, and close the store."""
+        """Finish what is being answered, and close the store. Without effect if it does not run.
+
+        Raises:
+            MrCeleryError: a request does not end.
+        """
+        thread, self._thread = self._thread, None
+        if thread is None or self._server is None or self._store is None:
+            return
         self._server.should_exit = True
-        self._thread.join(10)
-        self._listening.close()
-        self.store.close()
+        thread.join(_STOP_SECONDS)
+        self._store.close()
+        self._store = None
+        if thread.is_alive():
+            raise MrCeleryError(f"the sandbox has not stopped within {_STOP_SECONDS:g} s")
 
     def __enter__(self) -> Sandbox:
         return self.start()
@@ -94,6 +161,33 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def dispatch(self, prompt: str, *, worker: str, **fields: Any) -> dict[str, Any]:
-        """A new pending job for ``worker``, with further fields."""
+    def dispatch(self, prompt: str, *, worker: str | None = None, **fields: Any) -> dict[str, Any]:
+        """A new pending job.
+
+        Args:
+            prompt: the prompt.
+            worker: the worker's name; default: the one that reported presence last.
+            fields: further fields of the job.
+        """
         return self.store.dispatch(prompt, worker, fields)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise MrCeleryError(f"the sandbox cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def _address(host: str, listening: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """After its shutdown uvicorn raises the signal once more: SIGTERM must not kill what still has to tidy up."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -9,22 +9,24 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import MrCeleryError
-from .states import NotInThatState, following
+from .states import PENDING, RUNNING, NotInThatState, following
+from .values import Malformed, clean, clean_text
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    prompt TEXT NOT NULL, assigned_to TEXT NOT NULL, status TEXT NOT NULL DEFAULT 'pending',
+    prompt TEXT NOT NULL, assigned_to TEXT NOT NULL, status TEXT NOT NULL, priority TEXT NOT NULL,
     fields TEXT NOT NULL, result TEXT,
     created_at REAL NOT NULL, claimed_at REAL, closed_at REAL
 );
-CREATE INDEX IF NOT EXISTS jobs_by_worker ON jobs (assigned_to, status, id);
+CREATE INDEX IF NOT EXISTS jobs_by_worker_and_status ON jobs (assigned_to, status, id);
+CREATE INDEX IF NOT EXISTS jobs_by_worker ON jobs (assigned_to, id);
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, id);
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL, at REAL NOT NULL, event TEXT NOT NULL
@@ -36,7 +38,7 @@ CREATE TABLE IF NOT EXISTS artifacts (
 );
 CREATE INDEX IF NOT EXISTS artifacts_by_job ON artifacts (job_id);
 CREATE TABLE IF NOT EXISTS reviews (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, status TEXT NOT NULL DEFAULT 'pending',
+    id INTEGER PRIMARY KEY AUTOINCREMENT, status TEXT NOT NULL,
     type TEXT NOT NULL, title TEXT NOT NULL, content TEXT NOT NULL, preview TEXT, target TEXT,
     job_id INTEGER, created_by TEXT, created_at REAL NOT NULL
 );
@@ -48,31 +50,49 @@ CREATE TABLE IF NOT EXISTS presence (
 PRESENT_SECONDS = 60.0
 """How long a worker counts as present after its last report."""
 
-OWN_FIELDS = ("id", "prompt", "assigned_to", "status", "result", "created_at", "claimed_at", "closed_at")
+SERVER_FIELDS = ("id", "assigned_to", "status", "result", "created_at", "claimed_at", "closed_at")
+"""What the server says of a job, and who dispatches it cannot."""
+
+_COLUMNS = ("prompt", "priority", *SERVER_FIELDS)
+_ABORTED = "aborted by an operator"
+_CHUNK = 1024 * 1024
 
 
 class NotFound(MrCeleryError):
     """There is no such job, review or artifact (404)."""
 
 
+class NobodyPresent(MrCeleryError):
+    """A job names no worker, and none is present that it could go to (503)."""
+
+
 class Store:
     """Jobs, artifacts, reviews and presence.
 
     Args:
-        db: the SQLite file; the artifacts' bytes are in a folder beside it. ``None``: all in memory and in a
-            temporary folder, gone at :meth:`close`.
+        db: the SQLite file; the artifacts' bytes are in the folder ``<db>.artifacts`` beside it. ``None`` or
+            ``":memory:"``: all in memory and in a temporary folder, gone at :meth:`close`.
+        clock: the time, in seconds since 1970.
+
+    Raises:
+        MrCeleryError: the file cannot be opened, or is no SQLite file.
     """
 
-    def __init__(self, db: str | None = None) -> None:
-        self._connection = sqlite3.connect(db or ":memory:", check_same_thread=False, isolation_level=None)
-        self._connection.row_factory = sqlite3.Row
+    def __init__(self, db: str | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        path = None if db in (None, ":memory:") else db
+        self.clock = clock
         self._lock = threading.RLock()
-        if db:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.executescript(_SCHEMA)
-        self._temporary = None if db else tempfile.mkdtemp(prefix="mr-celery-sandbox-")
-        self._folder = Path(f"{db}.artifacts" if db else str(self._temporary))
+        try:
+            self._connection = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            if path:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise MrCeleryError(f"the sandbox cannot keep its state in {db}: {error}") from error
+        self._temporary = None if path else tempfile.mkdtemp(prefix="mr-celery-sandbox-")
+        self._folder = Path(self._temporary or f"{path}.artifacts")
         self._folder.mkdir(mode=0o700, exist_ok=True)
 
     def close(self) -> None:
@@ -88,10 +108,11 @@ class Store:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def _rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         with self._lock:
@@ -99,18 +120,41 @@ class Store:
 
     # -- jobs ----------------------------------------------------------------------------------------
 
-    def dispatch(self, prompt: str, worker: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A new pending job for a worker."""
-        kept = {key: value for key, value in fields.items() if key not in OWN_FIELDS}
-        kept.setdefault("priority", "normal")
+    def dispatch(self, prompt: str, worker: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A new pending job.
+
+        Args:
+            prompt: the prompt.
+            worker: the worker's name; ``None``: the one that reported presence last.
+            fields: further fields of the job, any JSON.
+
+        Raises:
+            Malformed: a field is the server's to say, or ``priority`` is not a string.
+            NobodyPresent: no worker is named, and none is present.
+        """
+        if taken := sorted(set(fields) & set(SERVER_FIELDS)):
+            raise Malformed(f"{', '.join(taken)}: set by the server, a dispatched job cannot have it")
+        further = clean(dict(fields))
+        priority = further.pop("priority", None)
+        if not isinstance(priority, (str, type(None))):
+            raise Malformed("priority must be a string or null")
+        text = json.dumps(further, allow_nan=False)
         with self._transaction() as connection:
             cursor = connection.execute(
-                "INSERT INTO jobs (prompt, assigned_to, fields, created_at) VALUES (?, ?, ?, ?)",
-                (prompt, worker, json.dumps(kept), time.time()),
+                "INSERT INTO jobs (prompt, assigned_to, status, priority, fields, created_at) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    clean_text(prompt),
+                    self._last_present() if worker is None else clean_text(worker),
+                    PENDING,
+                    priority or "normal",
+                    text,
+                    self.clock(),
+                ),
             )
             job_id = int(cursor.lastrowid or 0)
-            self._note(connection, job_id, "dispatched")
-        return self.job(job_id)
+            self._note(job_id, "dispatched")
+            return self.job(job_id)
 
     def job(self, job_id: int) -> dict[str, Any]:
         """One job.
@@ -122,6 +166,11 @@ class Store:
         if not rows:
             raise NotFound(f"there is no job {job_id}")
         return _job(rows[0])
+
+    def inbox(self, worker: str, status: str) -> list[dict[str, Any]]:
+        """All jobs of one worker in one status, the oldest first."""
+        rows = self._rows("SELECT * FROM jobs WHERE assigned_to = ? AND status = ? ORDER BY id", worker, status)
+        return [_job(row) for row in rows]
 
     def jobs(
         self, *, worker: str | None = None, status: str | None = None, limit: int = -1, offset: int = 0
@@ -136,80 +185,123 @@ class Store:
         query = f"SELECT * FROM jobs {where} ORDER BY id DESC LIMIT ? OFFSET ?"  # noqa: S608 - fixed columns
         return [_job(row) for row in self._rows(query, *values, limit, offset)]
 
-    def act(
-        self, job_id: int, action: str, *, worker: str | None = None, result: str = "", status: str = "done"
-    ) -> str:
-        """Claim, close, abort or requeue a job. Returns its new status.
-
-        Args:
-            job_id: the job.
-            action: ``claim``, ``close``, ``abort`` or ``requeue``.
-            worker: who claims; it must be the job's.
-            result: for ``close``: the output.
-            status: for ``close``: done, failed or escalated.
+    def claim(self, job_id: int, worker: str) -> str:
+        """Pending to running, by the worker that it is assigned to. Returns the new status.
 
         Raises:
             NotFound: there is no such job.
-            NotInThatState: it is not in a status that allows it, or it is somebody else's.
+            NotInThatState: it is not pending, or it is somebody else's.
         """
-        try:
-            with self._transaction() as connection:
-                row = connection.execute("SELECT status, assigned_to FROM jobs WHERE id = ?", (job_id,)).fetchone()
-                if row is None:
-                    raise NotFound(f"there is no job {job_id}")
-                if worker is not None and row["assigned_to"] != worker:
-                    raise NotInThatState(f"job {job_id} is assigned to somebody else")
-                new = following(row["status"], action, closed_as=status)
-                now = time.time()
-                if action == "claim":
-                    connection.execute("UPDATE jobs SET status = ?, claimed_at = ? WHERE id = ?", (new, now, job_id))
-                elif action == "requeue":
-                    connection.execute(
-                        "UPDATE jobs SET status = ?, result = NULL, claimed_at = NULL, closed_at = NULL WHERE id = ?",
-                        (new, job_id),
-                    )
-                else:
-                    text = result if action == "close" else "aborted by an operator"
-                    connection.execute(
-                        "UPDATE jobs SET status = ?, result = ?, closed_at = ? WHERE id = ?", (new, text, now, job_id)
-                    )
-                self._note(connection, job_id, action if action != "close" else f"close {new}")
-        except NotInThatState as error:
-            with self._transaction() as connection:
-                self._note(connection, job_id, f"refused: {error}")
-            raise
-        return new
+        return self._move(job_id, "claim", "claim", {"claimed_at": self.clock()}, worker=worker)
+
+    def close_job(self, job_id: int, result: str, status: str) -> str:
+        """Running to done, failed or escalated. Returns the new status.
+
+        Raises:
+            NotFound: there is no such job.
+            NotInThatState: it is not running.
+        """
+        changes = {"result": clean_text(result), "closed_at": self.clock()}
+        return self._move(job_id, "close", f"close {status}", changes, closed_as=status)
+
+    def abort(self, job_id: int) -> str:
+        """Pending or running to failed. Returns the new status.
+
+        Raises:
+            NotFound: there is no such job.
+            NotInThatState: it is over.
+        """
+        return self._move(job_id, "abort", "abort", {"result": _ABORTED, "closed_at": self.clock()})
+
+    def requeue(self, job_id: int) -> str:
+        """Running or over to pending, without a result. Returns the new status.
+
+        Raises:
+            NotFound: there is no such job.
+            NotInThatState: it is pending.
+        """
+        return self._move(job_id, "requeue", "requeue", {"result": None, "claimed_at": None, "closed_at": None})
+
+    def _move(
+        self,
+        job_id: int,
+        action: str,
+        event: str,
+        changes: Mapping[str, Any],
+        *,
+        worker: str | None = None,
+        closed_as: str = "done",
+    ) -> str:
+        """One step of the state machine, and its event: of the step, or of the refusal."""
+        with self._transaction() as connection:
+            job = self.job(job_id)
+            try:
+                new = following(job["status"], action, closed_as=closed_as)
+                if worker is not None and worker != job["assigned_to"]:
+                    raise NotInThatState(f"cannot {action} a job that is assigned to somebody else")
+            except NotInThatState as error:
+                refused = error
+                self._note(job_id, f"refused: {error}")
+            else:
+                names = ", ".join(f"{column} = ?" for column in ("status", *changes))
+                query = f"UPDATE jobs SET {names} WHERE id = ?"  # noqa: S608 - fixed columns
+                connection.execute(query, (new, *changes.values(), job_id))
+                self._note(job_id, event)
+                return new
+        raise refused
 
     def abort_all(self) -> list[int]:
         """Abort every job that is not over: the killswitch. Returns their ids."""
-        rows = self._rows("SELECT id FROM jobs WHERE status IN ('pending', 'running')")
-        return [row["id"] for row in rows if self.act(row["id"], "abort")]
+        now = self.clock()
+        with self._transaction() as connection:
+            open_jobs = self._rows("SELECT id FROM jobs WHERE status IN (?, ?) ORDER BY id", PENDING, RUNNING)
+            connection.executemany(
+                "INSERT INTO events (job_id, at, event) VALUES (?, ?, 'abort')", [(row["id"], now) for row in open_jobs]
+            )
+            connection.execute(
+                "UPDATE jobs SET status = ?, result = ?, closed_at = ? WHERE status IN (?, ?)",
+                (following(RUNNING, "abort"), _ABORTED, now, PENDING, RUNNING),
+            )
+        return [row["id"] for row in open_jobs]
 
     def events(self, job_id: int | None = None) -> list[dict[str, Any]]:
-        """What happened to a job, or to all, in order; attempts that were refused too."""
+        """What happened to a job, or to all, in order; attempts that were refused too.
+
+        An ``event`` is ``dispatched``, ``claim``, ``close done`` (or failed, escalated), ``abort``, ``requeue``
+        or ``refused: <why>``.
+        """
         where = "" if job_id is None else "WHERE job_id = ?"
         values = () if job_id is None else (job_id,)
         return self._rows(f"SELECT job_id, at, event FROM events {where} ORDER BY id", *values)  # noqa: S608
 
-    @staticmethod
-    def _note(connection: sqlite3.Connection, job_id: int, event: str) -> None:
-        connection.execute("INSERT INTO events (job_id, at, event) VALUES (?, ?, ?)", (job_id, time.time(), event))
+    def _note(self, job_id: int, event: str) -> None:
+        self._connection.execute(
+            "INSERT INTO events (job_id, at, event) VALUES (?, ?, ?)", (job_id, self.clock(), event)
+        )
 
     # -- presence ------------------------------------------------------------------------------------
 
     def report(self, fields: Mapping[str, str | None]) -> None:
         """A worker reports presence."""
+        names = ("instance", "status", "details", "tags", "worker_type")
         with self._transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO presence VALUES (?, ?, ?, ?, ?, ?)",
-                (*(fields.get(key) for key in ("instance", "status", "details", "tags", "worker_type")), time.time()),
+                "INSERT OR REPLACE INTO presence (instance, status, details, tags, worker_type, seen_at) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (*(fields.get(name) for name in names), self.clock()),
             )
 
     def workers(self) -> list[dict[str, Any]]:
-        """Every worker that ever reported, with the ``age`` of its last report in seconds."""
-        rows = self._rows("SELECT * FROM presence ORDER BY seen_at DESC")
-        now = time.time()
+        """Every worker that ever reported, the last one first, with the ``age`` of its report in seconds."""
+        rows = self._rows("SELECT * FROM presence ORDER BY seen_at DESC, instance")
+        now = self.clock()
         return [{**row, "age": now - row["seen_at"], "present": now - row["seen_at"] < PRESENT_SECONDS} for row in rows]
+
+    def _last_present(self) -> str:
+        for worker in self.workers():
+            if worker["present"]:
+                return str(worker["instance"])
+        raise NobodyPresent("no worker is present: start one, or name one with 'worker'")
 
     # -- artifacts and reviews -----------------------------------------------------------------------
 
@@ -217,68 +309,78 @@ class Store:
         """Keep a file. ``fields``: content_type, filename, job_id, review_id, expires_at."""
         slug = secrets.token_hex(20)
         path = self._folder / slug
-        with path.open("wb") as target:
-            shutil.copyfileobj(source, target, 1024 * 1024)
-        size = path.stat().st_size
         names = ("content_type", "filename", "job_id", "review_id", "expires_at")
-        with self._transaction() as connection:
-            connection.execute(
-                "INSERT INTO artifacts (slug, size_bytes, created_at, content_type, filename, job_id, review_id, "
-                "expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (slug, size, time.time(), *(fields.get(name) for name in names)),
-            )
+        try:
+            with path.open("wb") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+                size = target.tell()
+            with self._transaction() as connection:
+                connection.execute(
+                    "INSERT INTO artifacts (slug, size_bytes, created_at, content_type, filename, job_id, review_id, "
+                    "expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (slug, size, self.clock(), *(fields.get(name) for name in names)),
+                )
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return self.artifact(slug)
 
     def artifact(self, slug: str) -> dict[str, Any]:
         """One artifact, with the ``path`` of its bytes.
 
         Raises:
-            NotFound: there is none with that slug.
+            NotFound: there is none with that slug, or its file is gone.
         """
         rows = self._rows("SELECT * FROM artifacts WHERE slug = ?", slug)
-        if not rows:
+        if not rows or not (path := self._folder / rows[0]["slug"]).is_file():
             raise NotFound("there is no such artifact")
-        return {**rows[0], "path": self._folder / rows[0]["slug"]}
+        return {**rows[0], "path": path}
 
     def artifacts(self, job_id: int | None = None) -> list[dict[str, Any]]:
-        """The artifacts of a job, or all."""
+        """The artifacts of a job, or all, in the order of their arrival."""
         where = "" if job_id is None else "WHERE job_id = ?"
         values = () if job_id is None else (job_id,)
-        return self._rows(f"SELECT * FROM artifacts {where} ORDER BY created_at", *values)  # noqa: S608
+        return self._rows(f"SELECT * FROM artifacts {where} ORDER BY rowid", *values)  # noqa: S608
 
     def add_review(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A new item in the review queue."""
+        """A new item in the review queue. ``fields``: type, title, content, preview, target, job_id, created_by."""
         names = ("type", "title", "content", "preview", "target", "job_id", "created_by")
         with self._transaction() as connection:
             cursor = connection.execute(
-                "INSERT INTO reviews (created_at, type, title, content, preview, target, job_id, created_by) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (time.time(), *(fields.get(name) for name in names)),
+                "INSERT INTO reviews (status, created_at, type, title, content, preview, target, job_id, created_by) "
+                "VALUES ('pending', ?, ?, ?, ?, ?, ?, ?, ?)",
+                (self.clock(), *(fields.get(name) for name in names)),
             )
-            review_id = cursor.lastrowid
-        return self._rows("SELECT * FROM reviews WHERE id = ?", review_id)[0]
+            return self.review(int(cursor.lastrowid or 0))
+
+    def review(self, review_id: int) -> dict[str, Any]:
+        """One review.
+
+        Raises:
+            NotFound: there is none with that id.
+        """
+        rows = self._rows("SELECT * FROM reviews WHERE id = ?", review_id)
+        if not rows:
+            raise NotFound(f"there is no review {review_id}")
+        return rows[0]
 
     def reviews(self) -> list[dict[str, Any]]:
         """The review queue, the newest first."""
         return self._rows("SELECT * FROM reviews ORDER BY id DESC")
 
     def decide(self, review_id: int, status: str) -> dict[str, Any]:
-        """Approve or reject a review.
+        """Approve or reject a review: ``approved`` or ``rejected``.
 
         Raises:
             NotFound: there is no such review.
             NotInThatState: it was decided before.
         """
         with self._transaction() as connection:
-            row = connection.execute("SELECT status FROM reviews WHERE id = ?", (review_id,)).fetchone()
-            if row is None:
-                raise NotFound(f"there is no review {review_id}")
-            if row["status"] != "pending":
-                raise NotInThatState(f"review {review_id} is {row['status']} already")
+            if (now := self.review(review_id)["status"]) != "pending":
+                raise NotInThatState(f"review {review_id} is {now} already")
             connection.execute("UPDATE reviews SET status = ? WHERE id = ?", (status, review_id))
-        return self._rows("SELECT * FROM reviews WHERE id = ?", review_id)[0]
+            return self.review(review_id)
 
 
 def _job(row: Mapping[str, Any]) -> dict[str, Any]:
-    fields = json.loads(row["fields"])
-    return {**fields, **{key: row[key] for key in OWN_FIELDS}}
+    return {**json.loads(row["fields"]), **{column: row[column] for column in _COLUMNS}}

@@ -1,0 +1,157 @@
+"""The worker protocol: the routes of WIRE.md."""
+
+from __future__ import annotations
+
+import secrets
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from . import downloads
+from .states import CLOSED, STATUSES
+from .store import NotFound, Store
+from .values import (
+    Malformed,
+    any_text,
+    clean_text,
+    digits,
+    number,
+    one_of,
+    optional_integer,
+    optional_text,
+    parse_object,
+    required_text,
+    timestamp,
+)
+
+RISK_TIERS = ("auto", "audit", "approve", "session")
+
+
+def job_id_of(request: Request) -> int:
+    """The job's id in the path.
+
+    Raises:
+        NotFound: it is not a number that an id can be.
+    """
+    text = request.path_params["id"]
+    number = digits(text)
+    if number is None:
+        raise NotFound(f"there is no job {text[:40]!r}")
+    return number
+
+
+class WorkerRoutes:
+    """One method for each route. What SQLite does is quick and done in place; a file is copied in a thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/presence", self.report_presence, methods=["PUT"]),
+            Route("/my-jobs", self.my_jobs),
+            Route("/jobs/{id}/claim", self.claim, methods=["POST"]),
+            Route("/jobs/{id}/close", self.close, methods=["POST"]),
+            Route("/jobs/{id}", self.job),
+            Route("/artifacts/upload", self.upload, methods=["POST"]),
+            Route("/s/{slug}", self.serve_artifact),
+            Route("/review", self.submit_review, methods=["POST"]),
+            Route("/api/v1/workers/register", self.register, methods=["POST"]),
+        ]
+
+    async def report_presence(self, request: Request) -> Response:
+        body = parse_object(await request.body())
+        texts = {name: optional_text(body, name) for name in ("status", "details", "tags", "worker_type")}
+        self._store.report({**texts, "instance": required_text(body, "instance")})
+        return JSONResponse({"success": True})
+
+    async def my_jobs(self, request: Request) -> Response:
+        worker = required_text(request.query_params, "worker")
+        status = one_of({"status": "pending", **request.query_params}, "status", STATUSES)
+        return JSONResponse({"jobs": self._store.inbox(worker, status)})
+
+    async def claim(self, request: Request) -> Response:
+        body = parse_object(await request.body())
+        job_id = job_id_of(request)
+        status = self._store.claim(job_id, required_text(body, "worker"))
+        return JSONResponse({"success": True, "id": job_id, "status": status})
+
+    async def close(self, request: Request) -> Response:
+        body = parse_object(await request.body())
+        job_id = job_id_of(request)
+        status = self._store.close_job(job_id, any_text(body, "result"), one_of(body, "status", CLOSED))
+        return JSONResponse({"success": True, "id": job_id, "status": status})
+
+    async def job(self, request: Request) -> Response:
+        return JSONResponse(self._store.job(job_id_of(request)))
+
+    async def upload(self, request: Request) -> Response:
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise Malformed("the body must be multipart/form-data")
+        try:
+            async with request.form(max_files=1, max_fields=10) as form:
+                kept = await self._keep(form)
+        except UnicodeError as error:
+            raise Malformed(f"the form's texts cannot be decoded: {error}") from error
+        names = ("slug", "content_type", "size_bytes", "filename")
+        return JSONResponse({"success": True, "url": f"/s/{kept['slug']}", **{name: kept[name] for name in names}}, 201)
+
+    async def _keep(self, form: FormData) -> dict[str, str]:
+        file = form.get("file")
+        if not isinstance(file, UploadFile) or not file.filename:
+            raise Malformed("file must be a part with a filename")
+        texts = {name: clean_text(value) for name, value in form.items() if isinstance(value, str)}
+        if "expires_at" in texts:
+            timestamp(texts["expires_at"], "expires_at")
+        fields = {
+            "content_type": clean_text(file.content_type or "application/octet-stream"),
+            "filename": texts.get("filename") or clean_text(file.filename),
+            "job_id": number(texts, "job_id"),
+            "review_id": number(texts, "review_id"),
+            "expires_at": texts.get("expires_at"),
+        }
+        return await run_in_threadpool(self._store.add_artifact, file.file, fields)
+
+    async def serve_artifact(self, request: Request) -> Response:
+        artifact = self._store.artifact(request.path_params["slug"])
+        expires_at = artifact["expires_at"]
+        if expires_at and timestamp(expires_at, "expires_at") <= self._store.clock():
+            raise HTTPException(410, "this artifact has expired")
+        content_type, filename = artifact["content_type"], artifact["filename"]
+        return FileResponse(
+            artifact["path"],
+            media_type=downloads.media_type(content_type),
+            headers=downloads.headers(content_type, filename),
+        )
+
+    async def submit_review(self, request: Request) -> Response:
+        body = parse_object(await request.body())
+        review = self._store.add_review(
+            {
+                "type": required_text(body, "type"),
+                "title": required_text(body, "title"),
+                "content": any_text(body, "content"),
+                **{name: optional_text(body, name) for name in ("preview", "target", "created_by")},
+                "job_id": optional_integer(body, "job_id"),
+            }
+        )
+        return JSONResponse({"id": review["id"], "status": review["status"], "mode": "review"}, 201)
+
+    async def register(self, request: Request) -> Response:
+        body = parse_object(await request.body())
+        name = required_text(body, "name")
+        optional_text(body, "description")
+        capabilities = body.get("capabilities")
+        if not isinstance(capabilities, (list, type(None))):
+            raise Malformed("capabilities must be a list")
+        for capability in capabilities or ():
+            if not isinstance(capability, dict):
+                raise Malformed("capabilities must be a list of objects with name and risk_tier")
+            required_text(capability, "name")
+            one_of(capability, "risk_tier", RISK_TIERS)
+        view_url = f"{request.base_url}view/{secrets.token_urlsafe(16)}"
+        return JSONResponse({"success": True, "name": name, "view_url": view_url}, 201)
