@@ -222,7 +222,11 @@ def test_workers_without_a_token_leave_the_delivery_to_the_bridge(fleet: Fleet) 
 def test_every_pool_holds_its_leases(fleet: Fleet, pool: str) -> None:
     fleet.worker("-P", pool, "-c", "1" if pool == "solo" else "4")
     fleet.bridge()
-    ids = [fleet.dispatch("longer than the lease", "sleep", seconds=7), fleet.dispatch("x"), fleet.dispatch("r", "retry")]
+    ids = [
+        fleet.dispatch("longer than the lease", "sleep", seconds=7),
+        fleet.dispatch("x"),
+        fleet.dispatch("r", "retry"),
+    ]
     longer, quick, retried = fleet.ended(*ids)
     assert longer["result"] == "longer than the lease"
     assert fleet.started("longer than the lease") == 1

@@ -76,7 +76,9 @@ class Fleet:
 
     def _start(self, name: str, command: list[str], **changes: str) -> Process:
         environment = {**self.environment, **changes}
-        process = Process(f"{name}-{len(self.processes)}", [str(BIN / command[0]), *command[1:]], environment, self.folder)
+        process = Process(
+            f"{name}-{len(self.processes)}", [str(BIN / command[0]), *command[1:]], environment, self.folder
+        )
         self.processes.append(process)
         return process
 

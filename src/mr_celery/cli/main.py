@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -18,8 +19,6 @@ from .modelreins import modelreins
 @click.pass_context
 def main(ctx: click.Context, app: str | None, workdir: str | None, no_color: bool) -> None:
     """Run ModelReins jobs on a Celery fleet."""
-    import os
-
     if workdir:
         os.chdir(workdir)
     sys.path.insert(0, os.getcwd())
@@ -73,3 +72,80 @@ def sandbox(host: str, port: int, token: str | None, db: str | None) -> None:
     except MrCeleryError as error:
         click.secho(f"mr-celery: {error}", fg="red", err=True)
         sys.exit(1)
+
+
+@main.command()
+@click.option("-c", "--concurrency", type=click.IntRange(1), help="How many tasks run at once; default: the CPUs.")
+@click.option("-P", "--pool", help="The worker's pool: prefork, threads, solo, gevent.")
+@click.option("-Q", "--queues", help="The queues to consume, separated by commas.")
+@click.option("--data", default=".mr-celery", show_default=True, help="Folder for the embedded Redis.")
+@click.option("--embedded", is_flag=True, help="Use the embedded Redis even if the application names a broker.")
+@click.pass_context
+def up(
+    ctx: click.Context, concurrency: int | None, pool: str | None, queues: str | None, data: str, embedded: bool
+) -> None:
+    """Run bridge and worker, and a Redis if none is known, until Ctrl-C."""
+    from pathlib import Path
+
+    from ..errors import MrCeleryError
+    from ..local.up import up as run_up
+
+    options = []
+    for flag, value in (("--concurrency", concurrency), ("--pool", pool), ("--queues", queues)):
+        if value:
+            options += [flag, str(value)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    try:
+        well = run_up(
+            ctx.obj.app,
+            ctx.meta["mr_celery.app"],
+            folder=Path(data),
+            worker_options=options,
+            embedded=embedded,
+            environment=environment,
+            say=lambda name, line: click.echo(f"{click.style(f'{name:<6} |', fg='cyan')} {line}"),
+        )
+    except MrCeleryError as error:
+        click.secho(f"mr-celery: {error}", fg="red", err=True)
+        sys.exit(1)
+    sys.exit(0 if well else 1)
+
+
+STATUS_COLOURS = {"done": "green", "failed": "red", "escalated": "yellow", "running": "cyan"}
+
+
+@main.command()
+@click.option("-v", "--verbose", is_flag=True, help="Show what the worker and the bridge print.")
+def demo(verbose: bool) -> None:
+    """Show everything at work: a sandbox, Redis, a worker, a bridge and a dozen jobs."""
+    from ..errors import MrCeleryError
+
+    def status(text: str, width: int = 0) -> str:
+        return click.style(f"{text:<{width}}", fg=STATUS_COLOURS.get(text))
+
+    def tell(job_id: int, asked: str, new: str) -> None:
+        click.echo(f"  job {job_id:>2}  {asked:<15} {status(new)}")
+
+    try:
+        from ..demo.run import run_demo
+
+        lines = run_demo(click.echo, tell, verbose=verbose)
+    except MrCeleryError as error:
+        click.secho(f"mr-celery: {error}", fg="red", err=True)
+        sys.exit(1)
+    click.echo()
+    click.secho(f" job  {'asked for':<15} {'became':<10} {'took':>6}  files  reviews  output", bold=True)
+    for line in lines:
+        output = line.output if len(line.output) < 60 else line.output[:59] + "…"
+        took = f"{line.seconds:.1f} s"
+        files, reviews = line.artifacts or "", line.reviews or ""
+        click.echo(
+            f"{line.id:>4}  {line.asked:<15} {status(line.status, 10)} {took:>6}  {files:>5}  {reviews:>7}  {output}"
+        )
+    surprises = [line for line in lines if not line.as_expected]
+    click.echo()
+    click.echo(
+        f"{len(lines) - len(surprises)} of {len(lines)} jobs ended as they should"
+        " (the failed and escalated ones are meant to)."
+    )
+    sys.exit(1 if surprises else 0)

@@ -97,8 +97,9 @@ def as_result(value: Any) -> Result:
         JobError: it stands for none.
     """
     if isinstance(value, Result):
-        if not isinstance(value.text, str):
-            value = replace(value, text=as_result(value.text).text)
+        text: Any = value.text  # data is as welcome here as on its own
+        if not isinstance(text, str):
+            value = replace(value, text=as_result(text).text)
         if value.status not in get_args(Status):
             raise JobError(f"Result(status={value.status!r}): allowed is {', '.join(get_args(Status))}")
         for name, kind in (("artifacts", Artifact), ("reviews", Review)):

@@ -14,7 +14,7 @@ from ..errors import RoutingError
 from ..job import Job
 from ..result import Review
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Callable[..., Any])
 RISK_TIERS = ("auto", "audit", "approve", "session")
 
 

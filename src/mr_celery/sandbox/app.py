@@ -14,14 +14,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .operator_routes import OperatorRoutes
-from .states import NotInThatState
-from .store import NobodyPresent, NotFound, Store
-from .values import Malformed
+from .states import TransitionError
+from .store import NobodyPresentError, NotFoundError, Store
+from .values import MalformedError
 from .worker_routes import WorkerRoutes
 
 _PUBLIC = re.compile(r"/health|/s/[^/]+")
 
-_STATUS = {Malformed: 400, NotFound: 404, NotInThatState: 409, NobodyPresent: 503, ClientDisconnect: 400}
+_STATUS = {
+    MalformedError: 400,
+    NotFoundError: 404,
+    TransitionError: 409,
+    NobodyPresentError: 503,
+    ClientDisconnect: 400,
+}
 
 
 def create_app(store: Store, token: str) -> Starlette:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;\s*[\w-]+=([\w.+-]+|\"[\w .+-]*\"))*", re.ASCII)
 _INLINE = re.compile(r"image/(?!svg|[^;]*xml)[^;]+|video/[^;]+|audio/[^;]+|application/pdf|text/plain")
+_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
 
 CONTENT_SECURITY_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; media-src 'self'"
 
@@ -28,3 +29,12 @@ def headers(content_type: str, filename: str) -> dict[str, str]:
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "private, max-age=3600",
     }
+
+
+def usable_range(header: str, size: int) -> bool:
+    """Whether a ``Range`` header asks for one part that the file has; any other is ignored, as HTTP allows."""
+    match = _RANGE.fullmatch(header)
+    if match is None:
+        return False
+    first, last = int(match[1]), int(match[2] or size)
+    return first < size and first <= last

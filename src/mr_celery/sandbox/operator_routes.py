@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from ..version import __version__
 from .states import STATUSES
-from .store import NotFound, Store
+from .store import NotFoundError, Store
 from .values import any_text, digits, number, one_of, parse_object, required_text
 from .worker_routes import job_id_of
 
@@ -90,7 +90,7 @@ class OperatorRoutes:
         text = request.path_params["id"]
         review_id = digits(text)
         if review_id is None:
-            raise NotFound(f"there is no review {text[:40]!r}")
+            raise NotFoundError(f"there is no review {text[:40]!r}")
         return JSONResponse(self._store.decide(review_id, status))
 
     async def health(self, request: Request) -> Response:

@@ -16,7 +16,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
 }
 
 
-class NotInThatState(MrCeleryError):
+class TransitionError(MrCeleryError):
     """The job's state does not allow what was asked for (409)."""
 
 
@@ -29,8 +29,8 @@ def following(status: str, action: str, *, closed_as: str = "done") -> str:
         closed_as: for ``close``: done, failed or escalated.
 
     Raises:
-        NotInThatState: the action is not possible in that status.
+        TransitionError: the action is not possible in that status.
     """
     if status not in _ALLOWED[action]:
-        raise NotInThatState(f"cannot {action} a job that is {status}")
+        raise TransitionError(f"cannot {action} a job that is {status}")
     return {"claim": RUNNING, "close": closed_as, "abort": "failed", "requeue": PENDING}[action]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import MrCeleryError
-from .states import PENDING, RUNNING, NotInThatState, following
-from .values import Malformed, clean, clean_text
+from .states import PENDING, RUNNING, TransitionError, following
+from .values import MalformedError, clean, clean_text
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -53,16 +53,16 @@ PRESENT_SECONDS = 60.0
 SERVER_FIELDS = ("id", "assigned_to", "status", "result", "created_at", "claimed_at", "closed_at")
 """What the server says of a job, and who dispatches it cannot."""
 
-_COLUMNS = ("prompt", "priority", *SERVER_FIELDS)
+_COLUMNS = ("id", "prompt", "assigned_to", "status", "priority", "result", "created_at", "claimed_at", "closed_at")
 _ABORTED = "aborted by an operator"
 _CHUNK = 1024 * 1024
 
 
-class NotFound(MrCeleryError):
+class NotFoundError(MrCeleryError):
     """There is no such job, review or artifact (404)."""
 
 
-class NobodyPresent(MrCeleryError):
+class NobodyPresentError(MrCeleryError):
     """A job names no worker, and none is present that it could go to (503)."""
 
 
@@ -83,17 +83,12 @@ class Store:
         self.clock = clock
         self._lock = threading.RLock()
         try:
-            self._connection = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
-            self._connection.row_factory = sqlite3.Row
-            if path:
-                self._connection.execute("PRAGMA journal_mode=WAL")
-                self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise MrCeleryError(f"the sandbox cannot keep its state in {db}: {error}") from error
-        self._temporary = None if path else tempfile.mkdtemp(prefix="mr-celery-sandbox-")
-        self._folder = Path(self._temporary or f"{path}.artifacts")
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._connection = _open(path or ":memory:")
+            self._temporary = None if path else tempfile.mkdtemp(prefix="mr-celery-sandbox-")
+            self._folder = Path(self._temporary or f"{path}.artifacts")
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+        except (sqlite3.Error, OSError) as error:
+            raise MrCeleryError(f"the sandbox cannot keep its state in {db or 'memory'}: {error}") from error
 
     def close(self) -> None:
         """Close the file, and remove what was temporary."""
@@ -129,15 +124,15 @@ class Store:
             fields: further fields of the job, any JSON.
 
         Raises:
-            Malformed: a field is the server's to say, or ``priority`` is not a string.
-            NobodyPresent: no worker is named, and none is present.
+            MalformedError: a field is the server's to say, or ``priority`` is not a string.
+            NobodyPresentError: no worker is named, and none is present.
         """
-        if taken := sorted(set(fields) & set(SERVER_FIELDS)):
-            raise Malformed(f"{', '.join(taken)}: set by the server, a dispatched job cannot have it")
+        if taken := sorted({"prompt", *SERVER_FIELDS} & set(fields)):
+            raise MalformedError(f"a dispatched job cannot set {', '.join(taken)}: the server does")
         further = clean(dict(fields))
         priority = further.pop("priority", None)
         if not isinstance(priority, (str, type(None))):
-            raise Malformed("priority must be a string or null")
+            raise MalformedError("priority must be a string or null")
         text = json.dumps(further, allow_nan=False)
         with self._transaction() as connection:
             cursor = connection.execute(
@@ -160,11 +155,11 @@ class Store:
         """One job.
 
         Raises:
-            NotFound: there is none with that id.
+            NotFoundError: there is none with that id.
         """
         rows = self._rows("SELECT * FROM jobs WHERE id = ?", job_id)
         if not rows:
-            raise NotFound(f"there is no job {job_id}")
+            raise NotFoundError(f"there is no job {job_id}")
         return _job(rows[0])
 
     def inbox(self, worker: str, status: str) -> list[dict[str, Any]]:
@@ -189,8 +184,8 @@ class Store:
         """Pending to running, by the worker that it is assigned to. Returns the new status.
 
         Raises:
-            NotFound: there is no such job.
-            NotInThatState: it is not pending, or it is somebody else's.
+            NotFoundError: there is no such job.
+            TransitionError: it is not pending, or it is somebody else's.
         """
         return self._move(job_id, "claim", "claim", {"claimed_at": self.clock()}, worker=worker)
 
@@ -198,8 +193,8 @@ class Store:
         """Running to done, failed or escalated. Returns the new status.
 
         Raises:
-            NotFound: there is no such job.
-            NotInThatState: it is not running.
+            NotFoundError: there is no such job.
+            TransitionError: it is not running.
         """
         changes = {"result": clean_text(result), "closed_at": self.clock()}
         return self._move(job_id, "close", f"close {status}", changes, closed_as=status)
@@ -208,8 +203,8 @@ class Store:
         """Pending or running to failed. Returns the new status.
 
         Raises:
-            NotFound: there is no such job.
-            NotInThatState: it is over.
+            NotFoundError: there is no such job.
+            TransitionError: it is over.
         """
         return self._move(job_id, "abort", "abort", {"result": _ABORTED, "closed_at": self.clock()})
 
@@ -217,8 +212,8 @@ class Store:
         """Running or over to pending, without a result. Returns the new status.
 
         Raises:
-            NotFound: there is no such job.
-            NotInThatState: it is pending.
+            NotFoundError: there is no such job.
+            TransitionError: it is pending.
         """
         return self._move(job_id, "requeue", "requeue", {"result": None, "claimed_at": None, "closed_at": None})
 
@@ -238,8 +233,8 @@ class Store:
             try:
                 new = following(job["status"], action, closed_as=closed_as)
                 if worker is not None and worker != job["assigned_to"]:
-                    raise NotInThatState(f"cannot {action} a job that is assigned to somebody else")
-            except NotInThatState as error:
+                    raise TransitionError(f"cannot {action} a job that is assigned to somebody else")
+            except TransitionError as error:
                 refused = error
                 self._note(job_id, f"refused: {error}")
             else:
@@ -301,7 +296,7 @@ class Store:
         for worker in self.workers():
             if worker["present"]:
                 return str(worker["instance"])
-        raise NobodyPresent("no worker is present: start one, or name one with 'worker'")
+        raise NobodyPresentError("no worker is present: start one, or name one with 'worker'")
 
     # -- artifacts and reviews -----------------------------------------------------------------------
 
@@ -329,11 +324,11 @@ class Store:
         """One artifact, with the ``path`` of its bytes.
 
         Raises:
-            NotFound: there is none with that slug, or its file is gone.
+            NotFoundError: there is none with that slug, or its file is gone.
         """
         rows = self._rows("SELECT * FROM artifacts WHERE slug = ?", slug)
         if not rows or not (path := self._folder / rows[0]["slug"]).is_file():
-            raise NotFound("there is no such artifact")
+            raise NotFoundError("there is no such artifact")
         return {**rows[0], "path": path}
 
     def artifacts(self, job_id: int | None = None) -> list[dict[str, Any]]:
@@ -357,11 +352,11 @@ class Store:
         """One review.
 
         Raises:
-            NotFound: there is none with that id.
+            NotFoundError: there is none with that id.
         """
         rows = self._rows("SELECT * FROM reviews WHERE id = ?", review_id)
         if not rows:
-            raise NotFound(f"there is no review {review_id}")
+            raise NotFoundError(f"there is no review {review_id}")
         return rows[0]
 
     def reviews(self) -> list[dict[str, Any]]:
@@ -372,15 +367,28 @@ class Store:
         """Approve or reject a review: ``approved`` or ``rejected``.
 
         Raises:
-            NotFound: there is no such review.
-            NotInThatState: it was decided before.
+            NotFoundError: there is no such review.
+            TransitionError: it was decided before.
         """
         with self._transaction() as connection:
             if (now := self.review(review_id)["status"]) != "pending":
-                raise NotInThatState(f"review {review_id} is {now} already")
+                raise TransitionError(f"review {review_id} is {now} already")
             connection.execute("UPDATE reviews SET status = ? WHERE id = ?", (status, review_id))
             return self.review(review_id)
 
 
+def _open(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode=WAL")  # memory has no journal, and takes no notice
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.executescript(_SCHEMA)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
 def _job(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**json.loads(row["fields"]), **{column: row[column] for column in _COLUMNS}}
+    return {**{column: row[column] for column in _COLUMNS}, **json.loads(row["fields"])}

@@ -16,7 +16,7 @@ MAX_DEPTH = 100
 Body = Mapping[str, Any]
 
 
-class Malformed(MrCeleryError):
+class MalformedError(MrCeleryError):
     """The request is not what the protocol says (400)."""
 
 
@@ -28,9 +28,9 @@ def parse_object(data: bytes) -> Body:
     try:
         body = json.loads(data, parse_constant=_not_json, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"the body is not JSON: {str(error)[:200]}") from error
+        raise MalformedError(f"the body is not JSON: {str(error)[:200]}") from error
     if not isinstance(body, dict):
-        raise Malformed("the body must be a JSON object")
+        raise MalformedError("the body must be a JSON object")
     cleaned: Body = clean(body)
     return cleaned
 
@@ -38,7 +38,7 @@ def parse_object(data: bytes) -> Body:
 def clean(value: Any, depth: int = 0) -> Any:
     """The JSON value with every text in it as UTF-8 can say it."""
     if depth > MAX_DEPTH:
-        raise Malformed(f"the body is nested deeper than {MAX_DEPTH} levels")
+        raise MalformedError(f"the body is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, dict):
@@ -57,7 +57,7 @@ def required_text(body: Body, name: str) -> str:
     """A string that is not empty."""
     value = body.get(name)
     if not isinstance(value, str) or not value:
-        raise Malformed(f"{name} must be a non-empty string")
+        raise MalformedError(f"{name} must be a non-empty string")
     return value
 
 
@@ -65,7 +65,7 @@ def any_text(body: Body, name: str) -> str:
     """A string, which may be empty."""
     value = body.get(name)
     if not isinstance(value, str):
-        raise Malformed(f"{name} must be a string")
+        raise MalformedError(f"{name} must be a string")
     return value
 
 
@@ -78,7 +78,7 @@ def one_of(body: Body, name: str, allowed: tuple[str, ...]) -> str:
     """One of a few words."""
     value = body.get(name)
     if not isinstance(value, str) or value not in allowed:
-        raise Malformed(f"{name} must be one of {', '.join(allowed)}")
+        raise MalformedError(f"{name} must be one of {', '.join(allowed)}")
     return value
 
 
@@ -88,7 +88,7 @@ def optional_integer(body: Body, name: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not -MAX_INTEGER <= value <= MAX_INTEGER:
-        raise Malformed(f"{name} must be an integer of at most 64 bits, or null")
+        raise MalformedError(f"{name} must be an integer of at most 64 bits, or null")
     return value
 
 
@@ -99,7 +99,7 @@ def number(texts: Mapping[str, str], name: str) -> int | None:
         return None
     value = digits(text)
     if value is None:
-        raise Malformed(f"{name} must be a whole number")
+        raise MalformedError(f"{name} must be a whole number")
     return value
 
 
@@ -114,7 +114,7 @@ def timestamp(text: str, name: str) -> float:
         time = dt.datetime.fromisoformat(text.replace("Z", "+00:00"))
         return (time if time.tzinfo else time.replace(tzinfo=dt.timezone.utc)).timestamp()
     except (ValueError, OverflowError):
-        raise Malformed(f"{name} must be an ISO 8601 time such as 2030-01-31T12:00:00Z") from None
+        raise MalformedError(f"{name} must be an ISO 8601 time such as 2030-01-31T12:00:00Z") from None
 
 
 def _not_json(constant: str) -> Any:

@@ -13,9 +13,9 @@ from starlette.routing import Route
 
 from . import downloads
 from .states import CLOSED, STATUSES
-from .store import NotFound, Store
+from .store import NotFoundError, Store
 from .values import (
-    Malformed,
+    MalformedError,
     any_text,
     clean_text,
     digits,
@@ -35,12 +35,12 @@ def job_id_of(request: Request) -> int:
     """The job's id in the path.
 
     Raises:
-        NotFound: it is not a number that an id can be.
+        NotFoundError: it is not a number that an id can be.
     """
     text = request.path_params["id"]
     number = digits(text)
     if number is None:
-        raise NotFound(f"there is no job {text[:40]!r}")
+        raise NotFoundError(f"there is no job {text[:40]!r}")
     return number
 
 
@@ -91,19 +91,19 @@ class WorkerRoutes:
 
     async def upload(self, request: Request) -> Response:
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            raise Malformed("the body must be multipart/form-data")
+            raise MalformedError("the body must be multipart/form-data")
         try:
             async with request.form(max_files=1, max_fields=10) as form:
                 kept = await self._keep(form)
         except UnicodeError as error:
-            raise Malformed(f"the form's texts cannot be decoded: {error}") from error
+            raise MalformedError(f"the form's texts cannot be decoded: {error}") from error
         names = ("slug", "content_type", "size_bytes", "filename")
-        return JSONResponse({"success": True, "url": f"/s/{kept['slug']}", **{name: kept[name] for name in names}}, 201)
+        return JSONResponse({"success": True, "url": f"/s/{kept['slug']}", **{name: kept[name] for name in names}})
 
     async def _keep(self, form: FormData) -> dict[str, str]:
         file = form.get("file")
         if not isinstance(file, UploadFile) or not file.filename:
-            raise Malformed("file must be a part with a filename")
+            raise MalformedError("file must be a part with a filename")
         texts = {name: clean_text(value) for name, value in form.items() if isinstance(value, str)}
         if "expires_at" in texts:
             timestamp(texts["expires_at"], "expires_at")
@@ -121,6 +121,8 @@ class WorkerRoutes:
         expires_at = artifact["expires_at"]
         if expires_at and timestamp(expires_at, "expires_at") <= self._store.clock():
             raise HTTPException(410, "this artifact has expired")
+        if not downloads.usable_range(request.headers.get("range", ""), artifact["size_bytes"]):
+            request.scope["headers"] = [each for each in request.scope["headers"] if each[0] != b"range"]
         content_type, filename = artifact["content_type"], artifact["filename"]
         return FileResponse(
             artifact["path"],
@@ -139,7 +141,7 @@ class WorkerRoutes:
                 "job_id": optional_integer(body, "job_id"),
             }
         )
-        return JSONResponse({"id": review["id"], "status": review["status"], "mode": "review"}, 201)
+        return JSONResponse({"id": review["id"], "status": review["status"], "mode": "review"})
 
     async def register(self, request: Request) -> Response:
         body = parse_object(await request.body())
@@ -147,11 +149,11 @@ class WorkerRoutes:
         optional_text(body, "description")
         capabilities = body.get("capabilities")
         if not isinstance(capabilities, (list, type(None))):
-            raise Malformed("capabilities must be a list")
+            raise MalformedError("capabilities must be a list")
         for capability in capabilities or ():
             if not isinstance(capability, dict):
-                raise Malformed("capabilities must be a list of objects with name and risk_tier")
+                raise MalformedError("capabilities must be a list of objects with name and risk_tier")
             required_text(capability, "name")
             one_of(capability, "risk_tier", RISK_TIERS)
         view_url = f"{request.base_url}view/{secrets.token_urlsafe(16)}"
-        return JSONResponse({"success": True, "name": name, "view_url": view_url}, 201)
+        return JSONResponse({"success": True, "name": name, "view_url": view_url})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 from email import message_from_bytes
 from pathlib import Path
@@ -113,7 +114,7 @@ class TestJobs:
     def test_never_reads_anything_else_as_empty(
         self, api: Api, requests_mock: requests_mock.Mocker, answer: object, shown: str
     ) -> None:
-        requests_mock.get(f"{BASE}/my-jobs", json=answer)
+        requests_mock.get(f"{BASE}/my-jobs", text=json.dumps(answer))
         with pytest.raises(WorkerError) as caught:
             api.jobs()
         assert str(caught.value) == f'GET /my-jobs -> 200: not {{"jobs": […]}} but {shown}'
@@ -295,7 +296,7 @@ class TestUpload:
 
     @pytest.mark.parametrize("answer", [[], None, "s1", 1])
     def test_the_answer_must_be_an_object(self, api: Api, requests_mock: requests_mock.Mocker, answer: object) -> None:
-        requests_mock.post(f"{BASE}/artifacts/upload", json=answer)
+        requests_mock.post(f"{BASE}/artifacts/upload", text=json.dumps(answer))
         with pytest.raises(WorkerError, match="POST /artifacts/upload -> 200: not a JSON object but") as caught:
             api.upload(b"", content_type="text/plain")
         assert caught.value.retryable

@@ -113,8 +113,23 @@ class TestRequest:
 class TestErrorAnswers:
     @pytest.mark.parametrize(
         ("status", "retryable"),
-        [(400, False), (401, False), (403, False), (404, False), (408, True), (409, False), (413, False)]
-        + [(422, False), (425, True), (429, True), (500, True), (502, True), (503, True), (599, True), (304, False)],
+        [
+            (400, False),
+            (401, False),
+            (403, False),
+            (404, False),
+            (408, True),
+            (409, False),
+            (413, False),
+            (422, False),
+            (425, True),
+            (429, True),
+            (500, True),
+            (502, True),
+            (503, True),
+            (599, True),
+            (304, False),
+        ],
     )
     def test_status(self, requests_mock: requests_mock.Mocker, status: int, retryable: bool) -> None:
         requests_mock.post(f"{BASE}/jobs/7/close", status_code=status, text="no " * 400)
@@ -228,15 +243,19 @@ class TestNoAnswer:
         assert failing(transport(server.url)).retryable
 
     def test_silence(self, serve: Any) -> None:
-        server = serve(lambda connection, request: server.over.wait(20))
+        server: Any = serve(lambda connection, request: server.over.wait(20))
         error = failing(transport(server.url, timeout=0.1))
         assert str(error) == "GET /x -> network: timed out"
         assert error.retryable
 
     @pytest.mark.parametrize(
         "head",
-        [b"", b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"]
-        + [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n"],
+        [
+            b"",
+            b"HTTP/1.1 200 OK\r\nX-Long: ",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n",
+        ],
         ids=["status", "headers", "body", "chunk"],
     )
     def test_a_trickle_ends(self, serve: Any, head: bytes) -> None:
@@ -439,9 +458,21 @@ class TestAddress:
 
     @pytest.mark.parametrize(
         "url",
-        ["", "mr.example", "ftp://mr.example", "https://", "https:///x", "https://mr.example:port", "https://[::1"]
-        + ["https://mr.example:99999", "https://mr example", "https://mr.example/\n/x"]
-        + ["https://mr.example?x=1", "https://mr.example/#x", "file:///etc/passwd"],
+        [
+            "",
+            "mr.example",
+            "ftp://mr.example",
+            "https://",
+            "https:///x",
+            "https://mr.example:port",
+            "https://[::1",
+            "https://mr.example:99999",
+            "https://mr example",
+            "https://mr.example/\n/x",
+            "https://mr.example?x=1",
+            "https://mr.example/#x",
+            "file:///etc/passwd",
+        ],
     )
     def test_unusable(self, url: str) -> None:
         with pytest.raises(WorkerError, match="is not a server's URL"):
