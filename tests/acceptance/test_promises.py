@@ -252,7 +252,7 @@ def test_an_abort_on_the_server_reaches_the_handler(fleet: Fleet, redis_server: 
     job_id = fleet.dispatch("abort me", "sleep", seconds=60)
     until(lambda: fleet.started("abort me") == 1, what="the run")
     bystander = fleet.dispatch("bystander", "sleep", seconds=1)
-    fleet.sandbox.store.act(job_id, "abort")
+    fleet.sandbox.store.abort(job_id)
     worker.says("Terminating", seconds=20)
     assert fleet.ended(bystander)[0]["result"] == "bystander"
     assert fleet.job(job_id)["result"] == "aborted by an operator"
@@ -265,7 +265,7 @@ def test_a_job_that_the_server_puts_back_is_claimed_again_and_not_run_again(flee
     fleet.bridge()
     job_id = fleet.dispatch("put back", "sleep", seconds=4)
     until(lambda: fleet.started("put back") == 1, what="the run")
-    fleet.sandbox.store.act(job_id, "requeue")
+    fleet.sandbox.store.requeue(job_id)
     (job,) = fleet.ended(job_id)
     assert job["result"] == "put back"
     assert fleet.started("put back") == 1

@@ -7,7 +7,7 @@ from collections import Counter
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mr_celery.sandbox import Sandbox
+from mr_celery.sandbox import Sandbox, server
 
 
 class CountedSandbox(Sandbox):
@@ -16,8 +16,14 @@ class CountedSandbox(Sandbox):
     def __init__(self) -> None:
         super().__init__()
         self.requests: list[tuple[float, str]] = []
-        config = self._server.config
-        config.app = self._counting(config.app)  # type: ignore[arg-type]
+
+    def start(self) -> Sandbox:
+        plain = server.create_app
+        server.create_app = lambda *args: self._counting(plain(*args))  # type: ignore[assignment]
+        try:
+            return super().start()
+        finally:
+            server.create_app = plain
 
     def _counting(self, app: ASGIApp) -> ASGIApp:
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:

@@ -90,7 +90,7 @@ def pack(
     return Parcel(outcome, tuple(artifacts))
 
 
-def as_result(value: Any) -> Result:
+def as_result(value: object) -> Result:
     """The result that a handler's return value stands for: text, nothing, an artifact, or data as JSON.
 
     Raises:
