@@ -14,7 +14,7 @@ from ..ledger import Survey
 from ..outcome import Outcome
 from .candidates import Candidate, candidates
 from .capacity import Capacity, Room
-from .office import Office
+from .office import CLAIM_LEASE, Office
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -167,14 +167,15 @@ class Claimer:
             asked_at=asked_at,
             queue_limit=capacity.limit(route.queue),
             total_limit=capacity.total,
-            settle_seconds=office.settings.timeout + 5,
+            settle_seconds=CLAIM_LEASE,
         )
         if answer == "full":
             return "full"
         if answer == "known":
             return "passed"
         try:
-            office.api.claim(job.id)
+            with office.claim_under_way(job.id):
+                office.api.claim(job.id)
         except WorkerError as error:
             self._not_claimed(job.id, error, admitted=answer == "admitted")
             return "passed"
@@ -183,7 +184,9 @@ class Claimer:
             return "passed"
         task_id = office.ledger.claimed(job.id)
         if task_id is None:
-            return "passed"  # somebody else has settled this claim meanwhile
+            # It took so long that another bridge has settled it. If that one found no claim, it is made known here.
+            office.ledger.adopt(job, route, asked_at=asked_at, wait_seconds=0.0)
+            return "claimed"
         if candidate.refusal:
             office.ledger.fail(job.id, task_id, Outcome.failed(candidate.refusal))
             logger.warning("job=%d failed: no handler takes it", job.id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..client import Api
@@ -21,6 +22,9 @@ logger = logging.getLogger("mr_celery.bridge")
 
 FLEET_SECONDS = 1.0
 """How long the bridge works with what it knows of the fleet before it looks again."""
+
+CLAIM_LEASE = 5.0
+"""Seconds for which a claim under way belongs to its bridge; the reaper prolongs it as long as the claim lasts."""
 
 
 class Office:
@@ -68,6 +72,7 @@ class Office:
         }
         self.queues: list[str] = sorted({route.queue for route in self.routes.values()})
         self._capacity: tuple[float, Capacity] | None = None
+        self._claims_under_way: set[int] = set()
         self._lock = threading.Lock()
 
     def capacity(self) -> Capacity:
@@ -82,6 +87,28 @@ class Office:
                 nodes = self.fleet.online()
                 self._capacity = (now, capacity_of(nodes, self.routes, self.settings.max_inflight))
             return self._capacity[1]
+
+    @contextmanager
+    def claim_under_way(self, job_id: int) -> Iterator[None]:
+        """Mark that a job is being claimed, while the block lasts."""
+        with self._lock:
+            self._claims_under_way.add(job_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._claims_under_way.discard(job_id)
+
+    def hold_claims(self) -> None:
+        """Prolong the leases of the claims under way.
+
+        Raises:
+            LedgerUnavailable: the ledger is away.
+        """
+        with self._lock:
+            under_way = list(self._claims_under_way)
+        for job_id in under_way:
+            self.ledger.settle_later(job_id, CLAIM_LEASE)
 
     def publish(self, job_id: int, route: Route, task_id: str, *, priority: str, retries: int = 0) -> bool:
         """Claimed → sent. Returns whether the broker took it; if not, the reaper publishes it again.

@@ -20,6 +20,8 @@ PUBLISH_HOLD = 15.0
 class Reaper:
     """Looks after runs whose lease has run out, messages that nobody started, and jobs not published.
 
+    It also holds the claims of this bridge that take long.
+
     After a time in which the ledger did not answer, leases are given time to be renewed: the workers could
     not renew them either.
     """
@@ -40,6 +42,7 @@ class Reaper:
             LedgerUnavailable: the ledger is away.
         """
         office = self._office
+        office.hold_claims()
         lost = office.ledger.due("running")
         now = office.clock()
         if now - self._last_answer > office.settings.lease / 3:

@@ -25,6 +25,9 @@ MISSES = 2
 MISSES_IN_EMPTY = 4
 """The same, if those answers list nothing at all: an empty list may as well be a server's lapse."""
 
+LOOK_SECONDS = 1.0
+"""Seconds between two looks for claims that are to be settled."""
+
 TERMINAL = ("done", "failed", "escalated")
 
 
@@ -81,6 +84,7 @@ class InFlightSync:
         self._misses: Mapping[int, int] = {}
         self._trusted = False
         self._asked_for_orphans = False
+        self._next_comparison = float("-inf")
 
     @property
     def _interval(self) -> float:
@@ -95,16 +99,19 @@ class InFlightSync:
         """
         office = self._office
         if office.token_rejected.is_set():
-            return self._interval
-        if office.ledger.found():
-            self._asked_for_orphans = False
+            return LOOK_SECONDS
         settling = office.ledger.take("admitted", hold_seconds=office.settings.timeout)
-        if settling or not self._asked_for_orphans:
+        if office.clock() >= self._next_comparison:
+            if office.ledger.found():
+                self._asked_for_orphans = False  # the ledger is new, or was emptied under us
+            due = office.ledger.survey().in_flight and office.ledger.my_turn("sync", self._interval * 0.9)
+            self._next_comparison = office.clock() + self._interval
+        else:
+            due = False
+        if settling or due or not self._asked_for_orphans:
             self._compare(settling)
             self._asked_for_orphans = True
-        elif office.ledger.survey().in_flight and office.ledger.my_turn("sync", self._interval * 0.9):
-            self._compare([])
-        return min(self._interval, 1.0) if settling else self._interval
+        return min(self._interval, LOOK_SECONDS)
 
     def _compare(self, settling: list[int]) -> None:
         office = self._office

@@ -153,6 +153,8 @@ class Transport:
             session.proxies = get_environ_proxies(self.url)
             session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
             session.headers["User-Agent"] = self._user_agent
+            # As the SDK does: an answer that is cut inside its compression is hard to tell from a whole one.
+            session.headers["Accept-Encoding"] = "identity"
             local.session, local.pid = session, os.getpid()
         made: requests.Session = local.session
         return made
@@ -261,6 +263,8 @@ def _body(response: requests.Response, most: int) -> bytes | None:
     missing = getattr(response.raw, "length_remaining", None) or 0
     if missing > 0:
         raise ConnectionError(f"the answer broke off, {missing} bytes are missing")
+    if not size and response.raw.tell():
+        raise ConnectionError("the answer broke off inside its compression")
     return b"".join(chunks)
 
 

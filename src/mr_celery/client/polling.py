@@ -115,10 +115,19 @@ class Polling:
             while True:
                 pause = self.turn()
                 if pause > 0:
-                    self._wait(pause)
+                    self.pause(pause)
         except KeyboardInterrupt:
             logger.info("%s interrupted", worker.name)
             self.close_finished()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and stay present where that takes longer than presence lasts."""
+        worker = self._worker
+        if seconds <= worker.poll_interval:
+            self._wait(seconds)
+            return
+        with Presence(worker.heartbeat, worker.poll_interval):
+            self._wait(seconds)
 
     def turn(self) -> float:
         """Do it once, whatever the server answers. Returns seconds until the next time."""

@@ -8,7 +8,7 @@ try:
     from .app import create_app
     from .server import Sandbox, run
 except ModuleNotFoundError as error:
-    if error.name not in ("starlette", "uvicorn", "python_multipart"):
+    if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "python_multipart"):
         raise
     raise MrCeleryError('the `sandbox` extra is missing: pip install "mr-celery[sandbox]"') from error
 

@@ -205,6 +205,16 @@ class TestNotTheProtocol:
         server = serve(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n[".encode())
         assert failing(transport(server.url)).retryable
 
+    @pytest.mark.parametrize(
+        ("encoding", "body"),
+        [("gzip", gzip.compress(b"{}", mtime=0)[:10]), ("deflate", b"abc")],
+        ids=["gzip", "deflate"],
+    )
+    def test_cut_compression_is_not_read_as_empty(self, serve: Any, encoding: str, body: bytes) -> None:
+        error = failing(transport(serve(answer(body, "200 OK", f"Content-Encoding: {encoding}")).url), "POST", json={})
+        assert str(error) == "POST /x -> network: the answer broke off inside its compression"
+        assert error.retryable
+
     def test_broken_compression(self, serve: Any) -> None:
         error = failing(transport(serve(answer(b"not gzip", "200 OK", "Content-Encoding: gzip")).url))
         assert error.summary == "GET /x -> network"

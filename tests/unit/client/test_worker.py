@@ -325,6 +325,23 @@ class TestPresence:
         worker.run(lambda job: str(three.wait(60)))
         assert worker.named("complete") == [("complete", 1, "True", "done")]
 
+    @pytest.mark.parametrize("method", ["inbox", "claim"])
+    def test_continues_while_it_waits_for_long(self, method: str) -> None:
+        beaten = threading.Event()
+
+        class Waiting(Scripted):
+            def heartbeat(self, *args: Any, **options: Any) -> dict[str, Any]:
+                if threading.current_thread().name == "modelreins-presence":
+                    beaten.set()
+                return {}
+
+        later = refusal(429, retry_after=3600.0)
+        inboxes = [later] if method == "inbox" else [[{"id": 1}]]
+        worker = Waiting(*inboxes, poll_interval=0.05, claim=[later])
+        waited: list[bool] = []
+        Polling(worker, lambda job: "", wait=lambda seconds: waited.append(beaten.wait(60))).run()
+        assert waited == [True]
+
     def test_ends_with_the_block(self) -> None:
         beaten = threading.Event()
         with Presence(beaten.set, 0.0) as presence:

@@ -1,0 +1,127 @@
+"""The sandbox as a thread and as a command: start, stop, restart, signals, what it says."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from mr_celery.errors import MrCeleryError
+from mr_celery.sandbox import Sandbox, create_app, run
+
+
+def test_everything_survives_a_restart_on_the_same_port(tmp_path: Path) -> None:
+    sandbox = Sandbox(db=str(tmp_path / "s.db"))
+    headers = {"Authorization": f"Bearer {sandbox.token}"}
+    with sandbox:
+        url = sandbox.url
+        sandbox.dispatch("x", worker="w", tier=1)
+        requests.post(f"{url}/jobs/1/claim", json={"worker": "w"}, headers=headers, timeout=30)
+        files = {"file": ("a.bin", b"\x00\xff" * 9999, "application/octet-stream")}
+        path = requests.post(f"{url}/artifacts/upload", files=files, headers=headers, timeout=30).json()["url"]
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{url}/health", timeout=30)
+    with sandbox:
+        assert sandbox.url == url
+        (job,) = requests.get(f"{url}/my-jobs?worker=w&status=running", headers=headers, timeout=30).json()["jobs"]
+        assert job["tier"] == 1
+        assert requests.get(url + path, timeout=30).content == b"\x00\xff" * 9999
+        assert [event["event"] for event in sandbox.store.events(1)] == ["dispatched", "claim"]
+
+
+def test_start_and_stop() -> None:
+    sandbox = Sandbox(token="t")
+    with pytest.raises(MrCeleryError, match="not running"):
+        sandbox.dispatch("x", worker="w")
+    sandbox.stop()
+    sandbox.start()
+    with pytest.raises(MrCeleryError, match="runs already"):
+        sandbox.start()
+    assert requests.get(f"{sandbox.url}/jobs", headers={"Authorization": "Bearer t"}, timeout=30).json() == {"jobs": []}
+    sandbox.stop()
+    sandbox.stop()
+    assert "modelreins-sandbox" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with Sandbox() as sandbox:
+        with pytest.raises(MrCeleryError, match=f"cannot listen on 127.0.0.1:{sandbox.port}"):
+            Sandbox(port=sandbox.port).start()
+        with pytest.raises(MrCeleryError, match="cannot listen"):
+            run(port=sandbox.port)
+
+
+def test_stop_does_not_wait_for_idle_connections() -> None:
+    with requests.Session() as session, Sandbox() as sandbox:
+        session.get(f"{sandbox.url}/health", timeout=30)
+    assert "modelreins-sandbox" not in [thread.name for thread in threading.enumerate()]
+
+
+@contextmanager
+def command(arguments: str) -> Iterator[subprocess.Popen[str]]:
+    code = f"from mr_celery.sandbox import run; run(port=0, {arguments})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_0(number: signal.Signals, tmp_path: Path) -> None:
+    with command(f"db={str(tmp_path / 's.db')!r}") as process:
+        assert process.stdout is not None
+        line, credentials = process.stdout.readline(), process.stdout.readline()
+        match = re.fullmatch(r"MODELREINS_URL=(\S+) MODELREINS_TOKEN=(\S+)\n", credentials)
+        assert match
+        url, token = match.groups()
+        assert line == f"ModelReins sandbox at {url}, state in {tmp_path / 's.db'}\n"
+        body = {"prompt": "x", "worker": "w"}
+        answer = requests.post(f"{url}/dispatch", json=body, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        assert answer.status_code == 201
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=30)
+        assert (process.returncode, output, errors) == (0, "", "")
+
+
+def test_a_signal_at_once_ends_the_command_with_0() -> None:
+    with command("token='t'") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=30)
+        assert (process.returncode, output, errors) == (0, "", "")
+
+
+def test_a_given_token_is_not_printed_and_other_addresses_are_warned_of() -> None:
+    with command("host='0.0.0.0', token='given-token'") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("warning: listening on 0.0.0.0")
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "given-token" not in output + errors
+
+
+@pytest.mark.parametrize("module", ["starlette", "uvicorn", "python_multipart"])
+def test_a_missing_extra_is_named(module: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None\nimport mr_celery.sandbox"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    assert last == ('mr_celery.errors.MrCeleryError: the `sandbox` extra is missing: pip install "mr-celery[sandbox]"')
+
+
+def test_the_application_alone_can_be_made() -> None:
+    with Sandbox() as sandbox:
+        assert create_app(sandbox.store, "t").routes
