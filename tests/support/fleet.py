@@ -34,7 +34,10 @@ class Process:
 
     def says(self, text: str, seconds: float = 30.0) -> None:
         """Wait until its output contains a text."""
-        until(lambda: text in self.output, seconds=seconds, what=f"{text!r} in {self.output[-3000:]}")
+        try:
+            until(lambda: text in self.output, seconds=seconds)
+        except AssertionError:
+            raise AssertionError(f"{self.log.name} does not say {text!r}:\n{self.output[-5000:]}") from None
 
     def terminate(self, seconds: float = 30.0) -> int:
         """SIGTERM to the process; its exit code."""

@@ -112,7 +112,7 @@ class Ledger:
         """Admitted → admitted: the claim's answer was lost; its fate is to be asked for after ``seconds``."""
         return bool(self._run("settle_later", job_id, seconds))
 
-    def claimed(self, job_id: int, *, wait_seconds: float = 30.0) -> str | None:
+    def claimed(self, job_id: int, *, wait_seconds: float = 5.0) -> str | None:
         """Admitted → claimed. Returns the task id to publish under; ``None`` if somebody else settled the claim.
 
         If it is not sent within ``wait_seconds``, the reaper sends it.

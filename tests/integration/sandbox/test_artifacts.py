@@ -102,7 +102,7 @@ def test_ranges(sandbox: Sandbox, talk: Any, asked: str, status: int, content: b
         ({f"f{n}": "x" for n in range(20)}, "fields"),
     ],
 )
-def test_a_malformed_field_is_named_and_nothing_kept(talk: Any, fields: dict[str, str], why: str) -> None:
+def test_a_malformed_field_is_named_and_nothing_kept(talk: Any, fields: dict[str, Any], why: str) -> None:
     answer = upload(talk, **fields)
     assert answer.status_code == 400
     assert why in answer.json()["error"]

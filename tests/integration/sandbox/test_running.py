@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 import requests
 
 from mr_celery.errors import MrCeleryError
-from mr_celery.sandbox import Sandbox, create_app, run
+from mr_celery.sandbox import Sandbox, create_app, run, server
 
 
 def test_everything_survives_a_restart_on_the_same_port(tmp_path: Path) -> None:
@@ -57,6 +58,12 @@ def test_a_port_that_is_taken_is_named() -> None:
             Sandbox(port=sandbox.port).start()
         with pytest.raises(MrCeleryError, match="cannot listen"):
             run(port=sandbox.port)
+
+
+def test_answers_are_not_held_back() -> None:
+    """asyncio sets TCP_NODELAY only on sockets that say that they are TCP: else each answer is 40 ms late."""
+    with server._listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_stop_does_not_wait_for_idle_connections() -> None:

@@ -138,7 +138,7 @@ def test_a_refusal_changes_nothing_and_is_noted(store: Store) -> None:
 
 def test_what_is_not_there(store: Store) -> None:
     for act in (store.job, store.abort, store.requeue, store.review):
-        with pytest.raises(NotFoundError, match="there is no (job|review) 7"):
+        with pytest.raises(NotFoundError, match=r"there is no (job|review) 7"):
             act(7)
     with pytest.raises(NotFoundError):
         store.claim(7, "w")
