@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from support.fleet import Fleet
-from support.servers import RabbitServer, RedisServer
 
 from mr_celery.sandbox import Sandbox
+from support.fleet import Fleet
+from support.servers import RabbitServer, RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,13 @@ def fleet(sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path) -> Iterat
     made = Fleet(sandbox, broker=redis_server.url(0), ledger=redis_server.url(1), folder=tmp_path)
     yield made
     made.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where nothing may be skipped, a skipped test is a failed one."""
+    report = yield
+    if report.skipped and os.environ.get("MR_CELERY_NO_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which is not allowed here: {report.longrepr}"
+    return report

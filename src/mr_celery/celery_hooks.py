@@ -267,7 +267,7 @@ def set_up_worker(worker: Any) -> None:
     Raises:
         SystemExit: a setting has a value that is not allowed, or two decorated tasks contradict each other.
     """
-    global _workplace  # noqa: PLW0603 - one worker per process, as everywhere in Celery
+    global _workplace
     try:
         settings = load(worker.app.conf)
         Registry(handlers(worker.app))

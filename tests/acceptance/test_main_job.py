@@ -6,6 +6,7 @@ import json
 import re
 
 import requests
+
 from support.fleet import Fleet
 from support.ports import until
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from mr_celery import ledger
+from mr_celery.ledger import Node
 from support.counted import CountedSandbox
 from support.fleet import Fleet
 from support.ports import until
 from support.servers import RabbitServer, RedisServer
-
-from mr_celery import ledger
-from mr_celery.ledger import Node
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from itertools import pairwise
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,4 +42,4 @@ class CountedSandbox(Sandbox):
     def gaps(self, kind: str) -> list[float]:
         """Seconds between requests of one kind."""
         times = [at for at, each in self.requests if each == kind]
-        return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(times)]

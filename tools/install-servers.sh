@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Installs what the tests start themselves: a Redis and a RabbitMQ server (Debian and Ubuntu; elsewhere it says what
+# is missing). The services that the packages would start are not needed.
+set -euo pipefail
+
+missing=()
+command -v redis-server >/dev/null || command -v valkey-server >/dev/null || missing+=(redis-server)
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null || missing+=(rabbitmq-server)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "The tests need ${missing[*]}: install them with your package manager." >&2
+    exit 1
+fi
+sudo=()
+[ "$(id -u)" -eq 0 ] || sudo=(sudo)
+echo "installing ${missing[*]}"
+# No service is started by the packages: the tests use servers of their own.
+export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+"${sudo[@]}" apt-get update -qq
+"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
