@@ -152,9 +152,10 @@ class _Received:
 
     def by_worker(self) -> dict[str, list[tuple[int, str]]]:
         found: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for task_id in list(self._requests.keys()):
-            if message := self.message(task_id):
-                found[message.worker].append((message.job_id, task_id))
+        # Through a list of references, taken in one step: other threads add requests meanwhile.
+        for request in [reference() for reference in self._requests.valuerefs()]:
+            if request is not None and (message := message_of(request.request_dict, request.id)):
+                found[message.worker].append((message.job_id, message.task_id))
         return found
 
 
@@ -197,7 +198,7 @@ class JobKeeper(bootsteps.StartStopStep):
         if _workplace is None or self._draining.is_set():
             return
         self._draining.set()
-        _quietly("withdraw", lambda: _need(_workplace).fleet().withdraw(parent.hostname))
+        _quietly("withdraw this worker", lambda: _need(_workplace).fleet().withdraw(parent.hostname))
         if self._entry is not None:
             self._entry.cancel()
             self._run_thread()  # the timer stops before the pool has drained
@@ -217,9 +218,8 @@ class JobKeeper(bootsteps.StartStopStep):
     def tick(self) -> None:
         """Hold the leases of what this worker has, and announce the worker while it takes tasks."""
         if not self._draining.is_set():
-            _quietly("announce", self._announce)
-        for worker, runs in received.by_worker().items():
-            _quietly("hold", partial(self._hold, worker, runs))
+            _quietly("announce this worker", self._announce)
+        _quietly("hold leases", self._hold_all)
 
     def _announce(self) -> None:
         node = Node(
@@ -231,6 +231,10 @@ class JobKeeper(bootsteps.StartStopStep):
         )
         workplace = _need(_workplace)
         workplace.fleet().announce(node, seconds=workplace.settings.lease)
+
+    def _hold_all(self) -> None:
+        for worker, runs in received.by_worker().items():
+            _quietly("hold leases", partial(self._hold, worker, runs))
 
     def _hold(self, worker: str, runs: list[tuple[int, str]]) -> None:
         workplace = _need(_workplace)

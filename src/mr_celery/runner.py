@@ -19,7 +19,7 @@ from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTermi
 
 from .backoff import patiently
 from .current import Run, current_run, running
-from .delivery import HOLD_SECONDS, Consignment, Parcel, pack
+from .delivery import Consignment, Parcel, pack
 from .errors import Escalate, JobError, LedgerUnavailable, WorkerError
 from .job import Job
 from .ledger import Ledger, RunKey, Started
@@ -224,7 +224,10 @@ class Runner:
         try:
             answer = patiently(
                 lambda: ledger.finish(
-                    message.key, outcome, blobs=blobs, deliver_seconds=HOLD_SECONDS if deliver_here else 0
+                    message.key,
+                    outcome,
+                    blobs=blobs,
+                    deliver_seconds=self._workplace.settings.lease if deliver_here else 0,
                 ),
                 errors=LedgerUnavailable,
                 seconds=FINISH_PATIENCE,

@@ -92,8 +92,10 @@ class Sender:
     def waiting(self, queue: str) -> int | None:
         """How many messages wait in a queue; ``None`` where the broker does not say."""
         try:
-            with self._connections.acquire(block=True, timeout=PUBLISH_TIMEOUT) as connection:
-                channel = connection.default_channel
+            with (
+                self._connections.acquire(block=True, timeout=PUBLISH_TIMEOUT) as connection,
+                connection.channel() as channel,  # one of its own: an unknown queue closes it
+            ):
                 return int(channel.queue_declare(queue=queue, passive=True).message_count)
         except Exception as error:
             code = getattr(error, "code", None) or getattr(error, "reply_code", None)

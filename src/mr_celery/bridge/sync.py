@@ -180,6 +180,8 @@ class InFlightSync:
             job = Job(fields)
         except JobError:
             return
+        if job.assigned_to not in ("", office.ledger.worker):
+            return
         refusal = ""
         try:
             route = office.routes[office.registry.route(job).name]

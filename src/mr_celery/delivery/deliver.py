@@ -20,8 +20,8 @@ logger = logging.getLogger("mr_celery.delivery")
 REFUSED = (400, 413, 415, 422)
 """Statuses with which a server says that this very content will never do."""
 
-HOLD_SECONDS = 90.0
-"""How long whoever delivers keeps the job from the courier, from one step of the delivery to the next."""
+HOLD_SECONDS = 60.0
+"""How long a courier keeps a job from the others, from one step of the delivery to the next."""
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def run_demo(say: Callable[[str], None], tell: Callable[[int, str, str], None], 
             try:
                 say(f"a Celery worker with 4 slots and a bridge are starting; {len(EXAMPLES)} jobs wait for them")
                 examples = {_dispatch(sandbox, example): example for example in EXAMPLES}
-                finished = _watch(sandbox, examples, tell)
+                finished = _watch(sandbox, processes, examples, tell)
             finally:
                 processes.stop()
             if not finished and not verbose:
@@ -115,11 +115,13 @@ def _dispatch(sandbox: Sandbox, example: Example) -> int:
     return int(sandbox.dispatch(example.prompt, worker=WORKER, **fields)["id"])
 
 
-def _watch(sandbox: Sandbox, examples: dict[int, Example], tell: Callable[[int, str, str], None]) -> bool:
-    """Tell each change of a job's status, until all are over. Returns whether they are."""
+def _watch(
+    sandbox: Sandbox, processes: Processes, examples: dict[int, Example], tell: Callable[[int, str, str], None]
+) -> bool:
+    """Tell each change of a job's status, until all are over. Returns ``False`` where they cannot be any more."""
     shown = dict.fromkeys(examples, "")
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not processes.ended:
         for job in reversed(sandbox.store.jobs()):
             if shown[job["id"]] != job["status"]:
                 shown[job["id"]] = job["status"]

@@ -152,11 +152,11 @@ class Ledger:
         return Started(refusal=answer[0].decode())
 
     def hold(self, runs: Iterable[tuple[int, str]], *, lease: float, wait_seconds: float) -> dict[int, str]:
-        """Running → running, sent → sent: a live worker has these messages, as (job id, task id).
+        """Running, sent, finished → the same: a live worker has these messages, as (job id, task id).
 
         Args:
             runs: the messages.
-            lease: seconds for those that run.
+            lease: seconds for those that run, or whose outcome their run delivers.
             wait_seconds: seconds for those that wait to be run.
 
         Returns:

@@ -92,6 +92,12 @@ class Processes:
                 self._start(program)
         return True
 
+    @property
+    def ended(self) -> str:
+        """The name of a program that is not running; empty if all are."""
+        stopped = (each.name for each in self._programs if each.process is None or each.process.poll() is not None)
+        return next(stopped, "")
+
     def stop(self) -> None:
         """SIGTERM to each, the last started first, and wait for its end."""
         for program in reversed(self._programs):

@@ -1,5 +1,5 @@
 -- running -> finished: the outcome, from the run that holds the lease and from no other.
--- It is due for the courier after deliver_seconds; until then the caller delivers it.
+-- It is due for the courier after deliver_seconds; until then, and while its worker holds it, the run delivers it.
 -- ARGV: prefix, id, task id, retries, outcome, deliver_seconds, then the blobs.
 -- Answers: 'finished', or the state that stands against it.
 local task, retries, outcome, deliver_seconds = ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
@@ -14,6 +14,10 @@ end
 for index = 7, #ARGV do
   set('blob:' .. (index - 7), ARGV[index])
 end
-set('deliveries', deliver_seconds > 0 and 1 or 0)
+if deliver_seconds > 0 then
+  set('deliveries', 1, 'carrier', 'run')
+else
+  set('deliveries', 0)
+end
 record_outcome('running', outcome, now + deliver_seconds)
 return 'finished'

@@ -1,11 +1,12 @@
--- running -> running, sent -> sent: a live worker has these messages: it runs them, or will.
+-- running -> running, sent -> sent, finished -> finished: a live worker has these messages: it runs them, or will,
+-- or delivers what they ended with.
 -- ARGV: prefix, (unused), lease, wait_seconds, then id and task id of each.
 -- Answers: those that are not the worker's any more, as id, state, id, state, ...
 local lease, wait_seconds = tonumber(ARGV[3]), tonumber(ARGV[4])
 local lost = {}
 for index = 5, #ARGV, 2 do
   local job, task = ARGV[index], ARGV[index + 1]
-  local known = redis.call('HMGET', prefix .. 'job:' .. job, 'state', 'task')
+  local known = redis.call('HMGET', prefix .. 'job:' .. job, 'state', 'task', 'carrier')
   if known[2] ~= task then
     lost[#lost + 1] = job
     lost[#lost + 1] = known[1] and 'superseded' or 'unknown'
@@ -13,6 +14,10 @@ for index = 5, #ARGV, 2 do
     redis.call('ZADD', prefix .. 'running', 'XX', stamp(now + lease), job)
   elseif known[1] == 'sent' or known[1] == 'claimed' then
     redis.call('ZADD', prefix .. 'sent', 'XX', 'GT', stamp(now + wait_seconds), job)
+  elseif known[1] == 'finished' then
+    if known[3] == 'run' then
+      redis.call('ZADD', prefix .. 'finished', 'XX', stamp(now + lease), job)
+    end
   else
     lost[#lost + 1] = job
     lost[#lost + 1] = known[1]

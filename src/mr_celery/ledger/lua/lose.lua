@@ -10,7 +10,7 @@ end
 if only_due == '1' and tonumber(redis.call('ZSCORE', prefix .. 'running', id)) > now then
   return 'kept'
 end
-set('why', why)
+set('lost', why)
 local attempt = tonumber(known[3])
 if known[6] == 'fail' then
   record_outcome('running', must_not_outcome, now)

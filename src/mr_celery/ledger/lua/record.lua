@@ -53,6 +53,7 @@ end
 -- A new attempt with budgets of its own, to be sent when it is due.
 local function begin_attempt(attempt, nonce)
   set('attempt', attempt, 'task', task_id(attempt, nonce), 'resends', 0, 'retries', 0)
+  redis.call('HDEL', record, 'why')
 end
 
 -- The outcome is known, and is to be delivered from `due` on by whoever takes it first.

@@ -3,5 +3,6 @@
 if get('state')[1] ~= 'finished' then
   return 0
 end
+redis.call('HDEL', record, 'carrier')
 record_outcome('finished', ARGV[3], now)
 return 1

@@ -7,6 +7,7 @@ for _, job in ipairs(ids) do
   redis.call('ZADD', prefix .. state, stamp(now + hold_seconds), job)
   if state == 'finished' then
     redis.call('HINCRBY', prefix .. 'job:' .. job, 'deliveries', 1)
+    redis.call('HDEL', prefix .. 'job:' .. job, 'carrier')
   end
 end
 return ids

@@ -5,5 +5,6 @@ if get('state')[1] ~= 'finished' then
   return 0
 end
 set('why', why)
+redis.call('HDEL', record, 'carrier')
 redis.call('ZADD', prefix .. 'finished', stamp(now + wait_seconds), id)
 return 1
