@@ -30,16 +30,17 @@ _STATUS = {
 }
 
 
-def create_app(store: Store, token: str) -> Starlette:
+def create_app(store: Store, token: str, *, admin_token: str | None = None) -> Starlette:
     """The server.
 
     Args:
         store: its state; whoever made it closes it.
-        token: the worker token; the registration takes it as the admin token too.
+        token: the worker token.
+        admin_token: what a registration needs; it opens everything else too. Default: the worker token.
     """
     app = Starlette(
         routes=[*WorkerRoutes(store).routes(), *OperatorRoutes(store).routes()],
-        middleware=[Middleware(_Token, token=token)],
+        middleware=[Middleware(_Token, token=token, admin_token=admin_token or token)],
         exception_handlers={
             HTTPException: _http_error,
             **dict.fromkeys(_STATUS, _known_error),
@@ -53,16 +54,20 @@ def create_app(store: Store, token: str) -> Starlette:
 class _Token:
     """Refuses every request without the token in the same words, before anything else is looked at."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, admin_token: str) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode()
+        self._worker = f"Bearer {token}".encode()
+        self._admin = f"Bearer {admin_token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _PUBLIC.fullmatch(scope["path"]):
+        if scope["type"] == "http":
             given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
+            admin, worker = (hmac.compare_digest(given, expected) for expected in (self._admin, self._worker))
+            public = scope["method"] in ("GET", "HEAD") and _PUBLIC.fullmatch(scope["path"])
+            if not (admin or worker or public):
                 await JSONResponse({"error": "Unauthorized"}, 401)(scope, receive, send)
                 return
+            scope["admin"] = admin
         await self._app(scope, receive, send)
 
 

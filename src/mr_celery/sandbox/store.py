@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     prompt TEXT NOT NULL, assigned_to TEXT NOT NULL, status TEXT NOT NULL, priority TEXT NOT NULL,
     fields TEXT NOT NULL, result TEXT,
-    created_at REAL NOT NULL, claimed_at REAL, closed_at REAL
+    created_at REAL NOT NULL, claimed_by TEXT, claimed_at REAL, closed_at REAL
 );
 CREATE INDEX IF NOT EXISTS jobs_by_worker_and_status ON jobs (assigned_to, status, id);
 CREATE INDEX IF NOT EXISTS jobs_by_worker ON jobs (assigned_to, id);
@@ -47,13 +47,16 @@ CREATE TABLE IF NOT EXISTS presence (
 );
 """
 
+_SCHEMA_VERSION = 1
+"""Goes up with every change of the schema: a file of another version is refused, not half understood."""
+
 PRESENT_SECONDS = 60.0
 """How long a worker counts as present after its last report."""
 
-SERVER_FIELDS = ("id", "assigned_to", "status", "result", "created_at", "claimed_at", "closed_at")
+SERVER_FIELDS = ("id", "assigned_to", "status", "result", "created_at", "claimed_by", "claimed_at", "closed_at")
 """What the server says of a job, and who dispatches it cannot."""
 
-_COLUMNS = ("id", "prompt", "assigned_to", "status", "priority", "result", "created_at", "claimed_at", "closed_at")
+_COLUMNS = ("id", "prompt", "assigned_to", "status", "priority", *SERVER_FIELDS[3:])
 _ABORTED = "aborted by an operator"
 _CHUNK = 1024 * 1024
 
@@ -187,7 +190,7 @@ class Store:
             NotFoundError: there is no such job.
             TransitionError: it is not pending, or it is somebody else's.
         """
-        return self._move(job_id, "claim", "claim", {"claimed_at": self.clock()}, worker=worker)
+        return self._move(job_id, "claim", "claim", {"claimed_by": worker, "claimed_at": self.clock()}, worker=worker)
 
     def close_job(self, job_id: int, result: str, status: str) -> str:
         """Running to done, failed or escalated. Returns the new status.
@@ -215,7 +218,8 @@ class Store:
             NotFoundError: there is no such job.
             TransitionError: it is pending.
         """
-        return self._move(job_id, "requeue", "requeue", {"result": None, "claimed_at": None, "closed_at": None})
+        changes = dict.fromkeys(("result", "claimed_by", "claimed_at", "closed_at"))
+        return self._move(job_id, "requeue", "requeue", changes)
 
     def _move(
         self,
@@ -381,9 +385,15 @@ def _open(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     try:
         connection.row_factory = sqlite3.Row
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        new = not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        if not new and version != _SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(
+                f"it is of another version (schema {version}, here {_SCHEMA_VERSION}): name another file"
+            )
         connection.execute("PRAGMA journal_mode=WAL")  # memory has no journal, and takes no notice
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.executescript(_SCHEMA)
+        connection.executescript(f"{_SCHEMA}; PRAGMA user_version = {_SCHEMA_VERSION};")
     except sqlite3.Error:
         connection.close()
         raise

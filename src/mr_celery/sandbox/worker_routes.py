@@ -12,6 +12,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from . import downloads
+from .forms import read_form
 from .states import CLOSED, STATUSES
 from .store import NotFoundError, Store
 from .values import (
@@ -28,6 +29,7 @@ from .values import (
     timestamp,
 )
 
+FORM_FIELDS = ("file", "job_id", "review_id", "filename", "expires_at")
 RISK_TIERS = ("auto", "audit", "approve", "session")
 
 
@@ -90,13 +92,8 @@ class WorkerRoutes:
         return JSONResponse(self._store.job(job_id_of(request)))
 
     async def upload(self, request: Request) -> Response:
-        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            raise MalformedError("the body must be multipart/form-data")
-        try:
-            async with request.form(max_files=1, max_fields=10) as form:
-                kept = await self._keep(form)
-        except UnicodeError as error:
-            raise MalformedError(f"the form's texts cannot be decoded: {error}") from error
+        async with read_form(request, FORM_FIELDS) as form:
+            kept = await self._keep(form)
         names = ("slug", "content_type", "size_bytes", "filename")
         return JSONResponse({"success": True, "url": f"/s/{kept['slug']}", **{name: kept[name] for name in names}})
 
@@ -144,6 +141,8 @@ class WorkerRoutes:
         return JSONResponse({"id": review["id"], "status": review["status"], "mode": "review"})
 
     async def register(self, request: Request) -> Response:
+        if not request.scope["admin"]:
+            raise HTTPException(403, "a registration needs the admin token")
         body = parse_object(await request.body())
         name = required_text(body, "name")
         optional_text(body, "description")

@@ -52,6 +52,7 @@ def test_a_job_says_what_was_dispatched_and_what_the_server_adds(store: Store, c
         "priority": "normal",
         "result": None,
         "created_at": clock.now,
+        "claimed_by": None,
         "claimed_at": None,
         "closed_at": None,
         "tier": 2,
