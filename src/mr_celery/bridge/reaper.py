@@ -10,8 +10,8 @@ from .office import Office
 
 logger = logging.getLogger("mr_celery.bridge")
 
-QUEUED_PATIENCE = 600.0
-"""Seconds that a message may be missing behind others in its queue, before it is sent again in any case."""
+QUEUED_PATIENCE = 120.0
+"""Seconds that a message may be out of sight behind others in its queue, before it is sent again in any case."""
 
 PUBLISH_HOLD = 10.0
 """Seconds that one bridge has for publishing, before another one may try. Publishing twice is safe, only useless."""
