@@ -51,8 +51,8 @@ class WorkerError(MrCeleryError):
 
     @property
     def summary(self) -> str:
-        """The request and its status, without the server's words: fit for a log."""
-        return str(self).split(": ", 1)[0]
+        """What happened without the server's words, which may repeat a prompt or a result: fit for a log."""
+        return str(self)[:200] if self.status is None else str(self).split(": ", 1)[0]
 
     @property
     def unauthorized(self) -> bool:

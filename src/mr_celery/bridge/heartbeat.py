@@ -29,19 +29,21 @@ class Heartbeat:
         self._tags = ",".join(office.registry.offered) or None
 
     def run_once(self) -> float:
-        """Report presence. Returns seconds until the next report."""
+        """Report presence. Returns seconds until the next report.
+
+        Raises:
+            WorkerError: it could not be reported, for another reason than the token.
+        """
         office = self._office
         interval = office.settings.heartbeat_interval
         began = office.clock()
         try:
             self._api.presence("active", self._details(), self._tags)
         except WorkerError as error:
-            if error.unauthorized:
-                office.reject_token(error)
-                return interval * REJECTED_PACE
-            logger.warning("presence not reported: %s", error.summary)
-            # A failed report leaves a gap already: try again within it.
-            return interval / 4
+            if not error.unauthorized:
+                raise
+            office.reject_token(error)
+            return interval * REJECTED_PACE
         office.accept_token()
         return max(0.0, interval - (office.clock() - began))
 

@@ -69,8 +69,9 @@ class Loop:
             pause = backoff(self._failures, first=1.0, most=self._most_backoff)
             if isinstance(error, WorkerError) and error.retry_after is not None:
                 pause = max(pause, error.retry_after)
-            text = error.summary if isinstance(error, WorkerError) else str(error)
-            logger.warning("%s: %s; next try in %.1f s", self._name, text, pause)
+            if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th, …: an outage does not fill the log
+                text = error.summary if isinstance(error, WorkerError) else str(error)
+                logger.warning("%s: failure %d in a row: %s", self._name, self._failures, text)
             return pause
         except Exception:
             self._failures += 1
