@@ -1,0 +1,497 @@
+"""From what a handler returned to what is recorded: results, artifacts, reviews."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mr_celery import Artifact, Job, Result, Review
+from mr_celery.delivery import Parcel, pack
+from mr_celery.delivery.parcel import LEDGER_BLOB_LIMIT, as_result, read
+from mr_celery.errors import JobError
+from mr_celery.outcome import Outcome, ReviewItem, Upload
+
+JOB = Job({"id": 7, "prompt": "paint a cat"})
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def circular() -> list[Any]:
+    made: list[Any] = []
+    made.append(made)
+    return made
+
+
+def nested(depth: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
+@pytest.fixture
+def poster(tmp_path: Path) -> Path:
+    """A picture in a file."""
+    file = tmp_path / "poster.png"
+    file.write_bytes(PNG)
+    return file
+
+
+class TestReturnValues:
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (None, ""),
+            ("", ""),
+            ("a text", "a text"),
+            ('"quoted" 猫\n', '"quoted" 猫\n'),
+            ({"label": "spam", "score": 0.5}, '{"label": "spam", "score": 0.5}'),
+            ({"cat": "猫"}, '{"cat": "猫"}'),
+            ([1, None, "a"], '[1, null, "a"]'),
+            ((1, 2), "[1, 2]"),
+            ([], "[]"),
+            ({}, "{}"),
+            (0, "0"),
+            (1.5, "1.5"),
+            (True, "true"),
+            (False, "false"),
+            (Result(), ""),
+            (Result("a text"), "a text"),
+            (Result({"label": "spam"}), '{"label": "spam"}'),  # type: ignore[arg-type]
+            (Result(None), ""),  # type: ignore[arg-type]
+            (Result([1, 2]), "[1, 2]"),  # type: ignore[arg-type]
+        ],
+    )
+    def test_becomes_the_jobs_output(self, value: object, text: str) -> None:
+        assert pack(value, JOB).outcome == Outcome("done", text)
+
+    @pytest.mark.parametrize("status", ["done", "failed", "escalated"])
+    def test_result_says_how_the_job_is_closed(self, status: Any) -> None:
+        assert pack(Result("why", status=status), JOB).outcome == Outcome(status, "why")
+
+    def test_result_keeps_its_other_parts_where_its_text_is_data(self) -> None:
+        artifact = Artifact(data=b"a")
+
+        made = as_result(Result({"a": 1}, artifacts=[artifact], status="failed"))  # type: ignore[arg-type]
+
+        assert (made.text, list(made.artifacts), made.status) == ('{"a": 1}', [artifact], "failed")
+
+    def test_artifact_alone_is_a_result_that_names_it(self) -> None:
+        parcel = pack(Artifact(data=PNG, filename="cat.png"), JOB)
+
+        assert parcel.outcome == Outcome("done", "made cat.png", uploads=(Upload("image/png", "cat.png", len(PNG)),))
+        assert parcel.blobs() == [PNG]
+
+    @pytest.mark.parametrize(
+        ("value", "named"),
+        [
+            (b"bytes", "bytes"),
+            ({1, 2}, "set"),
+            (object(), "object"),
+            ({"a": b"bytes"}, "dict"),
+            ({("a", "b"): 1}, "dict"),
+            ([object()], "list"),
+            (dt.date(2024, 1, 1), "date"),
+            (lambda: None, "function"),
+            (circular(), "list"),
+            (nested(100_000), "list"),
+            (Review("text", "a title"), "Review"),
+            (Result(b"bytes"), "bytes"),  # type: ignore[arg-type]
+            (float("nan"), "float"),
+            ({"score": float("inf")}, "dict"),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_without_a_form_is_refused_and_told_what_to_do(self, value: object, named: str) -> None:
+        with pytest.raises(
+            JobError, match=rf"^the handler returned {named}, which is no .*@modelreins_job\(result=…\)$"
+        ):
+            pack(value, JOB)
+
+    @pytest.mark.parametrize("inner", [Artifact(data=b"a"), Result("a", artifacts=[Artifact(data=b"a")])])
+    def test_result_never_loses_what_was_given_as_its_text(self, inner: Any) -> None:
+        try:
+            parcel = pack(Result(inner), JOB)
+        except JobError:
+            return
+        assert parcel.blobs() == [b"a"]
+
+    def test_result_is_what_the_declaration_makes_of_the_value(self) -> None:
+        parcel = pack(b"raw", JOB, result=lambda value: Result("made it", artifacts=[Artifact(data=value)]))
+
+        assert (parcel.outcome.text, parcel.blobs()) == ("made it", [b"raw"])
+
+    def test_errors_of_the_declarations_functions_are_their_own(self) -> None:
+        def broken(*_: object) -> Any:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            pack("text", JOB, result=broken)
+        with pytest.raises(ZeroDivisionError):
+            pack("text", JOB, review=broken)
+
+
+class TestResult:
+    @pytest.mark.parametrize("status", ["running", "", "DONE", None, 1, []])
+    def test_other_status_is_refused(self, status: Any) -> None:
+        with pytest.raises(JobError, match=r"Result\(status=.*\): allowed is done, failed, escalated"):
+            pack(Result("text", status=status), JOB)
+
+    @pytest.mark.parametrize("name", ["artifacts", "reviews"])
+    @pytest.mark.parametrize(
+        "given", [None, "poster.png", ["poster.png"], [None], {"a": 1}, 7, (path for path in "ab")]
+    )
+    def test_parts_of_other_types_are_refused(self, name: str, given: Any) -> None:
+        with pytest.raises(JobError, match=rf"Result\({name}=…\) takes a list of (Artifact|Review) objects"):
+            pack(Result("text", **{name: given}), JOB)
+
+    def test_artifact_in_place_of_a_list_is_refused(self) -> None:
+        with pytest.raises(JobError, match=r"Result\(artifacts=…\) takes a list of Artifact objects"):
+            pack(Result("text", artifacts=Artifact(data=b"a")), JOB)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("form", [list, tuple])
+    def test_parts_may_be_lists_and_tuples(self, form: Callable[[Any], Any]) -> None:
+        parcel = pack(Result(artifacts=form([Artifact(data=b"a")]), reviews=form([Review("text", "t")])), JOB)
+
+        assert len(parcel.outcome.uploads) == 1
+        assert len(parcel.outcome.reviews) == 1
+
+    def test_repr_hides_the_output(self) -> None:
+        assert "hush" not in repr(Result("hush"))
+
+
+class TestArtifact:
+    @pytest.mark.parametrize(
+        ("arguments", "media_type", "name"),
+        [
+            ({"data": b"a"}, "application/octet-stream", "artifact.bin"),
+            ({"data": b"a", "content_type": "image/png"}, "image/png", "artifact.png"),
+            ({"data": b"a", "content_type": "x/unheard-of"}, "x/unheard-of", "artifact.bin"),
+            ({"data": b"a", "filename": "report.csv"}, "text/csv", "report.csv"),
+            ({"data": b"a", "filename": "README"}, "application/octet-stream", "README"),
+            ({"data": b"a", "filename": "a.png", "content_type": "image/webp"}, "image/webp", "a.png"),
+            ({"path": "/tmp/folder/poster.png"}, "image/png", "poster.png"),
+            ({"path": Path("folder/clip.mp4")}, "video/mp4", "clip.mp4"),
+            ({"path": "poster.png", "filename": "final.jpg"}, "image/jpeg", "final.jpg"),
+            ({"path": "poster.png", "content_type": "image/webp"}, "image/webp", "poster.png"),
+        ],
+    )
+    def test_guesses_its_type_and_name(self, arguments: dict[str, Any], media_type: str, name: str) -> None:
+        artifact = Artifact(**arguments)
+
+        assert (artifact.media_type, artifact.name) == (media_type, name)
+
+    @pytest.mark.parametrize("arguments", [{}, {"data": b"a", "path": "a"}, {"filename": "a.png"}])
+    def test_takes_either_bytes_or_a_path(self, arguments: dict[str, Any]) -> None:
+        with pytest.raises(JobError, match="either data=bytes or path=file"):
+            Artifact(**arguments)
+
+    @pytest.mark.parametrize(("data", "named"), [("text", "str"), (7, "int"), ([1], "list"), (object(), "object")])
+    def test_other_data_is_refused(self, data: Any, named: str) -> None:
+        with pytest.raises(JobError, match=rf"Artifact\(data=…\) takes bytes, not {named}"):
+            Artifact(data=data)
+
+    @pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
+    def test_any_form_of_bytes_is_kept_as_bytes(self, data: Any) -> None:
+        parcel = pack(Artifact(data=data), JOB)
+
+        assert parcel.outcome.uploads[0].size == 3
+        assert [(type(blob), blob) for blob in parcel.blobs()] == [(bytes, b"abc")]
+
+    def test_no_bytes_are_an_empty_file(self) -> None:
+        parcel = pack(Artifact(data=b"", filename="empty.txt"), JOB)
+
+        assert parcel.outcome.uploads == (Upload("text/plain", "empty.txt", 0),)
+        assert parcel.blobs() == [b""]
+
+    def test_naive_datetime_is_refused(self) -> None:
+        with pytest.raises(JobError, match=r"Artifact\(expires_at=…\) takes a datetime with a time zone"):
+            Artifact(data=b"a", expires_at=dt.datetime(2030, 1, 1))
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            (None, None),
+            ("2030-01-01T00:00:00Z", "2030-01-01T00:00:00Z"),
+            (dt.datetime(2030, 1, 1, tzinfo=dt.timezone.utc), "2030-01-01T00:00:00+00:00"),
+            (dt.datetime(2030, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=2))), "2030-01-01T00:00:00+02:00"),
+        ],
+    )
+    def test_expiry_is_told_as_text(self, given: Any, told: str | None) -> None:
+        assert pack(Artifact(data=b"a", expires_at=given), JOB).outcome.uploads[0].expires_at == told
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"filename": Path("a.png")},
+            {"filename": 7},
+            {"content_type": 7},
+            {"content_type": object()},
+            {"expires_at": 1893456000},
+            {"expires_at": dt.date(2030, 1, 1)},
+        ],
+        ids=str,
+    )
+    def test_fields_of_other_types_are_refused_by_name(self, arguments: dict[str, Any]) -> None:
+        with pytest.raises(JobError, match=next(iter(arguments))):
+            pack(Artifact(data=b"a", **arguments), JOB).outcome.to_json()
+
+    @pytest.mark.parametrize("path", [7, 1.5, [], object()], ids=lambda path: type(path).__name__)
+    def test_path_of_another_type_is_refused(self, path: Any) -> None:
+        with pytest.raises(JobError, match="path"):
+            pack(Artifact(path=path), JOB)
+
+    def test_repr_hides_its_bytes(self) -> None:
+        assert "hush" not in repr(Artifact(data=b"hush", filename="a.txt"))
+        assert "hush" not in repr(pack(Artifact(data=b"hush", filename="a.txt"), JOB))
+
+
+class TestFiles:
+    @pytest.mark.parametrize("form", [str, Path])
+    def test_is_read_from_its_path(self, poster: Path, form: Callable[[Path], Any]) -> None:
+        parcel = pack(Result("made it", artifacts=[Artifact(path=form(poster))]), JOB)
+
+        assert parcel.outcome.uploads == (Upload("image/png", "poster.png", len(PNG)),)
+        assert parcel.blobs() == [PNG]
+
+    def test_is_read_with_a_path_like_of_the_users_own(self, poster: Path) -> None:
+        class Mine:
+            def __fspath__(self) -> str:
+                return str(poster)
+
+        assert pack(Artifact(path=Mine()), JOB).blobs() == [PNG]
+
+    def test_that_is_missing_is_refused_by_name(self, tmp_path: Path) -> None:
+        with pytest.raises(JobError, match=r"the artifact '.*/nothing\.png' cannot be read: there is no such file"):
+            pack(Artifact(path=tmp_path / "nothing.png"), JOB)
+
+    @pytest.mark.parametrize("name", ["", "folder"])
+    def test_that_is_a_folder_is_refused(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "folder").mkdir()
+
+        with pytest.raises(JobError, match="cannot be read"):
+            pack(Artifact(path=tmp_path / name), JOB)
+
+    def test_that_is_a_pipe_is_refused_and_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.png")
+
+        with pytest.raises(JobError, match=r"pipe\.png' cannot be read"):
+            pack(Artifact(path=tmp_path / "pipe.png"), JOB)
+
+    def test_that_vanished_since_is_refused_by_name(self, poster: Path) -> None:
+        parcel = pack(Artifact(path=poster), JOB)
+        poster.unlink()
+
+        with pytest.raises(JobError, match=r"the artifact '.*poster\.png' cannot be read"):
+            parcel.blobs()
+
+    def test_is_not_read_before_its_bytes_are_asked_for(self, poster: Path) -> None:
+        parcel = pack(Artifact(path=poster), JOB)
+        poster.write_bytes(b"finished")
+
+        assert parcel.blobs() == [b"finished"]
+
+    def test_reads_bytes_given_directly(self) -> None:
+        assert read(Artifact(data=bytearray(b"abc"))) == b"abc"
+
+
+class TestReviews:
+    def test_becomes_an_item_of_the_outcome(self) -> None:
+        review = Review("generated_text", "a title", content="read this", target="#news")
+
+        assert pack(Result("text", reviews=[review]), JOB).outcome.reviews == (
+            ReviewItem("generated_text", "a title", "read this", target="#news"),
+        )
+
+    def test_previews_a_url(self) -> None:
+        review = Review("image", "a title", preview="https://host/cat.png")
+
+        (item,) = pack(Result(reviews=[review]), JOB).outcome.reviews
+
+        assert (item.preview, item.preview_upload) == ("https://host/cat.png", None)
+
+    def test_previews_an_artifact_of_the_result(self) -> None:
+        first, second = Artifact(data=b"1"), Artifact(data=b"2")
+
+        parcel = pack(Result(artifacts=[first, second], reviews=[Review("image", "t", preview=second)]), JOB)
+
+        assert parcel.outcome.reviews[0].preview_upload == 1
+        assert parcel.outcome.reviews[0].preview is None
+        assert parcel.blobs() == [b"1", b"2"]
+
+    def test_previewed_artifact_need_not_be_listed(self) -> None:
+        listed, previewed = Artifact(data=b"1"), Artifact(data=b"2")
+
+        parcel = pack(Result(artifacts=[listed], reviews=[Review("image", "t", preview=previewed)]), JOB)
+
+        assert parcel.outcome.reviews[0].preview_upload == 1
+        assert parcel.blobs() == [b"1", b"2"]
+
+    def test_artifact_previewed_twice_is_uploaded_once(self) -> None:
+        previewed = Artifact(data=b"1")
+
+        parcel = pack(Result(reviews=[Review("a", "t", preview=previewed), Review("b", "t", preview=previewed)]), JOB)
+
+        assert [item.preview_upload for item in parcel.outcome.reviews] == [0, 0]
+        assert parcel.blobs() == [b"1"]
+
+    def test_equal_artifacts_are_kept_apart(self) -> None:
+        first, second = Artifact(data=b"same"), Artifact(data=b"same")
+
+        parcel = pack(Result(artifacts=[first, second], reviews=[Review("a", "t", preview=second)]), JOB)
+
+        assert parcel.outcome.reviews[0].preview_upload == 1
+        assert len(parcel.outcome.uploads) == 2
+
+    def test_result_is_not_changed_by_packing(self) -> None:
+        artifacts: list[Artifact] = []
+        reviews = [Review("a", "t", preview=Artifact(data=b"1"))]
+
+        pack(Result(artifacts=artifacts, reviews=reviews), JOB, review=Review("b", "t"))
+
+        assert artifacts == []
+        assert len(reviews) == 1
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"type": None}, r"Review\(type=…\) takes a text, not NoneType"),
+            ({"title": 7}, r"Review\(title=…\) takes a text, not int"),
+            ({"content": {"a": 1}}, r"Review\(content=…\) takes a text, not dict"),
+            ({"content": b"a"}, r"Review\(content=…\) takes a text, not bytes"),
+            ({"target": 7}, r"Review\(target=…\)"),
+            ({"target": object()}, r"Review\(target=…\)"),
+            ({"preview": b"bytes"}, r"Review\(preview=…\)"),
+            ({"preview": Path("cat.png")}, r"Review\(preview=…\)"),
+            ({"preview": 7}, r"Review\(preview=…\)"),
+        ],
+        ids=str,
+    )
+    def test_fields_of_other_types_are_refused_by_name(self, wrong: dict[str, Any], said: str) -> None:
+        with pytest.raises(JobError, match=said):
+            pack(Result(reviews=[Review(**{"type": "image", "title": "t", **wrong})]), JOB)
+
+
+class TestDeclaredReview:
+    def test_is_filed_with_every_result(self) -> None:
+        declared = Review("audit", "look at it")
+
+        for value in ("text", None, Result("text"), Artifact(data=b"a")):
+            assert pack(value, JOB, review=declared).outcome.reviews == (ReviewItem("audit", "look at it", ""),)
+
+    def test_is_made_from_the_job_and_the_result(self) -> None:
+        parcel = pack("a cat", JOB, review=lambda job, value: Review("audit", f"{job.id}: {value}"))
+
+        assert [item.title for item in parcel.outcome.reviews] == ["7: a cat"]
+
+    def test_sees_what_the_declaration_made_of_the_value(self) -> None:
+        parcel = pack(
+            {"raw": 1}, JOB, result=lambda value: f"raw {value['raw']}", review=lambda job, value: Review("a", value)
+        )
+
+        assert [item.title for item in parcel.outcome.reviews] == ["raw 1"]
+
+    def test_may_be_none_for_this_result(self) -> None:
+        assert pack("text", JOB, review=lambda job, value: None).outcome.reviews == ()
+
+    def test_comes_after_those_of_the_result(self) -> None:
+        parcel = pack(Result(reviews=[Review("own", "t")]), JOB, review=Review("declared", "t"))
+
+        assert [item.type for item in parcel.outcome.reviews] == ["own", "declared"]
+
+    def test_previews_an_artifact_that_the_handler_returned(self) -> None:
+        artifact = Artifact(data=b"a")
+
+        parcel = pack(artifact, JOB, review=lambda job, value: Review("image", "t", preview=value))
+
+        assert parcel.outcome.reviews[0].preview_upload == 0
+        assert parcel.blobs() == [b"a"]
+
+    @pytest.mark.parametrize("made", ["a title", True, [Review("a", "t")], {"type": "a", "title": "t"}])
+    def test_of_another_type_is_refused(self, made: Any) -> None:
+        with pytest.raises(JobError, match="review="):
+            pack("text", JOB, review=lambda job, value: made)
+
+
+class TestLargeUploads:
+    @pytest.mark.parametrize(
+        ("sizes", "large"),
+        [
+            ([], []),
+            ([0], []),
+            ([LEDGER_BLOB_LIMIT], []),
+            ([LEDGER_BLOB_LIMIT + 1], [0]),
+            ([1, LEDGER_BLOB_LIMIT + 1, 2, LEDGER_BLOB_LIMIT * 2], [1, 3]),
+        ],
+    )
+    def test_are_those_that_the_ledger_cannot_hold(self, sizes: list[int], large: list[int]) -> None:
+        parcel = pack(Result(artifacts=[Artifact(data=bytes(size)) for size in sizes]), JOB)
+
+        assert parcel.large == large
+
+    def test_are_found_by_the_size_of_the_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "clip.mp4"
+        with file.open("wb") as clip:
+            clip.truncate(LEDGER_BLOB_LIMIT + 1)
+
+        assert pack(Artifact(path=file), JOB).large == [0]
+
+    def test_are_no_matter_once_delivered(self, tmp_path: Path) -> None:
+        file = tmp_path / "clip.mp4"
+        file.write_bytes(bytes(LEDGER_BLOB_LIMIT + 1))
+        parcel = pack(Result(artifacts=[Artifact(path=file), Artifact(data=b"small")]), JOB)
+
+        delivered = parcel.uploaded(0, slug="s1", url="https://host/s1")
+        file.unlink()
+
+        assert delivered.large == []
+        assert delivered.blobs() == [b"", b"small"]
+        assert (delivered.outcome.uploads[0].slug, delivered.outcome.uploads[0].url) == ("s1", "https://host/s1")
+        assert delivered.outcome.uploads[1].slug is None
+        assert parcel.large == [0]
+
+
+class TestOutcome:
+    @pytest.mark.parametrize(
+        "outcome",
+        [
+            Outcome("done", ""),
+            Outcome("failed", "naïve 猫 \u2028 \ud800"),
+            Outcome(
+                "escalated",
+                "text",
+                uploads=(
+                    Upload("image/png", "a.png", 3, expires_at="2030-01-01T00:00:00Z"),
+                    Upload("video/mp4", "b.mp4", 2**40, slug="s1", url="https://host/s1"),
+                ),
+                reviews=(
+                    ReviewItem("image", "t", "c", preview_upload=1, target="#news"),
+                    ReviewItem("image", "t", "", preview="https://host/cat.png"),
+                ),
+            ),
+        ],
+        ids=lambda outcome: outcome.status,
+    )
+    @pytest.mark.parametrize("as_kept", [str, str.encode])
+    def test_comes_back_from_the_ledger_as_it_was(self, outcome: Outcome, as_kept: Any) -> None:
+        assert Outcome.from_json(as_kept(outcome.to_json())) == outcome
+
+    def test_of_a_full_result_can_be_kept(self, poster: Path) -> None:
+        picture = Artifact(path=poster, expires_at=dt.datetime(2030, 1, 1, tzinfo=dt.timezone.utc))
+        outcome = pack(Result("made it", [picture], [Review("image", "t", preview=picture)]), JOB).outcome
+
+        assert Outcome.from_json(outcome.to_json()) == outcome
+        assert json.loads(outcome.to_json())["uploads"][0]["filename"] == "poster.png"
+
+    def test_of_a_failure_has_its_reason_as_the_output(self) -> None:
+        assert Outcome.failed("no luck") == Outcome("failed", "no luck")
+
+    def test_without_uploads_is_a_parcel_without_bytes(self) -> None:
+        parcel = Parcel(Outcome("done", "text"))
+
+        assert (parcel.large, parcel.blobs()) == ([], [])
