@@ -48,8 +48,10 @@ class Job(Mapping[str, Any]):
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         job_id = fields.get("id")
-        if isinstance(job_id, bool) or not isinstance(job_id, int) or not 0 <= job_id <= MAX_JOB_ID:
+        if isinstance(job_id, bool) or not isinstance(job_id, int):
             raise JobError(f"a job's id is a positive integer, not {type(job_id).__name__}")
+        if not 0 <= job_id <= MAX_JOB_ID:
+            raise JobError(f"a job's id is a positive integer, not {job_id}")
         self._fields = dict(fields)
 
     def __getitem__(self, key: str) -> Any:

@@ -8,12 +8,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Literal
 
 from .errors import JobError
 
 Status = Literal["done", "failed", "escalated"]
 """How a job can be closed (``POST /jobs/ID/close``)."""
+
+_ARTIFACT_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "data": ((bytes, bytearray, memoryview, NoneType), "bytes"),
+    "path": ((str, os.PathLike, NoneType), "a path"),
+    "content_type": ((str,), "a text"),
+    "filename": ((str,), "a text"),
+    "expires_at": ((str, dt.datetime, NoneType), "a datetime or ISO 8601 text"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,10 @@ class Artifact:
     def __post_init__(self) -> None:
         if (self.data is None) == (self.path is None):
             raise JobError("an Artifact takes either data=bytes or path=file")
-        if self.data is not None and not isinstance(self.data, (bytes, bytearray, memoryview)):
-            raise JobError(f"Artifact(data=…) takes bytes, not {type(self.data).__name__}")
+        for name, (kinds, wanted) in _ARTIFACT_KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds):
+                raise JobError(f"Artifact({name}=…) takes {wanted}, not {type(value).__name__}")
         if isinstance(self.expires_at, dt.datetime) and self.expires_at.tzinfo is None:
             raise JobError("Artifact(expires_at=…) takes a datetime with a time zone: this one has none")
 

@@ -20,6 +20,10 @@ DEFAULT_URL = "https://app.modelreins.com"
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
 
+class SecretError(ValueError):
+    """A value is not allowed, and may have a secret in it: it is not repeated."""
+
+
 def _text(value: Any) -> str:
     text = str(value).strip()
     if not text or any(ord(character) < 32 for character in text):
@@ -37,7 +41,9 @@ def _name(value: Any) -> str:
 def _url(value: Any) -> str:
     text = _text(value).rstrip("/")
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+    if "@" in parts.netloc:
+        raise SecretError
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.port == 0:
         raise ValueError
     return text
 
@@ -232,8 +238,9 @@ def load(
 def _checked(metadata: Mapping[str, Any], source: str, value: Any) -> Any:
     try:
         return metadata["parse"](value)
-    except (ValueError, TypeError, OverflowError):
-        shown = "the value given" if metadata["secret"] else repr(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        secret = metadata["secret"] or isinstance(error, SecretError)
+        shown = "the value given" if secret else repr(value)
         raise SettingsError(f"{source}: {shown} is not allowed; allowed is {metadata['allowed']}") from None
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import Any, get_args
 
 from ..errors import JobError
@@ -75,6 +76,8 @@ def pack(
     reviews = list(made.reviews)
     if review is not None:
         extra = review if isinstance(review, Review) else review(job, value)
+        if extra is not None and not isinstance(extra, Review):
+            raise JobError(f"the function given as review= must return a Review or None, not {type(extra).__name__}")
         if extra is not None:
             reviews.append(extra)
     artifacts = list(made.artifacts)
@@ -97,9 +100,7 @@ def as_result(value: object) -> Result:
         JobError: it stands for none.
     """
     if isinstance(value, Result):
-        text: Any = value.text  # data is as welcome here as on its own
-        if not isinstance(text, str):
-            value = replace(value, text=as_result(text).text)
+        value = replace(value, text=_text(value.text))  # data is as welcome here as on its own
         if value.status not in get_args(Status):
             raise JobError(f"Result(status={value.status!r}): allowed is {', '.join(get_args(Status))}")
         for name, kind in (("artifacts", Artifact), ("reviews", Review)):
@@ -107,14 +108,23 @@ def as_result(value: object) -> Result:
             if not (isinstance(given, (list, tuple)) and all(isinstance(item, kind) for item in given)):
                 raise JobError(f"Result({name}=…) takes a list of {kind.__name__} objects")
         return value
-    if value is None:
-        return Result()
-    if isinstance(value, str):
-        return Result(value)
     if isinstance(value, Artifact):
         return Result(f"made {value.name}", artifacts=(value,))
+    return Result(_text(value))
+
+
+def _text(value: object) -> str:
+    """The output that a text, nothing or data stands for.
+
+    Raises:
+        JobError: it is none of these.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
     try:
-        return Result(json.dumps(value, ensure_ascii=False))
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise JobError(
             f"the handler returned {type(value).__name__}, which is no text, Result, Artifact or JSON data "
@@ -160,9 +170,15 @@ def read(artifact: Artifact) -> bytes:
 
 
 def _review(review: Review, artifacts: list[Artifact]) -> ReviewItem:
-    for name in ("type", "title", "content"):
-        if not isinstance(getattr(review, name), str):
-            raise JobError(f"Review({name}=…) takes a text, not {type(getattr(review, name)).__name__}")
+    kinds: dict[str, tuple[type, ...]] = {"type": (str,), "title": (str,), "content": (str,)}
+    kinds |= {"preview": (Artifact, str, NoneType), "target": (str, NoneType)}
+    for name, allowed in kinds.items():
+        value = getattr(review, name)
+        if not isinstance(value, allowed):
+            raise JobError(
+                f"Review({name}=…) takes {'an Artifact or ' if name == 'preview' else ''}a text, "
+                f"not {type(value).__name__}"
+            )
     index = next((i for i, artifact in enumerate(artifacts) if artifact is review.preview), None)
     return ReviewItem(
         type=review.type,
