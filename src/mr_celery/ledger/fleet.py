@@ -12,10 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import redis
-
-from ..errors import LedgerUnavailable
-from .connection import connect, shown
+from .scripts import Scripts
 
 KEY = "modelreins:{fleet}:"
 
@@ -54,55 +51,28 @@ class Fleet:
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
-        self._url = url
-        self._client = connect(url, timeout=timeout)
+        self._redis = Scripts(url, timeout)
+
+    def _run(self, name: str, *arguments: object) -> Any:
+        return self._redis.run(name, keys=[f"{KEY}nodes", f"{KEY}online"], arguments=arguments)
 
     def announce(self, node: Node, *, seconds: float) -> None:
         """``node`` is online, for ``seconds`` from now unless it announces itself again."""
-        try:
-            pipe = self._client.pipeline(transaction=True)
-            pipe.hset(f"{KEY}nodes", node.hostname, json.dumps(asdict(node)))
-            pipe.zadd(f"{KEY}online", {node.hostname: self._now() + seconds})
-            pipe.execute()
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
+        self._run("fleet_announce", node.hostname, json.dumps(asdict(node)), seconds)
 
     def withdraw(self, hostname: str) -> None:
         """The worker takes no more tasks."""
-        try:
-            pipe = self._client.pipeline(transaction=True)
-            pipe.zrem(f"{KEY}online", hostname)
-            pipe.hdel(f"{KEY}nodes", hostname)
-            pipe.execute()
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
+        self._run("fleet_withdraw", hostname)
 
     def online(self) -> list[Node]:
         """The workers that are online."""
-        try:
-            gone = self._client.zrangebyscore(f"{KEY}online", "-inf", self._now())
-            if gone:
-                pipe = self._client.pipeline(transaction=True)
-                pipe.zrem(f"{KEY}online", *gone)
-                pipe.hdel(f"{KEY}nodes", *gone)
-                pipe.execute()
-            return [_node(json.loads(text)) for text in self._client.hgetall(f"{KEY}nodes").values()]
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
+        return [_node(json.loads(about)) for about in self._run("fleet_online")]
 
     def clock_difference(self) -> float:
         """How many seconds this host's clock is ahead of Redis' clock."""
-        try:
-            return time.time() - self._now()
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
-
-    def _now(self) -> float:
-        seconds, microseconds = self._client.time()
-        return float(seconds) + float(microseconds) / 1_000_000
-
-    def _unavailable(self, error: Exception) -> LedgerUnavailable:
-        return LedgerUnavailable(f"the ledger at {shown(self._url)}: {type(error).__name__}: {error}")
+        with self._redis.errors():
+            seconds, microseconds = self._redis.client.time()
+        return time.time() - (float(seconds) + float(microseconds) / 1_000_000)
 
 
 def _node(fields: Mapping[str, Any]) -> Node:

@@ -15,26 +15,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any, cast
 from urllib.parse import quote
 
-import redis
-
-from ..errors import LedgerUnavailable
 from ..job import Job
 from ..outcome import Outcome
-from .connection import connect, server_version, shown
+from .connection import server_version
 from .records import IN_FLIGHT, Admission, Loss, Record, Route, RunKey, Started, Survey, read_record
+from .scripts import Scripts
 
 PREFIX = "modelreins"
-
-
-@cache
-def _source(name: str) -> str:
-    folder = files(__package__).joinpath("lua")
-    return folder.joinpath("record.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
 
 
 class Ledger:
@@ -51,24 +41,15 @@ class Ledger:
     """
 
     def __init__(self, url: str, worker: str, *, history: float = 86400.0, timeout: float = 5.0) -> None:
-        self._url = url
-        self._client = connect(url, timeout=timeout)
+        self._redis = Scripts(url, timeout)
+        self._client = self._redis.client
         self._prefix = f"{PREFIX}:{{{quote(worker, safe='')}}}:"
         self._history = history
-        self._scripts: dict[str, Any] = {}
         self.worker = worker
 
     def _run(self, name: str, job_id: int | str, *arguments: object) -> Any:
-        script = self._scripts.get(name)
-        if script is None:
-            script = self._scripts[name] = self._client.register_script(_source(name))
-        try:
-            return script(keys=[f"{self._prefix}job:{job_id}"], args=[self._prefix, job_id, *arguments])
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, error: Exception) -> LedgerUnavailable:
-        return LedgerUnavailable(f"the ledger at {shown(self._url)}: {type(error).__name__}: {error}")
+        keys = [f"{self._prefix}job:{job_id}"]
+        return self._redis.run("record", name, keys=keys, arguments=[self._prefix, job_id, *arguments])
 
     # -- claiming ------------------------------------------------------------------------------------
 
@@ -283,64 +264,49 @@ class Ledger:
 
     def read(self, job_id: int) -> Record | None:
         """One job's record; ``None`` if the ledger does not know it."""
-        try:
+        with self._redis.errors():
             return read_record(job_id, self._client.hgetall(f"{self._prefix}job:{job_id}"))
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
 
     def blob(self, job_id: int, index: int) -> bytes | None:
         """The bytes of an outcome's upload."""
-        try:
+        with self._redis.errors():
             blob: bytes | None = self._client.hget(f"{self._prefix}job:{job_id}", f"blob:{index}")
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
         return blob
 
     def in_flight(self) -> dict[int, str]:
         """Every job that is not over, with its state."""
         found: dict[int, str] = {}
-        try:
+        with self._redis.errors():
             for state in IN_FLIGHT:
                 for job_id, _ in self._client.zscan_iter(f"{self._prefix}{state}", count=1000):
                     found[int(job_id)] = state
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
         return found
 
     # -- among bridges -------------------------------------------------------------------------------
 
     def my_turn(self, what: str, seconds: float) -> bool:
         """Whether this caller may do ``what`` now; nobody else may for ``seconds``."""
-        try:
+        with self._redis.errors():
             return bool(self._client.set(f"{self._prefix}turn:{what}", 1, nx=True, px=int(seconds * 1000)))
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
 
     def server_version(self) -> tuple[int, ...]:
         """The version of the ledger's Redis."""
-        try:
+        with self._redis.errors():
             return server_version(self._client)
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
 
     def found(self) -> bool:
         """Mark the ledger as in use. Returns ``True`` if it was new: nothing of an earlier life is in it."""
-        try:
+        with self._redis.errors():
             return bool(self._client.set(f"{self._prefix}founded", 1, nx=True))
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
 
     def bell(self, timeout: float) -> Iterator[str]:
         """Rings, with what has changed, for as long as it is iterated; an empty text after ``timeout`` seconds
         without one, so that the caller can stop."""
-        try:
-            with self._client.pubsub(ignore_subscribe_messages=True) as subscription:
-                subscription.subscribe(f"{self._prefix}bell")
-                while True:
-                    message = subscription.get_message(timeout=timeout)
-                    yield message["data"].decode() if message else ""
-        except (redis.RedisError, OSError) as error:
-            raise self._unavailable(error) from error
+        with self._redis.errors(), self._client.pubsub(ignore_subscribe_messages=True) as subscription:
+            subscription.subscribe(f"{self._prefix}bell")
+            while True:
+                message = subscription.get_message(timeout=timeout)
+                yield message["data"].decode() if message else ""
 
 
 def _route(route: Route) -> tuple[object, ...]:

@@ -1,0 +1,774 @@
+"""Every step of the job's life, from every state: allowed or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mr_celery.job import Job
+from mr_celery.ledger import Ledger, Route, RunKey
+from mr_celery.outcome import Outcome
+from support.ledgers import DONE, FAILED, LATER, ROUTE, STATES, Books, fake_books
+
+SLOT_STATES = ("admitted", "claimed", "sent", "running")
+OVER = ("closed", "aborted")
+
+
+@pytest.fixture
+def books(monkeypatch: pytest.MonkeyPatch) -> Books:
+    return fake_books(monkeypatch)
+
+
+@pytest.fixture
+def ledger(books: Books) -> Ledger:
+    return books.ledger
+
+
+def job(job_id: int = 1, **fields: Any) -> Job:
+    return Job({"id": job_id, "prompt": "hello", **fields})
+
+
+def lose(ledger: Ledger, run: RunKey, *, only_due: bool = False) -> str:
+    return ledger.lose(run.job_id, run.task_id, only_due=only_due, why="it died", **FAILED)
+
+
+def resend(ledger: Ledger, run: RunKey, *, budget: int | None = 3, wait_seconds: float = 0.0) -> str:
+    return ledger.resend(
+        run.job_id,
+        run.task_id,
+        why="not started",
+        budget=budget,
+        wait_seconds=wait_seconds,
+        exhausted=Outcome.failed("never started"),
+    )
+
+
+# -- the picture as a table ------------------------------------------------------------------------------
+
+Step = Callable[[Ledger, RunKey], object]
+
+STEPS: dict[str, Step] = {
+    "drop": lambda ledger, run: ledger.drop(run.job_id),
+    "settle_later": lambda ledger, run: ledger.settle_later(run.job_id, LATER),
+    "claimed": lambda ledger, run: ledger.claimed(run.job_id),
+    "sent": lambda ledger, run: ledger.sent(run.job_id, run.task_id, wait_seconds=LATER),
+    "start": lambda ledger, run: ledger.start(run, node="n", lease=LATER, nonce="second").job is not None,
+    "retry": lambda ledger, run: ledger.retry(run, wait_seconds=LATER),
+    "finish": lambda ledger, run: ledger.finish(run, DONE, deliver_seconds=LATER),
+    "fail": lambda ledger, run: ledger.fail(run.job_id, run.task_id, Outcome.failed("no")),
+    "lose": lambda ledger, run: lose(ledger, run) != "kept",
+    "resend": lambda ledger, run: resend(ledger, run) != "kept",
+    "abort": lambda ledger, run: ledger.abort(run.job_id, "operator"),
+    "delivered_part": lambda ledger, run: ledger.delivered_part(run.job_id, "review:0", "7", hold_seconds=LATER),
+    "undelivered": lambda ledger, run: ledger.undelivered(run.job_id, "503", wait_seconds=LATER),
+    "replace_outcome": lambda ledger, run: ledger.replace_outcome(run.job_id, Outcome.failed("refused")),
+    "close": lambda ledger, run: ledger.close(run.job_id, "delivered"),
+}
+
+LEADS: dict[str, dict[str, str]] = {
+    "drop": {"admitted": "unknown"},
+    "settle_later": {"admitted": "admitted"},
+    "claimed": {"admitted": "claimed"},
+    "sent": {"claimed": "sent"},
+    "start": {"claimed": "running", "sent": "running"},
+    "retry": {"running": "sent"},
+    "finish": {"running": "finished"},
+    "fail": {"claimed": "finished", "sent": "finished", "running": "finished"},
+    "lose": {"running": "claimed"},
+    "resend": {"claimed": "claimed", "sent": "claimed"},
+    "abort": {"claimed": "aborted", "sent": "aborted", "running": "aborted", "finished": "aborted"},
+    "delivered_part": {"finished": "finished"},
+    "undelivered": {"finished": "finished"},
+    "replace_outcome": {"finished": "finished"},
+    "close": {"finished": "closed"},
+}
+
+ANSWERS_WITH_THE_STATE = ("sent", "finish")
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("step", STEPS)
+def test_each_step_is_taken_from_its_states_and_refused_from_all_others(books: Books, step: str, state: str) -> None:
+    run = books.bring(state)
+    before = books.redis.hgetall(books.key("job:1"))
+
+    answer = STEPS[step](books.ledger, run)
+
+    assert books.state() == LEADS[step].get(state, state)
+    if state not in LEADS[step]:
+        assert books.redis.hgetall(books.key("job:1")) == before
+    if step not in ANSWERS_WITH_THE_STATE:
+        assert bool(answer) == (state in LEADS[step])
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_job_holds_a_slot_from_admitted_to_running(books: Books, step: str, state: str) -> None:
+    run = books.bring(state)
+    STEPS[step](books.ledger, run)
+    assert books.load() == (1 if books.state() in SLOT_STATES else 0)
+
+
+@pytest.mark.parametrize("state", STATES[2:])
+@pytest.mark.parametrize("step", ["start", "finish", "retry", "fail", "lose", "resend", "sent"])
+def test_a_step_with_another_attempts_task_id_changes_nothing(books: Books, step: str, state: str) -> None:
+    books.bring(state)
+    before = books.redis.hgetall(books.key("job:1"))
+    STEPS[step](books.ledger, RunKey(1, "mr-1-7-other"))
+    assert books.redis.hgetall(books.key("job:1")) == before
+
+
+# -- admit -----------------------------------------------------------------------------------------------
+
+
+def test_an_admitted_job_waits_for_its_claim_to_be_settled(books: Books, ledger: Ledger) -> None:
+    now = books.now()
+    assert ledger.admit(job(), ROUTE, asked_at=now, settle_seconds=60) == "admitted"
+    assert books.state() == "admitted"
+    assert books.score("admitted") == pytest.approx(now + 60, abs=5)
+    assert books.record().route == ROUTE
+    assert books.record().job == job()
+
+
+def test_the_routes_limits_are_kept_with_the_job(books: Books) -> None:
+    route = Route("proj.once", "slow", max_attempts=7, on_lost="fail")
+    books.bring("admitted", route=route)
+    assert books.record().route == route
+
+
+@pytest.mark.parametrize(
+    ("queue_limit", "total_limit", "answer"),
+    [(None, None, "admitted"), (2, None, "full"), (3, None, "admitted"), (None, 4, "full"), (None, 5, "admitted")],
+)
+def test_a_job_is_admitted_while_its_queue_and_the_whole_have_room(
+    books: Books, ledger: Ledger, queue_limit: int | None, total_limit: int | None, answer: str
+) -> None:
+    other = Route("proj.other", "other")
+    books.bring("admitted", 11)
+    books.bring("running", 12)
+    books.bring("claimed", 13, route=other)
+    books.bring("sent", 14, route=other)
+    books.bring("finished", 15)  # holds no slot
+    admission = ledger.admit(job(), ROUTE, asked_at=books.now(), queue_limit=queue_limit, total_limit=total_limit)
+    assert admission == answer
+    assert books.state() == ("admitted" if answer == "admitted" else "unknown")
+
+
+def test_a_limit_of_zero_admits_nothing(books: Books, ledger: Ledger) -> None:
+    assert ledger.admit(job(), ROUTE, asked_at=books.now(), queue_limit=0) == "full"
+    assert ledger.admit(job(), ROUTE, asked_at=books.now(), total_limit=0) == "full"
+
+
+@pytest.mark.parametrize(
+    ("state", "asked_before_the_claim", "asked_after_it"),
+    [
+        ("admitted", "known", "known"),
+        ("claimed", "known", "again"),
+        ("sent", "known", "again"),
+        ("running", "known", "again"),
+        ("finished", "known", "again"),
+        ("closed", "known", "admitted"),
+        ("aborted", "known", "admitted"),
+    ],
+)
+def test_a_job_that_the_ledger_knows_is_judged_by_when_the_inbox_was_asked(
+    books: Books, ledger: Ledger, state: str, asked_before_the_claim: str, asked_after_it: str
+) -> None:
+    asked_before = books.now()
+    books.bring(state)
+    before = books.redis.hgetall(books.key("job:1"))
+    assert ledger.admit(job(), ROUTE, asked_at=asked_before) == asked_before_the_claim
+    assert books.redis.hgetall(books.key("job:1")) == before
+    assert ledger.admit(job(), ROUTE, asked_at=books.now() + 0.001) == asked_after_it
+    assert books.state() == ("admitted" if asked_after_it == "admitted" else state)
+
+
+def test_a_job_that_is_claimed_again_is_not_claimed_a_third_time_for_the_same_answer(
+    books: Books, ledger: Ledger
+) -> None:
+    books.bring("running")
+    asked_at = books.now()
+    assert ledger.admit(job(), ROUTE, asked_at=asked_at) == "again"
+    assert ledger.admit(job(), ROUTE, asked_at=asked_at) == "known"
+
+
+def test_a_job_that_is_claimed_again_is_so_although_there_is_no_slot(books: Books, ledger: Ledger) -> None:
+    books.bring("running")
+    assert ledger.admit(job(), ROUTE, asked_at=books.now() + 0.001, queue_limit=1, total_limit=1) == "again"
+
+
+def test_a_new_life_has_nothing_of_the_old_one(books: Books, ledger: Ledger) -> None:
+    old = books.bring("closed")
+    ledger.admit(job(prompt="new"), ROUTE, asked_at=books.now() + 0.001)
+    task_id = ledger.claimed(1)
+    record = books.record()
+    assert task_id != old.task_id
+    assert (record.attempt, record.how, record.deliveries) == (1, "", 0)
+    assert record.job is not None
+    assert record.job.prompt == "new"
+    assert "ended" not in record.times
+    assert books.redis.ttl(books.key("job:1")) == -1
+    assert books.start(old).refusal == "superseded"
+
+
+# -- claimed, sent -----------------------------------------------------------------------------------------
+
+
+def test_a_claimed_job_has_a_task_id_before_anything_is_published(books: Books, ledger: Ledger) -> None:
+    books.bring("admitted")
+    task_id = ledger.claimed(1, wait_seconds=5)
+    assert task_id is not None
+    assert task_id.startswith("mr-1-1-")
+    record = books.record()
+    assert (record.task_id, record.attempt, record.resends, record.retries) == (task_id, 1, 0, 0)
+
+
+def test_a_claim_is_settled_once(books: Books, ledger: Ledger) -> None:
+    books.bring("admitted")
+    assert ledger.claimed(1)
+    assert ledger.claimed(1) is None
+    assert ledger.drop(1) is False
+
+
+def test_two_jobs_of_different_lives_have_different_task_ids(books: Books) -> None:
+    first, second = books.bring("claimed", 1), books.bring("claimed", 2)
+    assert first.task_id.split("-")[3] != second.task_id.split("-")[3]
+
+
+def test_a_claim_to_be_settled_later_is_not_due_until_then(books: Books, ledger: Ledger) -> None:
+    books.bring("admitted")
+    books.make_due("admitted")
+    assert books.is_due("admitted")
+    assert ledger.settle_later(1, LATER)
+    assert not books.is_due("admitted")
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_sent_answers_the_state_that_the_job_is_in_now(books: Books, ledger: Ledger, state: str) -> None:
+    run = books.bring(state)
+    expected = {"claimed": "sent", "unknown": ""}.get(state, state)
+    assert ledger.sent(1, run.task_id, wait_seconds=LATER) == expected
+
+
+def test_a_worker_that_was_faster_than_the_bridge_keeps_its_run(books: Books, ledger: Ledger) -> None:
+    run = books.bring("claimed")
+    books.start(run)
+    lease = books.score("running")
+    assert ledger.sent(1, run.task_id, wait_seconds=LATER) == "running"
+    assert books.score("running") == lease
+
+
+@pytest.mark.parametrize("state", ["unknown", "closed", "aborted"])
+def test_a_job_running_on_the_server_is_adopted_where_the_ledger_has_none_in_flight(
+    books: Books, ledger: Ledger, state: str
+) -> None:
+    books.bring(state)
+    assert ledger.adopt(job(), ROUTE, asked_at=books.now() + 0.001, wait_seconds=LATER)
+    assert books.state() == "claimed"
+    assert books.record().attempt == 1
+    assert books.load() == 1
+    assert not books.is_due("claimed")
+
+
+@pytest.mark.parametrize("state", STATES[1:6])
+def test_a_job_in_flight_is_not_adopted(books: Books, ledger: Ledger, state: str) -> None:
+    books.bring(state)
+    before = books.redis.hgetall(books.key("job:1"))
+    assert not ledger.adopt(job(), ROUTE, asked_at=books.now() + 0.001, wait_seconds=LATER)
+    assert books.redis.hgetall(books.key("job:1")) == before
+
+
+@pytest.mark.parametrize("state", OVER)
+def test_a_job_that_ended_since_the_server_was_asked_is_not_adopted(books: Books, ledger: Ledger, state: str) -> None:
+    asked_at = books.now()
+    books.bring(state)
+    assert not ledger.adopt(job(), ROUTE, asked_at=asked_at, wait_seconds=LATER)
+    assert books.state() == state
+
+
+# -- start: the fence --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["claimed", "sent"])
+def test_a_start_gives_the_job_and_the_attempt(books: Books, state: str) -> None:
+    run = books.bring(state, prompt="paint")
+    started = books.start(run, node="celery@a")
+    assert started.job is not None
+    assert started.job.prompt == "paint"
+    assert (started.attempt, started.refusal) == (1, "")
+    assert books.record().node == "celery@a"
+
+
+def test_a_second_message_of_the_same_attempt_is_refused(books: Books) -> None:
+    run = books.bring("sent")
+    assert books.start(run, nonce="first").job is not None
+    second = books.start(run, nonce="second")
+    assert second.job is None
+    assert second.refusal == "running"
+
+
+def test_a_start_that_is_repeated_because_its_answer_was_lost_gets_the_same_answer(books: Books) -> None:
+    run = books.bring("sent")
+    assert books.start(run, nonce="first") == books.start(run, nonce="first")
+
+
+@pytest.mark.parametrize(
+    ("state", "refusal"),
+    [("unknown", "unknown"), ("finished", "finished"), ("closed", "closed"), ("aborted", "aborted")],
+)
+def test_a_start_that_is_refused_names_the_state_that_stands_against_it(books: Books, state: str, refusal: str) -> None:
+    run = books.bring(state)
+    assert books.start(run).refusal == refusal
+
+
+def test_a_message_of_an_earlier_attempt_is_superseded(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    lose(ledger, run)
+    assert books.start(run).refusal == "superseded"
+    assert books.state() == "claimed"
+
+
+def test_a_message_of_before_a_celery_retry_is_refused(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    ledger.retry(run, wait_seconds=LATER)
+    assert books.start(run).refusal == "sent"
+    assert books.start(RunKey(1, run.task_id, 1)).job is not None
+
+
+def test_a_celery_retry_that_comes_before_its_record_takes_over_the_run(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    retried = RunKey(1, run.task_id, 1)
+    assert books.start(retried, nonce="second", node="celery@b").job is not None
+    assert books.record().retries == 1
+    assert not ledger.retry(run, wait_seconds=LATER)  # the run that published it comes late
+    assert ledger.finish(run, DONE, deliver_seconds=0) == "superseded"
+    assert ledger.finish(retried, DONE, deliver_seconds=0) == "finished"
+
+
+def test_a_run_holds_its_lease_from_its_start(books: Books) -> None:
+    run = books.bring("sent")
+    now = books.now()
+    books.start(run, lease=30)
+    assert books.score("running") == pytest.approx(now + 30, abs=5)
+
+
+# -- hold --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["sent", "running", "finished"])
+def test_a_live_worker_holds_what_it_has(books: Books, ledger: Ledger, state: str) -> None:
+    run = books.bring(state)
+    books.make_due(state)
+    assert ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER) == {}
+    assert not books.is_due(state)
+
+
+def test_holding_a_waiting_message_never_shortens_its_time(books: Books, ledger: Ledger) -> None:
+    run = books.bring("sent")
+    long = books.score("sent")
+    ledger.hold([(1, run.task_id)], lease=1, wait_seconds=1)
+    assert books.score("sent") == long
+
+
+def test_an_outcome_that_the_courier_has_is_not_held_by_the_worker(books: Books, ledger: Ledger) -> None:
+    run = books.bring("finished")
+    ledger.undelivered(1, "503", wait_seconds=0)
+    assert ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER) == {}
+    assert books.is_due("finished")
+
+
+def test_what_is_not_the_workers_any_more_is_reported_with_the_reason(books: Books, ledger: Ledger) -> None:
+    live, closed, aborted = books.bring("running", 1), books.bring("closed", 2), books.bring("aborted", 3)
+    lost = books.bring("running", 4)
+    lose(ledger, lost)
+    books.make_due("running")
+    runs = [(run.job_id, run.task_id) for run in (closed, aborted, lost, live)] + [(5, "mr-5-1-x")]
+    assert ledger.hold(runs, lease=LATER, wait_seconds=LATER) == {
+        2: "closed",
+        3: "aborted",
+        4: "superseded",
+        5: "unknown",
+    }
+    assert not books.is_due("running")
+
+
+# -- retry -------------------------------------------------------------------------------------------------
+
+
+def test_a_retry_waits_as_a_sent_message_with_one_more_retry(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    now = books.now()
+    assert ledger.retry(run, wait_seconds=120)
+    assert books.state() == "sent"
+    assert books.record().retries == 1
+    assert books.record().attempt == 1
+    assert books.score("sent") == pytest.approx(now + 120, abs=5)
+    assert not ledger.retry(run, wait_seconds=120)
+
+
+# -- finish, fail ------------------------------------------------------------------------------------------
+
+
+def test_an_outcome_is_recorded_with_its_blobs(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    assert ledger.finish(run, DONE, blobs=[b"\x00one", b"", b"three"], deliver_seconds=LATER) == "finished"
+    assert books.record().outcome == DONE
+    assert [ledger.blob(1, index) for index in range(4)] == [b"\x00one", b"", b"three", None]
+
+
+def test_an_outcome_that_its_run_delivers_is_due_for_the_courier_only_later(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    ledger.finish(run, DONE, deliver_seconds=LATER)
+    assert not books.is_due("finished")
+    assert books.record().deliveries == 1
+
+
+def test_an_outcome_that_nobody_delivers_is_due_at_once(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    ledger.finish(run, DONE, deliver_seconds=0)
+    assert books.is_due("finished")
+    assert books.record().deliveries == 0
+
+
+@pytest.mark.parametrize("state", ["claimed", "sent", "closed", "aborted"])
+def test_an_outcome_is_refused_with_the_state_that_stands_against_it(books: Books, ledger: Ledger, state: str) -> None:
+    run = books.bring(state)
+    assert ledger.finish(run, DONE, deliver_seconds=0) == state
+
+
+def test_a_finish_that_is_repeated_because_its_answer_was_lost_gets_the_same_answer(
+    books: Books, ledger: Ledger
+) -> None:
+    run = books.bring("running")
+    assert ledger.finish(run, DONE, deliver_seconds=LATER) == "finished"
+    assert ledger.finish(run, DONE, deliver_seconds=LATER) == "finished"
+    assert books.record().deliveries == 1
+
+
+def test_a_run_is_not_told_that_its_outcome_is_recorded_when_another_one_is(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    ledger.fail(1, run.task_id, Outcome.failed("hard time limit"))
+    assert ledger.finish(run, DONE, deliver_seconds=LATER) != "finished"
+    assert books.record().outcome == Outcome.failed("hard time limit")
+
+
+def test_an_outcome_of_an_unknown_job_is_refused(ledger: Ledger) -> None:
+    assert ledger.finish(RunKey(1, "mr-1-1-x"), DONE, deliver_seconds=0) == "unknown"
+
+
+@pytest.mark.parametrize("state", ["running", "finished", "closed"])
+def test_an_outcome_of_an_earlier_attempt_is_superseded(books: Books, ledger: Ledger, state: str) -> None:
+    books.bring(state)
+    before = books.redis.hgetall(books.key("job:1"))
+    late = Outcome("done", "late", ())
+    assert ledger.finish(RunKey(1, "mr-1-0-x"), late, blobs=[b"late"], deliver_seconds=0) == "superseded"
+    assert books.redis.hgetall(books.key("job:1")) == before
+
+
+@pytest.mark.parametrize("state", ["claimed", "sent", "running"])
+def test_an_attempt_that_failed_outside_of_its_handler_is_delivered_at_once(
+    books: Books, ledger: Ledger, state: str
+) -> None:
+    run = books.bring(state)
+    assert ledger.fail(1, run.task_id, Outcome.failed("time limit"))
+    assert books.is_due("finished")
+    assert books.record().outcome == Outcome.failed("time limit")
+
+
+def test_a_recorded_outcome_is_not_replaced_by_a_later_failure(books: Books, ledger: Ledger) -> None:
+    run = books.bring("finished")
+    assert not ledger.fail(1, run.task_id, Outcome.failed("late"))
+    assert books.record().outcome == DONE
+
+
+# -- lose --------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_run_is_sent_again_as_the_next_attempt(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    assert lose(ledger, run) == "again"
+    record = books.record()
+    assert record.attempt == 2
+    assert record.task_id.startswith("mr-1-2-")
+    assert record.task_id != run.task_id
+    assert books.is_due("claimed")
+    assert ledger.finish(run, DONE, deliver_seconds=0) == "superseded"
+
+
+def test_a_lost_run_begins_its_next_attempt_with_budgets_of_its_own(books: Books, ledger: Ledger) -> None:
+    run = books.bring("sent")
+    resend(ledger, run)
+    books.start(run)
+    ledger.retry(run, wait_seconds=LATER)
+    retried = RunKey(1, run.task_id, 1)
+    books.start(retried)
+    assert lose(ledger, retried) == "again"
+    record = books.record()
+    assert (record.resends, record.retries, record.why) == (0, 0, "")
+
+
+def test_a_job_that_keeps_losing_its_worker_fails_after_max_attempts(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running", route=Route("t", "celery", max_attempts=3))
+    answers = []
+    for _ in range(3):
+        answers.append(lose(ledger, run))
+        run = RunKey(1, books.record().task_id)
+        books.start(run)
+    assert answers == ["again", "again", "failed"]
+    assert books.record().outcome == FAILED["too_often"]
+    assert books.is_due("finished")
+
+
+def test_a_handler_that_must_not_run_again_fails_at_its_first_loss(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running", route=Route("t", "celery", on_lost="fail"))
+    assert lose(ledger, run) == "failed"
+    assert books.record().outcome == FAILED["must_not"]
+
+
+def test_the_reaper_loses_only_a_run_whose_lease_has_run_out(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    assert lose(ledger, run, only_due=True) == "kept"
+    books.make_due("running")
+    ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER)
+    assert lose(ledger, run, only_due=True) == "kept"
+    assert books.state() == "running"
+    books.make_due("running")
+    assert lose(ledger, run, only_due=True) == "again"
+
+
+def test_a_run_is_lost_once(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    assert lose(ledger, run) == "again"
+    assert lose(ledger, run) == "kept"
+    assert books.record().attempt == 2
+
+
+# -- resend ------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_nobody_started_is_sent_again_under_the_same_id(books: Books, ledger: Ledger) -> None:
+    run = books.bring("sent")
+    assert resend(ledger, run) == "again"
+    record = books.record()
+    assert (record.task_id, record.attempt, record.resends, record.why) == (run.task_id, 1, 1, "not started")
+    assert books.is_due("claimed")
+
+
+def test_sending_again_has_a_budget_and_then_the_job_fails(books: Books, ledger: Ledger) -> None:
+    run = books.bring("sent")
+    assert [resend(ledger, run, budget=3) for _ in range(4)] == ["again", "again", "again", "failed"]
+    assert books.record().outcome == Outcome.failed("never started")
+    assert books.is_due("finished")
+
+
+def test_sending_again_without_a_budget_is_not_counted(books: Books, ledger: Ledger) -> None:
+    run = books.bring("sent")
+    for _ in range(5):
+        assert resend(ledger, run, budget=None) == "again"
+    assert books.record().resends == 0
+
+
+def test_a_message_is_sent_again_after_the_time_that_was_asked_for(books: Books, ledger: Ledger) -> None:
+    run = books.bring("sent")
+    resend(ledger, run, wait_seconds=LATER)
+    assert books.state() == "claimed"
+    assert not books.is_due("claimed")
+
+
+# -- abort, close ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["claimed", "sent", "running", "finished"])
+def test_an_aborted_job_names_the_task_to_revoke_and_its_outcome_is_refused(
+    books: Books, ledger: Ledger, state: str
+) -> None:
+    run = books.bring(state)
+    assert ledger.abort(1, "by an operator") == run.task_id
+    assert books.record().why == "by an operator"
+    assert ledger.finish(run, DONE, deliver_seconds=0) == "aborted"
+    assert books.start(run).refusal == "aborted"
+
+
+@pytest.mark.parametrize("how", ["delivered", "superseded"])
+def test_a_closed_job_says_how(books: Books, ledger: Ledger, how: str) -> None:
+    books.bring("finished")
+    assert ledger.close(1, how)
+    assert books.record().how == how
+
+
+@pytest.mark.parametrize("state", OVER)
+def test_a_job_that_is_over_leaves_only_a_light_record_that_expires(
+    monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    books = fake_books(monkeypatch, history=1000.0)
+    run = books.bring("finished")
+    books.ledger.delivered_part(1, "review:0", "7", hold_seconds=LATER)
+    if state == "closed":
+        books.ledger.close(1, "delivered")
+    else:
+        books.ledger.abort(1, "operator")
+    record = books.record()
+    assert books.state() == state
+    assert books.ledger.in_flight() == {}
+    assert books.load() == 0
+    assert (record.job, record.outcome) == (None, None)
+    assert books.ledger.blob(1, 0) is None
+    assert record.task_id == run.task_id
+    assert "ended" in record.times
+    assert 990 < books.redis.ttl(books.key("job:1")) <= 1000
+    assert books.redis.keys(books.key("*")) == [books.key("job:1").encode()]
+
+
+# -- delivering --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", STATES[1:6])
+def test_what_is_due_is_taken_once_until_its_time_is_over(books: Books, ledger: Ledger, state: str) -> None:
+    books.bring(state, 1)
+    books.bring(state, 2)
+    assert ledger.take(state, hold_seconds=LATER) == []
+    books.make_due(state, 1)
+    assert ledger.take(state, hold_seconds=LATER) == [1]
+    assert ledger.take(state, hold_seconds=LATER) == []
+    books.make_due(state, 1)
+    assert ledger.take(state, hold_seconds=LATER) == [1]
+
+
+def test_no_more_is_taken_than_was_asked_for(books: Books, ledger: Ledger) -> None:
+    for job_id in range(1, 6):
+        books.bring("sent", job_id)
+    books.make_due("sent")
+    first = ledger.take("sent", 3, hold_seconds=LATER)
+    second = ledger.take("sent", 3, hold_seconds=LATER)
+    assert (len(first), len(second)) == (3, 2)
+    assert sorted(first + second) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("state", STATES[1:6])
+def test_only_the_taking_of_an_outcome_counts_as_a_delivery(books: Books, ledger: Ledger, state: str) -> None:
+    books.bring(state)
+    before = books.record().deliveries
+    books.make_due(state)
+    ledger.take(state, hold_seconds=LATER)
+    assert books.record().deliveries == before + (1 if state == "finished" else 0)
+
+
+def test_a_delivered_part_is_kept_and_prolongs_the_delivery(books: Books, ledger: Ledger) -> None:
+    books.bring("finished")
+    books.make_due("finished")
+    assert ledger.delivered_part(1, "artifact:0", '{"slug":"a"}', hold_seconds=LATER)
+    assert ledger.delivered_part(1, "review:1", "12", hold_seconds=LATER)
+    assert not books.is_due("finished")
+    assert books.record().parts == {"artifact:0": '{"slug":"a"}', "review:1": "12"}
+
+
+def test_a_failed_delivery_is_due_again_after_its_pause(books: Books, ledger: Ledger) -> None:
+    books.bring("finished")
+    assert ledger.undelivered(1, "503", wait_seconds=LATER)
+    assert not books.is_due("finished")
+    assert ledger.undelivered(1, "still 503", wait_seconds=0)
+    assert books.is_due("finished")
+    assert books.record().why == "still 503"
+
+
+def test_an_outcome_that_replaces_a_refused_one_is_due_at_once(books: Books, ledger: Ledger) -> None:
+    books.bring("finished")
+    assert ledger.replace_outcome(1, Outcome.failed("413"))
+    assert books.record().outcome == Outcome.failed("413")
+    assert books.is_due("finished")
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+def test_the_survey_counts_states_and_queues_from_the_sets(books: Books, ledger: Ledger) -> None:
+    other = Route("proj.other", "other")
+    for job_id, state in enumerate(["admitted", "claimed", "claimed", "sent", "running", "finished", "closed"], 1):
+        books.bring(state, job_id, route=other if state == "claimed" else ROUTE)
+    survey = ledger.survey(["other", "celery", "none"])
+    assert survey.states == {"admitted": 1, "claimed": 2, "sent": 1, "running": 1, "finished": 1}
+    assert survey.load == {"other": 2, "celery": 3, "none": 0}
+    assert (survey.slots_taken, survey.in_flight) == (5, 6)
+    assert ledger.in_flight() == {1: "admitted", 2: "claimed", 3: "claimed", 4: "sent", 5: "running", 6: "finished"}
+
+
+def test_the_ledgers_of_two_worker_names_know_nothing_of_each_other(books: Books) -> None:
+    books.bring("running")
+    other = Ledger("redis://inside.the.test/0", "other {name}")
+    assert other.in_flight() == {}
+    assert other.read(1) is None
+    assert other.admit(job(), ROUTE, asked_at=0.0, total_limit=1) == "admitted"
+
+
+def test_a_record_shows_no_content_of_the_job(books: Books) -> None:
+    books.bring("finished", prompt="secret prompt")
+    assert "secret" not in repr(books.record())
+    assert "DONE" not in repr(books.record())
+
+
+# -- among bridges -----------------------------------------------------------------------------------------
+
+
+def test_one_bridge_at_a_time_has_its_turn(books: Books, ledger: Ledger) -> None:
+    assert ledger.my_turn("sync", LATER)
+    assert not ledger.my_turn("sync", LATER)
+    assert ledger.my_turn("other", LATER)
+    books.redis.delete(books.key("turn:sync"))
+    assert ledger.my_turn("sync", LATER)
+
+
+def test_a_turn_ends_by_itself(books: Books, ledger: Ledger) -> None:
+    ledger.my_turn("sync", 30.0)
+    assert 0 < books.redis.pttl(books.key("turn:sync")) <= 30_000
+
+
+def test_a_ledger_is_new_once_and_again_when_it_was_emptied(books: Books, ledger: Ledger) -> None:
+    assert ledger.found()
+    assert not ledger.found()
+    books.redis.flushall()
+    assert ledger.found()
+
+
+RINGS: list[tuple[str, str, str]] = [
+    ("admitted", "drop", "dropped"),
+    ("running", "finish", "finished"),
+    ("running", "fail", "deliver"),
+    ("sent", "fail", "deliver"),
+    ("running", "lose", "claimed"),
+    ("running", "abort", "aborted"),
+    ("finished", "close", "closed"),
+    ("finished", "replace_outcome", "deliver"),
+]
+
+
+@pytest.mark.parametrize(("state", "step", "ring"), RINGS)
+def test_the_bell_rings_when_a_slot_becomes_free_or_work_becomes_due(
+    books: Books, ledger: Ledger, state: str, step: str, ring: str
+) -> None:
+    run = books.bring(state)
+    bell = ledger.bell(0.01)
+    assert next(bell) == ""
+    STEPS[step](ledger, run)
+    assert next(bell) == ring
+    assert next(bell) == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "step"), [("claimed", "sent"), ("sent", "start"), ("running", "retry"), ("admitted", "settle_later")]
+)
+def test_the_bell_is_silent_when_nobody_has_anything_to_do(books: Books, ledger: Ledger, state: str, step: str) -> None:
+    run = books.bring(state)
+    bell = ledger.bell(0.01)
+    assert next(bell) == ""
+    STEPS[step](ledger, run)
+    assert next(bell) == ""
+
+
+def test_an_outcome_that_nobody_delivers_rings_for_the_courier(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    bell = ledger.bell(0.01)
+    assert next(bell) == ""
+    ledger.finish(run, DONE, deliver_seconds=0)
+    assert next(bell) == "deliver"
