@@ -37,7 +37,7 @@ def run_checks(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
     except (SettingsError, RoutingError) as error:
         yield Finding("settings", False, str(error), "correct it, and run the check again")
         return
-    yield Finding("settings", True, f"worker name {settings.name!r}, {len(registry.handlers)} handlers")
+    yield Finding("settings", True, f"worker name {settings.name!r}, {_counted(len(registry.handlers), 'handler')}")
     yield from _server(settings)
     nodes: list[Node] | None = None
     for finding, online in _ledger(settings):
@@ -66,7 +66,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
             hint = "is MODELREINS_URL the address of a ModelReins server?"
         yield Finding("server", False, str(error), hint)
         return
-    yield Finding("server", True, f"{settings.url} takes the token; {len(pending)} jobs pending")
+    yield Finding("server", True, f"{settings.url} takes the token; {_counted(len(pending), 'job')} pending")
 
 
 def _ledger(settings: Settings) -> Iterator[tuple[Finding, list[Node] | None]]:
@@ -83,7 +83,7 @@ def _ledger(settings: Settings) -> Iterator[tuple[Finding, list[Node] | None]]:
         return
     shown = ".".join(map(str, version))
     new_enough = version >= MINIMUM_VERSION
-    detail = f"Redis {shown}, {survey.in_flight} jobs in flight"
+    detail = f"Redis {shown}, {_counted(survey.in_flight, 'job')} in flight"
     yield Finding("ledger", new_enough, detail, "Redis 6.2 or later is needed"), nodes
     near = abs(difference) <= CLOCK_TOLERANCE
     detail = f"this host's clock differs from Redis' by {difference:+.1f} s"
@@ -107,13 +107,13 @@ def _workers(app: Any, settings: Settings, registry: Registry, nodes: list[Node]
         "start one that imports the decorated tasks: celery -A proj worker. It must use the same ledger "
         "(MODELREINS_LEDGER_URL) as this command"
     )
-    yield Finding("workers", bool(nodes), f"{listed}; {slots} slots", hint)
+    yield Finding("workers", bool(nodes), f"{listed}; {_counted(slots, 'slot')}", hint)
     if not registry.handlers:
         yield Finding("handlers", False, "none", "decorate a task with @modelreins_job")
     for handler in registry.handlers:
         route = route_of(app, handler, settings.max_attempts)
         able = [node.hostname for node in nodes if node.runs(handler.name, route.queue)]
-        detail = f"{handler.name} ({handler.declaration.offers}), queue {route.queue}: {len(able)} workers"
+        detail = f"{handler.name} ({handler.declaration.offers}), queue {route.queue}: {_counted(len(able), 'worker')}"
         registered = [node for node in nodes if handler.name in node.tasks]
         hint = (
             f"a worker has the task, but none consumes its queue: start one with -Q {route.queue}"
@@ -121,3 +121,7 @@ def _workers(app: Any, settings: Settings, registry: Registry, nodes: list[Node]
             else "no worker has registered it: is its module imported there, and the code the same as here?"
         )
         yield Finding("handler", bool(able), detail, hint)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
