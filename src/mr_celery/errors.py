@@ -52,7 +52,9 @@ class WorkerError(MrCeleryError):
     @property
     def summary(self) -> str:
         """What happened without the server's words, which may repeat a prompt or a result: fit for a log."""
-        return str(self)[:200] if self.status is None else str(self).split(": ", 1)[0]
+        request, _, reason = str(self).partition(": ")
+        own_words = self.status is None and reason.startswith("[Errno")  # this system's, not the server's
+        return f"{request}: {reason}" if own_words else request
 
     @property
     def unauthorized(self) -> bool:

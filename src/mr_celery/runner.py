@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
@@ -142,13 +143,13 @@ class Runner:
             parcel = pack(value, job, result=declaration.result, review=declaration.review)
             return _Ending(self._ship_large(message, parcel))
         except Retry as retry:
-            self._wait_for_retry(ledger, message, retry)
+            self._start_again(message, partial(ledger.retry, message.key), _seconds_until(retry.when))
             raise
         except Escalate as escalation:
             return _Ending(Parcel(Outcome("escalated", escalation.why)))
         except Reject as rejection:
             if rejection.requeue:  # type: ignore[attr-defined]
-                self._wait_for_retry(ledger, message, None)
+                self._start_again(message, partial(ledger.give_back, message.key), 0.0)
                 raise
             return self._failed(declaration, job, rejection, f"the handler rejected its task: {rejection}")
         except Ignore as ignored:
@@ -172,14 +173,11 @@ class Runner:
                 logger.exception("job=%d on_error= raised", job.id)
         return _Ending(Parcel(Outcome.failed(why)), error)
 
-    def _wait_for_retry(self, ledger: Ledger, message: Message, retry: Retry | None) -> None:
-        wait = _seconds_until(retry.when if retry else None) + self._workplace.settings.lease
-        patiently(
-            lambda: ledger.retry(message.key, wait_seconds=wait),
-            errors=LedgerUnavailable,
-            seconds=FINISH_PATIENCE,
-        )
-        logger.info("job=%d will be retried by Celery", message.job_id)
+    def _start_again(self, message: Message, step: Callable[..., bool], seconds: float) -> None:
+        """The same attempt goes on from another message, ``seconds`` from now."""
+        wait = seconds + self._workplace.settings.lease
+        patiently(lambda: step(wait_seconds=wait), errors=LedgerUnavailable, seconds=FINISH_PATIENCE)
+        logger.info("job=%d starts again in %.1f s, as its handler asked", message.job_id, seconds)
 
     def _ship_large(self, message: Message, parcel: Parcel) -> Parcel:
         """Upload what the ledger cannot hold from here, while the run's lease is held."""

@@ -272,6 +272,9 @@ class TestSecrets:
             ("url", "https://user:hush@host"),
             ("url", "https://:hush@host"),
             ("url", "https://hush@host"),
+            ("url", "https://user:hush@ho\nst"),
+            ("url", "https://user:hush@[::1"),
+            ("url", "user:hush@host"),
         ],
     )
     @pytest.mark.parametrize("source", ["flags", "environment", "configuration"])

@@ -28,7 +28,8 @@ def connect(url: str, *, timeout: float = 5.0) -> Any:
         timeout: seconds that connecting and each answer may take.
 
     Raises:
-        LedgerUnavailable: the address is unusable, or a Cluster cannot be reached.
+        LedgerUnavailable: the address is unusable.
+        RedisClusterException: no node of a Cluster can be reached.
     """
     key = (os.getpid(), url, timeout)
     with _lock:
@@ -52,7 +53,7 @@ def _connect(url: str, timeout: float) -> Any:
         if url.startswith("unix://"):
             del options["socket_keepalive"]
         return redis.Redis.from_url(url, **options)
-    except (redis.RedisError, ValueError) as error:
+    except ValueError as error:
         raise LedgerUnavailable(f"the ledger at {shown(url)}: {error}") from error
 
 

@@ -42,7 +42,6 @@ class Ledger:
 
     def __init__(self, url: str, worker: str, *, history: float = 86400.0, timeout: float = 5.0) -> None:
         self._redis = Scripts(url, timeout)
-        self._client = self._redis.client
         self._prefix = f"{PREFIX}:{{{quote(worker, safe='')}}}:"
         self._history = history
         self.worker = worker
@@ -149,7 +148,11 @@ class Ledger:
 
     def retry(self, run: RunKey, *, wait_seconds: float) -> bool:
         """Running → sent: the handler asked Celery for a retry, expected to start within ``wait_seconds``."""
-        return bool(self._run("retry", run.job_id, run.task_id, run.retries, wait_seconds))
+        return bool(self._run("retry", run.job_id, run.task_id, run.retries, run.retries + 1, wait_seconds))
+
+    def give_back(self, run: RunKey, *, wait_seconds: float) -> bool:
+        """Running → sent: the handler gave its message back to the broker, to start again within ``wait_seconds``."""
+        return bool(self._run("retry", run.job_id, run.task_id, run.retries, run.retries, wait_seconds))
 
     def finish(self, run: RunKey, outcome: Outcome, *, blobs: Sequence[bytes] = (), deliver_seconds: float) -> str:
         """Running → finished, from the run that holds the lease and from no other.
@@ -265,12 +268,12 @@ class Ledger:
     def read(self, job_id: int) -> Record | None:
         """One job's record; ``None`` if the ledger does not know it."""
         with self._redis.errors():
-            return read_record(job_id, self._client.hgetall(f"{self._prefix}job:{job_id}"))
+            return read_record(job_id, self._redis.client.hgetall(f"{self._prefix}job:{job_id}"))
 
     def blob(self, job_id: int, index: int) -> bytes | None:
         """The bytes of an outcome's upload."""
         with self._redis.errors():
-            blob: bytes | None = self._client.hget(f"{self._prefix}job:{job_id}", f"blob:{index}")
+            blob: bytes | None = self._redis.client.hget(f"{self._prefix}job:{job_id}", f"blob:{index}")
         return blob
 
     def in_flight(self) -> dict[int, str]:
@@ -278,7 +281,7 @@ class Ledger:
         found: dict[int, str] = {}
         with self._redis.errors():
             for state in IN_FLIGHT:
-                for job_id, _ in self._client.zscan_iter(f"{self._prefix}{state}", count=1000):
+                for job_id, _ in self._redis.client.zscan_iter(f"{self._prefix}{state}", count=1000):
                     found[int(job_id)] = state
         return found
 
@@ -287,22 +290,22 @@ class Ledger:
     def my_turn(self, what: str, seconds: float) -> bool:
         """Whether this caller may do ``what`` now; nobody else may for ``seconds``."""
         with self._redis.errors():
-            return bool(self._client.set(f"{self._prefix}turn:{what}", 1, nx=True, px=int(seconds * 1000)))
+            return bool(self._redis.client.set(f"{self._prefix}turn:{what}", 1, nx=True, px=int(seconds * 1000)))
 
     def server_version(self) -> tuple[int, ...]:
         """The version of the ledger's Redis."""
         with self._redis.errors():
-            return server_version(self._client)
+            return server_version(self._redis.client)
 
     def found(self) -> bool:
         """Mark the ledger as in use. Returns ``True`` if it was new: nothing of an earlier life is in it."""
         with self._redis.errors():
-            return bool(self._client.set(f"{self._prefix}founded", 1, nx=True))
+            return bool(self._redis.client.set(f"{self._prefix}founded", 1, nx=True))
 
     def bell(self, timeout: float) -> Iterator[str]:
         """Rings, with what has changed, for as long as it is iterated; an empty text after ``timeout`` seconds
         without one, so that the caller can stop."""
-        with self._redis.errors(), self._client.pubsub(ignore_subscribe_messages=True) as subscription:
+        with self._redis.errors(), self._redis.client.pubsub(ignore_subscribe_messages=True) as subscription:
             subscription.subscribe(f"{self._prefix}bell")
             while True:
                 message = subscription.get_message(timeout=timeout)

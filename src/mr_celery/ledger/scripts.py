@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 import redis
+from redis.exceptions import RedisClusterException
 
 from ..errors import LedgerUnavailable
 from .connection import connect, shown
@@ -27,14 +28,18 @@ class Scripts:
         url: its address.
         timeout: seconds that one step may take.
 
-    Attributes:
-        client: the connection, for plain reads inside of :meth:`errors`.
+    It connects when it is first used: a Redis that is away when a process starts is no reason to end it.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url
+        self._timeout = timeout
         self._registered: dict[tuple[str, ...], Any] = {}
-        self.client = connect(url, timeout=timeout)
+
+    @property
+    def client(self) -> Any:
+        """The connection, for plain reads inside of :meth:`errors`."""
+        return connect(self._url, timeout=self._timeout)
 
     def run(self, *names: str, keys: Sequence[str], arguments: Sequence[object]) -> Any:
         """Run a script, made of the named files one after the other.
@@ -42,16 +47,17 @@ class Scripts:
         Raises:
             LedgerUnavailable: Redis cannot be reached, or refuses.
         """
-        script = self._registered.get(names)
-        if script is None:
-            script = self._registered[names] = self.client.register_script(_source(names))
         with self.errors():
-            return script(keys=list(keys), args=list(arguments))
+            client = self.client
+            script = self._registered.get(names)
+            if script is None:
+                script = self._registered[names] = client.register_script(_source(names))
+            return script(keys=list(keys), args=list(arguments), client=client)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Turn what goes wrong with Redis inside of the block into a :class:`LedgerUnavailable`."""
         try:
             yield
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, RedisClusterException, OSError) as error:
             raise LedgerUnavailable(f"the ledger at {shown(self._url)}: {type(error).__name__}: {error}") from error

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import JobError
 from ..job import Job
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -36,15 +37,18 @@ def bind(
         JobError: a required parameter has no field of its name, or ``arguments=`` did not give a mapping.
     """
     given = dict(given_kwargs or {})
+    parameters = inspect.signature(handler).parameters.values()
+    positional = [each.name for each in parameters if each.kind in _POSITIONAL]
+    taken = {*given, *positional[: len(given_args)]}
     if arguments is not None:
         made = arguments(job)
         if not isinstance(made, Mapping):
             raise JobError(f"arguments= must return a mapping of keyword arguments, not {type(made).__name__}")
-        return {**made, **given}
+        return {**{name: value for name, value in made.items() if name not in taken}, **given}
     bound: dict[str, Any] = {}
     missing: list[str] = []
-    for index, parameter in enumerate(inspect.signature(handler).parameters.values()):
-        if parameter.kind not in _KEYWORD or parameter.name in given or index < len(given_args):
+    for parameter in parameters:
+        if parameter.kind not in _KEYWORD or parameter.name in taken:
             continue
         if parameter.name == "job":
             bound["job"] = job

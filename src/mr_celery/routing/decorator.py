@@ -108,13 +108,16 @@ def modelreins_job(capability: Any = None, /, *, tags: Iterable[str] = (), **opt
         @app.task
         def generate(prompt: str) -> Result: ...
     """
-    if capability is None or isinstance(capability, str):
+    # type(), here and below, since isinstance() would resolve a lazy task, and with it the whole application.
+    if capability is None or type(capability) is str:
         declaration = _checked(capability, tags, options)
 
         def decorate(target: T) -> T:
             return _declare(target, declaration)
 
         return decorate
+    if tags or options:
+        raise RoutingError("@modelreins_job(…) takes its options before the task: @modelreins_job(tags=…) above it")
     return _declare(capability, Declaration())
 
 
@@ -124,11 +127,11 @@ def _checked(capability: str | None, tags: Iterable[str], options: dict[str, Any
 
     if capability is not None and not capability.strip():
         raise refuse("a capability is a name such as 'image.generate'")
-    listed = [tags] if isinstance(tags, str) else list(tags)
-    if isinstance(tags, str) or not all(isinstance(tag, str) and tag for tag in listed):
+    listed = list(tags) if isinstance(tags, Iterable) and not isinstance(tags, str) else [None]
+    if not all(isinstance(tag, str) and tag for tag in listed):
         raise refuse("tags= takes a list of texts")
     try:
-        declaration = Declaration(capability=capability, tags=frozenset(listed), **options)
+        declaration = Declaration(capability=capability, tags=frozenset(map(str, listed)), **options)
     except TypeError as error:
         raise refuse(str(error).replace("Declaration.__init__()", "it")) from None
     for name in ("match", "arguments", "result", "on_error"):
@@ -147,7 +150,6 @@ def _checked(capability: str | None, tags: Iterable[str], options: dict[str, Any
 
 
 def _declare(target: T, declaration: Declaration) -> T:
-    # type(), since isinstance() would resolve a lazy task, and with it the whole application.
     kind = type(target)
     lazy = issubclass(kind, Proxy)
     if not (lazy or issubclass(kind, Task) or (inspect.isclass(target) and issubclass(target, Task))):

@@ -232,7 +232,7 @@ class TestNoAnswer:
 
     def test_an_unknown_host(self) -> None:
         error = failing(transport("https://no-such-host.invalid"))
-        assert error.summary == "GET /x -> network"
+        assert error.summary == "GET /x -> network: [Errno -2] Name or service not known"
         assert error.retryable
 
     def test_dropped(self, serve: Any) -> None:

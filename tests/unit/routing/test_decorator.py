@@ -124,7 +124,7 @@ class TestTarget:
     @pytest.mark.parametrize("target_of", TARGETS)
     def test_works_for_all_other_callers_as_before(self, app: Celery, target_of: Callable[[Celery], Any]) -> None:
         target = modelreins_job("image")(target_of(app))
-        task = target() if inspect.isclass(target) else target
+        task = app.register_task(target()) if inspect.isclass(target) else target
 
         assert task("it") == "did it"
 
@@ -132,7 +132,7 @@ class TestTarget:
         task = modelreins_job("image")(lazy_with_options(app))
 
         assert (task.name, task.max_retries) == ("named", 2)
-        assert app.tasks["named"].run is work or app.tasks["named"].run("it") == "did it"
+        assert app.tasks["named"].run("it") == "did it"
 
 
 class Nameless:

@@ -94,7 +94,7 @@ class TestRoute:
 
         assert registry.route(job(priority="high")).name == "first"
         assert registry.route(job(prompt="paint")).name == "second"
-        with pytest.raises(RoutingError, match="^job 7 is taken by first and by second equally: .*match="):
+        with pytest.raises(RoutingError, match=r"^job 7 is taken by first and by second equally: .*match="):
             registry.route(job(priority="high", prompt="paint"))
 
     def test_two_sets_of_tags_of_the_same_size_are_equal(self) -> None:
@@ -145,7 +145,7 @@ class TestRoute:
         )
 
     def test_without_any_handler_the_message_says_so(self) -> None:
-        with pytest.raises(RoutingError, match="this worker offers: nothing$"):
+        with pytest.raises(RoutingError, match=r"this worker offers: nothing$"):
             Registry([]).route(job())
 
     def test_the_message_tells_nothing_of_the_prompt(self) -> None:
@@ -158,7 +158,7 @@ class TestRoute:
 class TestRaisingMatch:
     def test_is_told_with_the_handlers_name(self) -> None:
         with pytest.raises(
-            RoutingError, match="^job 7 cannot be routed: match= of wrong raised ZeroDivisionError: boom$"
+            RoutingError, match=r"^job 7 cannot be routed: match= of wrong raised ZeroDivisionError: boom$"
         ) as refused:
             Registry([handler("wrong", match=broken), handler("default")]).route(job())
 
@@ -220,7 +220,7 @@ class TestContradictions:
         assert {each.name for each in registry.handlers} == {"first", "second"}
 
     def test_parameters_that_no_field_can_fill_are_refused_at_the_start(self) -> None:
-        with pytest.raises(RoutingError, match="^wrong: its parameter 'prompt' is positional-only"):
+        with pytest.raises(RoutingError, match=r"^wrong: its parameter 'prompt' is positional-only"):
             Registry([handler("right", capability="a"), handler("wrong", positional_only)])
 
     def test_such_parameters_are_allowed_where_the_declaration_makes_the_arguments(self) -> None:

@@ -1,0 +1,179 @@
+"""What the fleet can run, and how much more of it now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from mr_celery.bridge.capacity import REFUSED_QUEUE, REFUSED_SLOTS, Capacity, Room, capacity_of
+from mr_celery.ledger import Node, Route, Survey
+
+ROUTES = {
+    "paint": Route(task="paint", queue="gpu"),
+    "draw": Route(task="draw", queue="gpu"),
+    "write": Route(task="write", queue="text"),
+}
+
+
+def node(hostname: str, concurrency: int, queues: str, tasks: str) -> Node:
+    return Node(hostname, concurrency, tuple(queues.split()), tuple(tasks.split()))
+
+
+TEXT_NODE = node("b", 1, "text", "write")
+
+
+def survey(load: Mapping[str, int] | None = None, **states: int) -> Survey:
+    """What is in flight: jobs by state, and by queue."""
+    none = dict.fromkeys(("admitted", "claimed", "sent", "running", "finished"), 0)
+    return Survey(now=0.0, states={**none, **states}, load=load or {})
+
+
+class TestCapacityOfTheFleet:
+    @pytest.mark.parametrize(
+        ("nodes", "runnable", "slots", "workers"),
+        [
+            ([], set(), {}, 0),
+            ([node("a", 4, "gpu", "paint draw")], {"paint", "draw"}, {"gpu": 8}, 1),
+            ([node("a", 4, "gpu", "paint")], {"paint"}, {"gpu": 8}, 1),
+            ([node("a", 4, "gpu text", "paint write")], {"paint", "write"}, {"gpu": 8, "text": 8}, 1),
+            ([node("a", 4, "gpu", "paint"), node("b", 1, "gpu", "paint")], {"paint"}, {"gpu": 10}, 2),
+            ([node("a", 4, "gpu", "paint"), node("b", 1, "gpu", "draw")], {"paint", "draw"}, {"gpu": 10}, 2),
+            (
+                [node("a", 4, "gpu", "paint"), node("b", 1, "text", "write")],
+                {"paint", "write"},
+                {"gpu": 8, "text": 2},
+                2,
+            ),
+            ([node("a", 4, "gpu", "write")], set(), {}, 0),
+            ([node("a", 4, "other", "paint")], set(), {}, 0),
+            ([node("a", 4, "gpu", "unheard-of")], set(), {}, 0),
+            ([node("a", 4, "gpu", "paint"), node("b", 9, "gpu", "other")], {"paint"}, {"gpu": 8}, 1),
+        ],
+    )
+    def test_is_twice_the_concurrency_of_those_that_run_a_handler(
+        self, nodes: list[Node], runnable: set[str], slots: dict[str, int], workers: int
+    ) -> None:
+        capacity = capacity_of(nodes, ROUTES, None)
+
+        assert capacity == Capacity(frozenset(runnable), slots, None, workers)
+        assert capacity.shown == sum(slots.values())
+
+    def test_is_the_setting_where_there_is_one(self) -> None:
+        capacity = capacity_of([node("a", 4, "gpu text", "paint write")], ROUTES, 3)
+
+        assert capacity == Capacity(frozenset({"paint", "write"}), None, 3, 1)
+        assert capacity.shown == 3
+
+    def test_runs_nothing_without_workers_whatever_the_setting(self) -> None:
+        assert capacity_of([], ROUTES, 3).runnable == frozenset()
+
+    def test_is_nothing_without_handlers(self) -> None:
+        assert capacity_of([node("a", 4, "gpu", "paint")], {}, None) == Capacity(frozenset(), {}, None, 0)
+
+
+AUTO = Capacity(frozenset({"paint"}), {"gpu": 4, "text": 2}, None, 1)
+TOTAL = Capacity(frozenset({"paint"}), None, 3, 1)
+
+
+class TestLimit:
+    @pytest.mark.parametrize(
+        ("capacity", "queue", "limit"),
+        [
+            (AUTO, "gpu", 4),
+            (AUTO, "text", 2),
+            (AUTO, "unheard-of", 0),
+            (AUTO, REFUSED_QUEUE, REFUSED_SLOTS),
+            (TOTAL, "gpu", None),
+            (TOTAL, REFUSED_QUEUE, REFUSED_SLOTS),
+        ],
+    )
+    def test_is_that_of_the_queue(self, capacity: Capacity, queue: str, limit: int | None) -> None:
+        assert capacity.limit(queue) == limit
+
+
+def taken(room: Room, queue: str) -> int:
+    """How many slots of a queue are to be had."""
+    count = 0
+    while count < 100 and room.take(queue):
+        count += 1
+    return count
+
+
+class TestRoom:
+    @pytest.mark.parametrize(
+        ("capacity", "seen", "claiming", "queue", "left"),
+        [
+            (AUTO, survey(), {}, "gpu", 4),
+            (AUTO, survey(), {}, "text", 2),
+            (AUTO, survey(), {}, "unheard-of", 0),
+            (AUTO, survey({"gpu": 3}), {}, "gpu", 1),
+            (AUTO, survey({"gpu": 4}), {}, "gpu", 0),
+            (AUTO, survey({"gpu": 9}), {}, "gpu", 0),
+            (AUTO, survey({"gpu": 4}), {}, "text", 2),
+            (AUTO, survey({"gpu": 1}), {"gpu": 2}, "gpu", 1),
+            (AUTO, survey(), {"text": 4}, "gpu", 4),
+            (AUTO, survey(running=100), {}, "gpu", 4),
+            (AUTO, survey(), {}, REFUSED_QUEUE, REFUSED_SLOTS),
+            (AUTO, survey({REFUSED_QUEUE: 5}), {REFUSED_QUEUE: 2}, REFUSED_QUEUE, REFUSED_SLOTS - 7),
+            (TOTAL, survey(), {}, "gpu", 3),
+            (TOTAL, survey(), {}, "unheard-of", 3),
+            (TOTAL, survey(running=1), {}, "gpu", 2),
+            (TOTAL, survey(admitted=1, claimed=1, sent=1), {}, "gpu", 0),
+            (TOTAL, survey(finished=5), {}, "gpu", 3),
+            (TOTAL, survey(running=1), {"gpu": 1}, "text", 1),
+            (TOTAL, survey(running=7), {}, "gpu", 0),
+            (TOTAL, survey(), {}, REFUSED_QUEUE, 3),
+        ],
+    )
+    def test_is_what_is_left_of_the_capacity(
+        self, capacity: Capacity, seen: Survey, claiming: dict[str, int], queue: str, left: int
+    ) -> None:
+        assert taken(Room(capacity, seen, claiming), queue) == left
+
+    def test_slots_of_one_queue_are_not_taken_from_another(self) -> None:
+        room = Room(AUTO, survey(), {})
+
+        assert [taken(room, queue) for queue in ("gpu", "text", "gpu")] == [4, 2, 0]
+
+    def test_a_total_is_shared_by_all_queues(self) -> None:
+        room = Room(TOTAL, survey(), {})
+
+        assert [room.take(queue) for queue in ("gpu", "text", "gpu", "text")] == [True, True, True, False]
+
+    def test_a_slot_that_was_not_to_be_had_takes_nothing(self) -> None:
+        room = Room(TOTAL, survey({REFUSED_QUEUE: REFUSED_SLOTS}), {})
+
+        assert not room.take(REFUSED_QUEUE)
+        assert taken(room, "gpu") == 3
+
+    @pytest.mark.parametrize(
+        ("capacity", "seen", "claiming", "some"),
+        [
+            (AUTO, survey(), {}, True),
+            (AUTO, survey({"gpu": 4}), {}, True),
+            (AUTO, survey({"gpu": 4, "text": 2}), {}, False),
+            (AUTO, survey({"gpu": 4}), {"text": 2}, False),
+            (Capacity(frozenset(), {}, None, 0), survey(), {}, False),
+            (TOTAL, survey(), {}, True),
+            (TOTAL, survey(running=2), {}, True),
+            (TOTAL, survey(running=3), {}, False),
+            (TOTAL, survey(running=1), {"gpu": 2}, False),
+        ],
+    )
+    def test_is_true_while_any_slot_is_left(
+        self, capacity: Capacity, seen: Survey, claiming: dict[str, int], some: bool
+    ) -> None:
+        assert bool(Room(capacity, seen, claiming)) is some
+
+    def test_is_false_once_all_is_taken(self) -> None:
+        room = Room(TOTAL, survey(), {})
+        taken(room, "gpu")
+
+        assert not room
+
+    def test_does_not_change_what_it_was_made_from(self) -> None:
+        claiming = {"gpu": 1}
+        taken(Room(AUTO, survey(), claiming), "gpu")
+
+        assert claiming == {"gpu": 1}

@@ -1,0 +1,639 @@
+"""What happens around a handler, from its message to its outcome in the ledger."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
+
+from mr_celery import backoff, runner
+from mr_celery.current import current_run
+from mr_celery.delivery import Consignment
+from mr_celery.delivery.parcel import LEDGER_BLOB_LIMIT
+from mr_celery.errors import Escalate, JobError, LedgerUnavailable, WorkerError
+from mr_celery.job import Job
+from mr_celery.ledger import RunKey
+from mr_celery.outcome import Outcome
+from mr_celery.result import Artifact, Result, Review
+from mr_celery.routing import Declaration
+from mr_celery.runner import Message, Runner, running_here
+from mr_celery.settings import Settings
+from support.ledgers import Books, fake_books
+
+
+class FakeDelivery:
+    """Notes what it is to deliver."""
+
+    def __init__(self) -> None:
+        self.consignments: list[Consignment] = []
+        self.uploads: list[bytes] = []
+        self.fails: Exception | None = None
+        self.upload_fails: list[Exception] = []
+
+    def deliver(self, consignment: Consignment) -> bool:
+        self.consignments.append(consignment)
+        if self.fails is not None:
+            raise self.fails
+        return True
+
+    def upload(self, job_id: int, index: int, upload: Any, source: Any) -> dict[str, Any]:
+        if self.upload_fails:
+            raise self.upload_fails.pop(0)
+        self.uploads.append(source if isinstance(source, bytes) else source.read())
+        return {"slug": f"slug-{index}", "url": f"/s/slug-{index}"}
+
+
+class FakeWorkplace:
+    """A workplace whose ledger is inside the test."""
+
+    def __init__(self, ledger: Any, *, delivers: bool = True) -> None:
+        self.settings = Settings(lease=30.0)
+        self.delivers = delivers
+        self.out = FakeDelivery()
+        self.book: Any = ledger
+
+    def ledger(self, worker: str) -> Any:
+        assert worker == "w"
+        return self.book
+
+    def delivery(self, worker: str) -> FakeDelivery:
+        assert worker == "w"
+        return self.out
+
+    def client(self, worker: str) -> str:
+        return f"client of {worker}"
+
+
+class FailingSometimes:
+    """A ledger of which one step fails a number of times before it works."""
+
+    def __init__(self, ledger: Any, step: str, times: int) -> None:
+        self._ledger = ledger
+        self._step = step
+        self.left = times
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._ledger, name)
+        if name != self._step:
+            return method
+
+        def failing(*args: Any, **kwargs: Any) -> Any:
+            if self.left > 0:
+                self.left -= 1
+                raise LedgerUnavailable("the ledger is away")
+            return method(*args, **kwargs)
+
+        return failing
+
+
+class Clock:
+    """A time that goes on only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def books(monkeypatch: pytest.MonkeyPatch) -> Books:
+    return fake_books(monkeypatch)
+
+
+@pytest.fixture
+def workplace(books: Books) -> FakeWorkplace:
+    return FakeWorkplace(books.ledger)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Waiting costs no time."""
+    made = Clock()
+
+    def patiently(step: Callable[[], Any], **options: Any) -> Any:
+        return backoff.patiently(step, sleep=made.sleep, clock=made, **options)
+
+    monkeypatch.setattr(runner, "patiently", patiently)
+    return made
+
+
+def run(
+    workplace: FakeWorkplace,
+    key: RunKey,
+    handler: Callable[..., Any],
+    declaration: Declaration | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> str:
+    """Run a handler for the job of a message."""
+    message = Message("w", key.job_id, key.task_id, key.retries)
+    made = Runner(workplace, "celery@test")  # type: ignore[arg-type]
+    return made.run(message, handler, declaration or Declaration(), args, kwargs)
+
+
+# -- what a handler returns ----------------------------------------------------------------------------------
+
+
+def test_a_handlers_text_becomes_the_outcome_and_is_delivered_from_here(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent", prompt="hello")
+    shown = run(workplace, key, lambda prompt: prompt.upper())
+    assert shown == "ModelReins job 1: done"
+    assert books.state() == "finished"
+    assert books.record().outcome == Outcome("done", "HELLO")
+    assert [(each.job_id, each.outcome.text, each.tries) for each in workplace.out.consignments] == [(1, "HELLO", 1)]
+    assert not books.is_due("finished")
+
+
+def test_the_handler_gets_the_job_the_fields_and_the_run(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent", prompt="hello", model="m")
+    seen: dict[str, Any] = {}
+
+    def handler(job: Job, model: str, *, prompt: str, other: str = "default") -> None:
+        here = current_run()
+        assert here is not None
+        seen.update(job=job, model=model, prompt=prompt, other=other, attempt=here.attempt, client=here.client())
+        seen["here"] = running_here(key.task_id), running_here("mr-1-2-other")
+
+    run(workplace, key, handler)
+    assert seen.pop("job")["prompt"] == "hello"
+    assert seen == {
+        "model": "m",
+        "prompt": "hello",
+        "other": "default",
+        "attempt": 1,
+        "client": "client of w",
+        "here": (True, False),
+    }
+    assert current_run() is None
+
+
+def test_the_job_is_running_while_its_handler_runs(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+    states: list[str] = []
+    run(workplace, key, lambda job: states.append(books.state()))
+    assert states == ["running"]
+    assert books.record().node == "celery@test"
+
+
+def test_arguments_that_the_message_has_go_before_the_jobs_fields(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent", prompt="hello", model="m")
+    run(workplace, key, lambda first, prompt, model: f"{first} {prompt} {model}", None, "given", model="mine")
+    assert workplace.out.consignments[0].outcome.text == "given hello mine"
+
+
+def test_the_declaration_makes_arguments_and_result(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent", prompt="hello")
+    declaration = Declaration(
+        arguments=lambda job: {"text": job.prompt[::-1]},
+        result=lambda value: f"<{value}>",
+        review=lambda job, value: Review("text", f"job {job.id}", value),
+    )
+    run(workplace, key, lambda text: text, declaration)
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.text == "<olleh>"
+    assert [(review.type, review.title, review.content) for review in outcome.reviews] == [("text", "job 1", "<olleh>")]
+
+
+def test_the_bytes_of_artifacts_wait_in_the_ledger(books: Books, workplace: FakeWorkplace, tmp_path: Path) -> None:
+    file = tmp_path / "b.txt"
+    file.write_bytes(b"two")
+    key = books.bring("sent")
+    artifacts = [Artifact(data=b"one", filename="a.txt"), Artifact(path=file)]
+    run(workplace, key, lambda job: Result("made", artifacts=artifacts))
+    consignment = workplace.out.consignments[0]
+    assert [books.ledger.blob(1, 0), books.ledger.blob(1, 1)] == [b"one", b"two"]
+    assert [consignment.blob(0), consignment.blob(1)] == [b"one", b"two"]
+    assert [upload.filename for upload in consignment.outcome.uploads] == ["a.txt", "b.txt"]
+
+
+def test_where_the_bridge_delivers_the_outcome_is_due_for_it_at_once(books: Books) -> None:
+    workplace = FakeWorkplace(books.ledger, delivers=False)
+    key = books.bring("sent")
+    run(workplace, key, lambda job: "text")
+    assert books.is_due("finished")
+    assert workplace.out.consignments == []
+
+
+# -- what a handler raises ---------------------------------------------------------------------------------
+
+
+def test_an_exception_fails_the_job_with_the_traceback_from_the_handler_on(
+    books: Books, workplace: FakeWorkplace
+) -> None:
+    key = books.bring("sent")
+
+    def inner() -> None:
+        raise ValueError("cannot do it")
+
+    def handler(job: Job) -> None:
+        inner()
+
+    with pytest.raises(ValueError, match="cannot do it"):
+        run(workplace, key, handler)
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    lines = outcome.text.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[1].endswith("in handler")
+    assert lines[-1] == "ValueError: cannot do it"
+    assert "runner.py" not in outcome.text.replace("test_runner.py", "")
+    assert workplace.out.consignments[0].outcome == outcome
+
+
+def test_on_error_is_called_with_the_job_and_the_exception(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+    error = ValueError("no")
+    calls: list[tuple[int, BaseException]] = []
+
+    def handler(job: Job) -> None:
+        raise error
+
+    declaration = Declaration(on_error=lambda job, exception: calls.append((job.id, exception)))
+    with pytest.raises(ValueError, match="no"):
+        run(workplace, key, handler, declaration)
+    assert calls == [(1, error)]
+
+
+def test_on_errors_own_error_changes_nothing(
+    books: Books, workplace: FakeWorkplace, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = books.bring("sent")
+
+    def on_error(job: Job, exception: BaseException) -> None:
+        raise KeyError("broken hook")
+
+    def handler(job: Job) -> None:
+        raise ValueError("the handler's own")
+
+    with pytest.raises(ValueError, match="the handler's own"):
+        run(workplace, key, handler, Declaration(on_error=on_error))
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.text.endswith("ValueError: the handler's own")
+    assert "on_error= raised" in caplog.text
+
+
+def test_an_escalation_is_an_outcome_and_no_error(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+    calls: list[object] = []
+
+    def handler(job: Job) -> None:
+        raise Escalate("a human has to decide")
+
+    declaration = Declaration(on_error=lambda job, exception: calls.append(exception))
+    assert run(workplace, key, handler, declaration) == "ModelReins job 1: escalated"
+    assert books.record().outcome == Outcome("escalated", "a human has to decide")
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("when", "at_least", "at_most"),
+    [
+        (None, 29, 31),
+        (100, 129, 131),
+        (-5, 29, 31),
+        (dt.datetime.now(dt.timezone.utc) + dt.timedelta(days=1), 86000, 86431),
+        (dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=1), 29, 31),
+    ],
+)
+def test_a_celery_retry_waits_for_its_time_and_one_lease(
+    books: Books, workplace: FakeWorkplace, when: Any, at_least: float, at_most: float
+) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> None:
+        raise Retry("again", when=when)
+
+    with pytest.raises(Retry):
+        run(workplace, key, handler)
+    assert books.state() == "sent"
+    assert books.record().retries == 1
+    score = books.score("sent")
+    assert score is not None
+    assert at_least < score - books.now() < at_most
+    assert workplace.out.consignments == []
+
+
+def test_the_message_of_a_retry_runs_the_same_attempt(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> None:
+        raise Retry("again")
+
+    with pytest.raises(Retry):
+        run(workplace, key, handler)
+    run(workplace, RunKey(1, key.task_id, 1), lambda job: "now")
+    assert books.record().outcome == Outcome("done", "now")
+    assert books.record().attempt == 1
+
+
+def test_a_rejected_task_fails_the_job(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> None:
+        raise Reject("not me", requeue=False)
+
+    with pytest.raises(Reject):
+        run(workplace, key, handler)
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "rejected" in outcome.text
+
+
+def test_a_requeued_task_may_start_again_from_the_broker(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> None:
+        raise Reject("later", requeue=True)
+
+    with pytest.raises(Reject):
+        run(workplace, key, handler)
+    assert books.state() == "sent"
+    assert workplace.out.consignments == []
+    run(workplace, key, lambda job: "second time")  # the broker gives the same message again
+    assert books.record().outcome == Outcome("done", "second time")
+
+
+def test_an_ignored_task_fails_the_job_with_the_reason(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> None:
+        raise Ignore
+
+    with pytest.raises(Ignore):
+        run(workplace, key, handler)
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "Ignore" in outcome.text
+
+
+def test_system_exit_fails_the_job_and_does_not_end_the_worker(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(RuntimeError, match=r"SystemExit\(3\)"):
+        run(workplace, key, handler)
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "SystemExit(3)" in outcome.text
+
+
+@pytest.mark.parametrize("going", [WorkerShutdown, WorkerTerminate])
+def test_a_worker_that_is_going_leaves_the_job_to_its_lease(
+    books: Books, workplace: FakeWorkplace, going: type[BaseException]
+) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> None:
+        raise going(0)
+
+    with pytest.raises(going):
+        run(workplace, key, handler)
+    assert books.state() == "running"
+
+
+# -- what cannot become an outcome -------------------------------------------------------------------------
+
+
+def test_a_required_parameter_that_the_job_lacks_fails_it_by_name(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+    called: list[object] = []
+
+    def handler(prompt: str, customer: str) -> None:
+        called.append(customer)
+
+    with pytest.raises(JobError, match="'customer'"):
+        run(workplace, key, handler)
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "'customer'" in outcome.text
+    assert "Traceback" not in outcome.text
+    assert called == []
+
+
+def test_a_result_that_is_no_json_fails_the_job(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+    with pytest.raises(JobError, match="returned object"):
+        run(workplace, key, lambda job: object())
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "returned object" in outcome.text
+
+
+def test_a_file_that_is_gone_before_it_is_read_fails_the_job(
+    books: Books, workplace: FakeWorkplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"one")
+    key = books.bring("sent")
+    pack = runner.pack
+
+    def pack_and_lose(*args: Any, **kwargs: Any) -> Any:
+        parcel = pack(*args, **kwargs)
+        file.unlink()
+        return parcel
+
+    monkeypatch.setattr(runner, "pack", pack_and_lose)
+    run(workplace, key, lambda job: Artifact(path=file))
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "a.txt" in outcome.text
+
+
+# -- large artifacts ---------------------------------------------------------------------------------------
+
+LARGE = b"x" * (LEDGER_BLOB_LIMIT + 1)
+
+
+def test_what_the_ledger_cannot_hold_is_uploaded_before_the_outcome_is_recorded(
+    books: Books, workplace: FakeWorkplace, tmp_path: Path
+) -> None:
+    file = tmp_path / "large.bin"
+    file.write_bytes(LARGE)
+    key = books.bring("sent")
+    made = [Artifact(data=LARGE, filename="a.bin"), Artifact(data=b"small", filename="b"), Artifact(path=file)]
+    run(workplace, key, lambda job: Result("made", artifacts=made))
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert [upload.slug for upload in outcome.uploads] == ["slug-0", None, "slug-2"]
+    assert workplace.out.uploads == [LARGE, LARGE]
+    assert [books.ledger.blob(1, index) for index in range(3)] == [b"", b"small", b""]
+
+
+def test_a_large_upload_is_repeated_while_the_server_is_away(
+    books: Books, workplace: FakeWorkplace, clock: Clock
+) -> None:
+    key = books.bring("sent")
+    workplace.out.upload_fails = [WorkerError("503", status=503, retryable=True)] * 3
+    run(workplace, key, lambda job: Artifact(data=LARGE))
+    assert len(workplace.out.uploads) == 1
+    assert len(clock.slept) == 3
+
+
+def test_a_large_upload_that_the_server_refuses_fails_the_job_at_once(
+    books: Books, workplace: FakeWorkplace, clock: Clock
+) -> None:
+    key = books.bring("sent")
+    workplace.out.upload_fails = [WorkerError("POST /artifacts/upload -> 413: too large", status=413)]
+    with pytest.raises(JobError, match="too large"):
+        run(workplace, key, lambda job: Artifact(data=LARGE))
+    assert clock.slept == []
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+
+
+def test_a_large_artifact_on_a_worker_without_a_way_to_the_server_fails_with_what_to_do(books: Books) -> None:
+    workplace = FakeWorkplace(books.ledger, delivers=False)
+    key = books.bring("sent")
+    with pytest.raises(JobError, match="MODELREINS_DELIVERY=worker"):
+        run(workplace, key, lambda job: Artifact(data=LARGE))
+    assert books.is_due("finished")
+
+
+# -- the fence ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["unknown", "running", "finished", "closed", "aborted"])
+def test_a_message_that_is_not_to_be_run_does_not_reach_the_handler(
+    books: Books, workplace: FakeWorkplace, state: str
+) -> None:
+    key = books.bring(state)
+    called: list[object] = []
+    with pytest.raises(Ignore, match=f"job 1 is {state}"):
+        run(workplace, key, called.append)
+    assert called == []
+    assert books.state() == state
+
+
+@pytest.mark.parametrize("end", ["abort", "lose"])
+def test_the_outcome_of_a_run_that_lost_its_lease_is_dropped(
+    books: Books, workplace: FakeWorkplace, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> str:
+        if end == "abort":
+            books.ledger.abort(1, "operator")
+        else:
+            failed = Outcome.failed("lost")
+            books.ledger.lose(1, key.task_id, only_due=False, why="", must_not=failed, too_often=failed)
+        return "too late"
+
+    run(workplace, key, handler)
+    assert books.state() == {"abort": "aborted", "lose": "claimed"}[end]
+    assert books.record().outcome is None
+    assert workplace.out.consignments == []
+    assert "outcome dropped" in caplog.text
+
+
+def test_an_outcome_beside_another_one_that_is_recorded_is_not_delivered(
+    books: Books, workplace: FakeWorkplace
+) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> str:
+        books.ledger.fail(1, key.task_id, Outcome.failed("hard time limit"))
+        return "too late"
+
+    run(workplace, key, handler)
+    assert books.record().outcome == Outcome.failed("hard time limit")
+    assert workplace.out.consignments == []
+
+
+# -- away --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [WorkerError("503"), LedgerUnavailable("away"), RuntimeError("a bug")])
+def test_an_outcome_that_cannot_be_delivered_waits_for_the_courier(
+    books: Books, workplace: FakeWorkplace, error: Exception
+) -> None:
+    workplace.out.fails = error
+    key = books.bring("sent")
+    assert run(workplace, key, lambda job: "text") == "ModelReins job 1: done"
+    assert books.state() == "finished"
+    assert books.record().outcome == Outcome("done", "text")
+    books.make_due("finished")
+    assert books.ledger.take("finished", hold_seconds=1) == [1]
+
+
+@pytest.mark.parametrize("step", ["start", "finish"])
+def test_a_ledger_that_comes_back_in_time_is_waited_for(books: Books, clock: Clock, step: str) -> None:
+    ledger = FailingSometimes(books.ledger, step, times=4)
+    workplace = FakeWorkplace(ledger)
+    key = books.bring("sent")
+    calls: list[Job] = []
+    run(workplace, key, lambda job: calls.append(job))
+    assert len(calls) == 1
+    assert len(clock.slept) == 4
+    assert books.state() == "finished"
+    assert len(workplace.out.consignments) == 1
+
+
+def test_a_celery_retry_waits_for_the_ledger_too(books: Books, clock: Clock) -> None:
+    workplace = FakeWorkplace(FailingSometimes(books.ledger, "retry", times=4))
+    key = books.bring("sent")
+
+    def handler(job: Job) -> None:
+        raise Retry("again")
+
+    with pytest.raises(Retry):
+        run(workplace, key, handler)
+    assert books.record().retries == 1
+
+
+def test_a_message_is_left_to_the_reaper_while_the_ledger_stays_away(books: Books, clock: Clock) -> None:
+    workplace = FakeWorkplace(FailingSometimes(books.ledger, "start", times=1_000_000))
+    key = books.bring("sent")
+    called: list[object] = []
+    with pytest.raises(Ignore):
+        run(workplace, key, called.append)
+    assert called == []
+    assert 0 < clock.now <= runner.START_PATIENCE
+    assert books.state() == "sent"
+
+
+def test_an_outcome_is_kept_for_long_and_then_the_job_is_left_to_its_lease(books: Books, clock: Clock) -> None:
+    workplace = FakeWorkplace(FailingSometimes(books.ledger, "finish", times=1_000_000))
+    key = books.bring("sent")
+    run(workplace, key, lambda job: "text")
+    assert runner.FINISH_PATIENCE - 10 < clock.now <= runner.FINISH_PATIENCE
+    assert books.state() == "running"
+    assert workplace.out.consignments == []
+
+
+# -- what is not told --------------------------------------------------------------------------------------
+
+
+def test_neither_the_log_nor_celerys_result_tells_of_the_jobs_content(
+    books: Books, workplace: FakeWorkplace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="mr_celery")
+    key = books.bring("sent", prompt="private prompt")
+    shown = run(workplace, key, lambda prompt: {"answer": prompt})
+    assert "private" not in shown
+    assert "private" not in caplog.text
+    assert "job=1" in caplog.text
+    assert json.loads(workplace.out.consignments[0].outcome.text) == {"answer": "private prompt"}
