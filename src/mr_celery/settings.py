@@ -20,10 +20,6 @@ DEFAULT_URL = "https://app.modelreins.com"
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
 
-class SecretError(ValueError):
-    """A value is not allowed, and may have a secret in it: it is not repeated."""
-
-
 def _text(value: Any) -> str:
     text = str(value).strip()
     if not text or any(ord(character) < 32 for character in text):
@@ -41,9 +37,8 @@ def _name(value: Any) -> str:
 def _url(value: Any) -> str:
     text = _text(value).rstrip("/")
     parts = urlsplit(text)
-    if "@" in parts.netloc:
-        raise SecretError
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.port == 0:
+    usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    if not usable or "@" in parts.netloc or parts.query:
         raise ValueError
     return text
 
@@ -238,8 +233,8 @@ def load(
 def _checked(metadata: Mapping[str, Any], source: str, value: Any) -> Any:
     try:
         return metadata["parse"](value)
-    except (ValueError, TypeError, OverflowError) as error:
-        secret = metadata["secret"] or isinstance(error, SecretError)
+    except (ValueError, TypeError, OverflowError):
+        secret = metadata["secret"] or "@" in str(value)  # an address may have a password in it
         shown = "the value given" if secret else repr(value)
         raise SettingsError(f"{source}: {shown} is not allowed; allowed is {metadata['allowed']}") from None
 
