@@ -22,7 +22,7 @@ ANSWERS = {
 }
 
 ACCEPTED = ("null", "list")
-"""What a claim or a close may well answer when it has happened (WIRE.md: any 2xx)."""
+"""What a claim or a close may well answer when it has happened: any 2xx will do."""
 
 
 class FaultySandbox(Sandbox):

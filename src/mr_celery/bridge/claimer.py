@@ -205,7 +205,8 @@ class Claimer:
             office.reject_token(error)
         if not admitted:
             return
-        if error.retryable:
+        if error.retryable or error.status == 409:
+            # A 409 is "not pending any more": it may be an earlier try of this very claim that got through.
             office.ledger.settle_later(job_id, max(SETTLE_SECONDS, error.retry_after or 0.0))
             logger.warning("job=%d claim unclear, it is settled later: %s", job_id, error.summary)
         else:

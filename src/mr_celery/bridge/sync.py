@@ -15,7 +15,7 @@ from ..errors import JobError, RoutingError, WorkerError
 from ..job import Job
 from ..outcome import Outcome
 from .candidates import refused_route
-from .office import Office
+from .office import CLAIM_LEASE, Office
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -100,7 +100,7 @@ class InFlightSync:
         office = self._office
         if office.token_rejected.is_set():
             return LOOK_SECONDS
-        settling = office.ledger.take("admitted", hold_seconds=office.settings.timeout)
+        settling = office.ledger.take("admitted", hold_seconds=CLAIM_LEASE)
         if office.clock() >= self._next_comparison:
             if office.ledger.found():
                 self._asked_for_orphans = False  # the ledger is new, or was emptied under us

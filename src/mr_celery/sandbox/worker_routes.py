@@ -1,4 +1,4 @@
-"""The worker protocol: the routes of WIRE.md."""
+"""The worker protocol: the routes that a worker uses (official SDK 0.2.0 and product documentation)."""
 
 from __future__ import annotations
 
