@@ -1,15 +1,21 @@
-"""Ledgers for tests: on a Redis inside the test, with jobs brought to any state."""
+"""Ledgers for tests, on a Redis inside the test, with jobs brought to any state; and a bridge's office over one."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import fakeredis
 import pytest
+from celery import Celery
 
+from mr_celery.bridge.office import Office
+from mr_celery.errors import WorkerError
 from mr_celery.job import Job
-from mr_celery.ledger import Fleet, Ledger, Record, Route, RunKey, Started, connection
+from mr_celery.ledger import Fleet, Ledger, Node, Record, Route, RunKey, Started, connection
 from mr_celery.outcome import Outcome
+from mr_celery.routing import Declaration, Handler, Registry
+from mr_celery.settings import Settings
 
 STATES = ("unknown", "admitted", "claimed", "sent", "running", "finished", "closed", "aborted")
 """Every state that a job can be in; ``unknown``: the ledger has never heard of it."""
@@ -146,3 +152,193 @@ def fake_books(monkeypatch: pytest.MonkeyPatch, *, worker: str = "w", history: f
 def fake_fleet() -> Fleet:
     """The register of workers beside the ledger of :func:`fake_books`."""
     return Fleet("redis://inside.the.test/0")
+
+
+# -- a bridge's office over such a ledger --------------------------------------------------------------------
+
+
+class Clock:
+    """A time that goes on only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let seconds go by."""
+        self.now += seconds
+
+
+class FakeServer:
+    """A ModelReins server without HTTP, with the methods of :class:`mr_celery.client.Api`.
+
+    Attributes:
+        pending: the jobs of the inbox, by id.
+        running: the jobs that are claimed, by id.
+        known: what it tells of single jobs.
+        closed: what jobs were closed with.
+        calls: each request, in order.
+        faults: by request name: errors to raise, or functions to call, one for each time it is made.
+    """
+
+    url = "https://server.test"
+
+    def __init__(self) -> None:
+        self.pending: dict[int, dict[str, Any]] = {}
+        self.running: dict[int, dict[str, Any]] = {}
+        self.known: dict[int, dict[str, Any]] = {}
+        self.closed: dict[int, tuple[str, str]] = {}
+        self.calls: list[tuple[Any, ...]] = []
+        self.faults: dict[str, list[Any]] = {}
+
+    def dispatch(self, *job_ids: int, capability: str = "text.upper", **fields: Any) -> None:
+        """New pending jobs."""
+        for job_id in job_ids:
+            self.pending[job_id] = {"id": job_id, "prompt": "hello", "capability": capability, **fields}
+
+    def asked(self, name: str) -> list[Any]:
+        """The arguments of the requests of one kind: of those with one argument just that."""
+        return [call[1] if len(call) == 2 else call[1:] for call in self.calls if call[0] == name]
+
+    def _note(self, name: str, *arguments: Any) -> None:
+        self.calls.append((name, *arguments))
+        faults = self.faults.get(name)
+        if faults:
+            fault = faults.pop(0)
+            if isinstance(fault, Exception):
+                raise fault
+            if fault is not None:
+                fault()
+
+    def jobs(self, status: str = "pending") -> list[dict[str, Any]]:
+        self._note("jobs", status)
+        return list((self.pending if status == "pending" else self.running).values())
+
+    def job(self, job_id: int) -> dict[str, Any] | None:
+        self._note("job", job_id)
+        return self.known.get(job_id)
+
+    def claim(self, job_id: int) -> dict[str, Any]:
+        self._note("claim", job_id)
+        if job_id not in self.pending:
+            raise refusal(409)
+        self.running[job_id] = self.pending.pop(job_id)
+        return {}
+
+    def close(self, job_id: int, result: str, status: str) -> dict[str, Any]:
+        self._note("close", job_id)
+        self.running.pop(job_id, None)
+        self.closed[job_id] = (status, result)
+        return {}
+
+    def presence(self, status: str = "active", details: str | None = None, tags: str | None = None) -> dict[str, Any]:
+        self._note("presence", status, details, tags)
+        return {}
+
+
+def refusal(status: int | None, **fields: Any) -> WorkerError:
+    """What a request raises that is answered with that status; ``None``: with nothing at all."""
+    if status is None:
+        return WorkerError("POST /x -> network: timed out", retryable=True)
+    retryable = status in (408, 425, 429) or status >= 500
+    return WorkerError(f"POST /x -> {status}: the server's words", status=status, retryable=retryable, **fields)
+
+
+class FakeSender:
+    """A broker that notes what is published.
+
+    Attributes:
+        sent: (job id, task id) of each message.
+        details: the priority and the retries of each message.
+        fails: errors to raise, one for each publish.
+        length: how many messages each queue is said to have; ``None``: not known.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, str]] = []
+        self.details: list[tuple[str, int]] = []
+        self.fails: list[Exception] = []
+        self.length: int | None = 0
+
+    def send(
+        self, handler: Handler, worker: str, job_id: int, task_id: str, *, priority: str, retries: int = 0
+    ) -> None:
+        assert worker == "w"
+        if self.fails:
+            raise self.fails.pop(0)
+        self.sent.append((job_id, task_id))
+        self.details.append((priority, retries))
+
+    def waiting(self, queue: str) -> int | None:
+        return self.length
+
+    @property
+    def jobs(self) -> list[int]:
+        """The jobs of the messages, in order."""
+        return [job_id for job_id, _ in self.sent]
+
+
+@dataclass
+class Desk:
+    """A bridge's office with everything around it that a test looks at."""
+
+    office: Office
+    books: Books
+    server: FakeServer
+    sender: FakeSender
+    clock: Clock
+    fleet: Fleet
+
+    def bring(self, state: str, job_id: int = 1, *, task: str = "tiny.upper", **fields: Any) -> RunKey:
+        """Bring a job of one of the office's handlers to a state; the server lists it accordingly."""
+        run = self.books.bring(state, job_id, route=self.office.routes[task], capability="text.upper", **fields)
+        listed = {"id": job_id, "prompt": "hello", "capability": "text.upper"}
+        if state in ("claimed", "sent", "running", "finished"):
+            self.server.running[job_id] = listed
+        return run
+
+    def announce(self, hostname: str = "celery@a", *, concurrency: int = 2, **changes: Any) -> None:
+        """A worker comes online."""
+        node = Node(
+            hostname,
+            concurrency,
+            changes.get("queues", ("celery", "slow")),
+            changes.get("tasks", ("tiny.upper", "tiny.slow")),
+        )
+        self.fleet.announce(node, seconds=3600)
+
+
+def upper(prompt: str) -> str:
+    return prompt.upper()
+
+
+def slow(prompt: str) -> str:
+    return prompt
+
+
+def make_desk(monkeypatch: pytest.MonkeyPatch, *, worker_online: bool = True, **settings: Any) -> Desk:
+    """An office with two handlers, and one worker of concurrency 2 that runs both."""
+    app = Celery("tiny", broker="memory://", set_as_current=False)
+    app.conf.task_routes = {"tiny.slow": {"queue": "slow"}}
+    handlers = [
+        Handler(app.task(upper, name="tiny.upper", lazy=False), Declaration("text.upper")),
+        Handler(app.task(slow, name="tiny.slow", lazy=False), Declaration("slow")),
+    ]
+    books, clock, server, sender = fake_books(monkeypatch), Clock(), FakeServer(), FakeSender()
+    fleet = fake_fleet()
+    office = Office(
+        settings=Settings(name="w", **settings),
+        registry=Registry(handlers),
+        api=cast(Any, server),
+        ledger=books.ledger,
+        fleet=fleet,
+        sender=cast(Any, sender),
+        app=app,
+        clock=clock,
+    )
+    desk = Desk(office, books, server, sender, clock, fleet)
+    if worker_online:
+        desk.announce()
+    return desk

@@ -132,7 +132,10 @@ class InFlightSync:
         found = missing(in_flight, running.keys(), pending, self._misses, trusted=self._trusted)
         self._misses = {job_id: count for job_id, count in found.misses.items() if job_id not in found.aborted}
         for job_id in found.aborted:
-            self._abort(job_id)
+            try:
+                self._abort(job_id)
+            except WorkerError as error:
+                logger.warning("job=%d may be aborted, the server cannot tell now: %s", job_id, error.summary)
         for job_id, fields in running.items():
             if job_id not in in_flight:
                 self._adopt(fields, asked_at)

@@ -56,6 +56,7 @@ STEPS: dict[str, Step] = {
     "sent": lambda ledger, run: ledger.sent(run.job_id, run.task_id, wait_seconds=LATER),
     "start": lambda ledger, run: ledger.start(run, node="n", lease=LATER, nonce="second").job is not None,
     "retry": lambda ledger, run: ledger.retry(run, wait_seconds=LATER),
+    "give_back": lambda ledger, run: ledger.give_back(run, wait_seconds=LATER),
     "finish": lambda ledger, run: ledger.finish(run, DONE, deliver_seconds=LATER),
     "fail": lambda ledger, run: ledger.fail(run.job_id, run.task_id, Outcome.failed("no")),
     "lose": lambda ledger, run: lose(ledger, run) != "kept",
@@ -74,6 +75,7 @@ LEADS: dict[str, dict[str, str]] = {
     "sent": {"claimed": "sent"},
     "start": {"claimed": "running", "sent": "running"},
     "retry": {"running": "sent"},
+    "give_back": {"running": "sent"},
     "finish": {"running": "finished"},
     "fail": {"claimed": "finished", "sent": "finished", "running": "finished"},
     "lose": {"running": "claimed"},
@@ -112,7 +114,7 @@ def test_a_job_holds_a_slot_from_admitted_to_running(books: Books, step: str, st
 
 
 @pytest.mark.parametrize("state", STATES[2:])
-@pytest.mark.parametrize("step", ["start", "finish", "retry", "fail", "lose", "resend", "sent"])
+@pytest.mark.parametrize("step", ["start", "finish", "retry", "give_back", "fail", "lose", "resend", "sent"])
 def test_a_step_with_another_attempts_task_id_changes_nothing(books: Books, step: str, state: str) -> None:
     books.bring(state)
     before = books.redis.hgetall(books.key("job:1"))
@@ -406,6 +408,14 @@ def test_a_retry_waits_as_a_sent_message_with_one_more_retry(books: Books, ledge
     assert books.record().attempt == 1
     assert books.score("sent") == pytest.approx(now + 120, abs=5)
     assert not ledger.retry(run, wait_seconds=120)
+
+
+def test_a_message_that_was_given_back_to_the_broker_starts_again(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    assert ledger.give_back(run, wait_seconds=LATER)
+    assert (books.state(), books.record().retries) == ("sent", 0)
+    assert books.start(run, nonce="second").job is not None
+    assert books.start(run, nonce="third").refusal == "running"
 
 
 # -- finish, fail ------------------------------------------------------------------------------------------

@@ -1,0 +1,475 @@
+"""Pending jobs become sent tasks: as many as the fleet can run, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from mr_celery.bridge import claimer as module
+from mr_celery.bridge.claimer import Claimer
+from mr_celery.bridge.heartbeat import Heartbeat
+from mr_celery.bridge.sync import InFlightSync
+from mr_celery.errors import LedgerUnavailable, WorkerError
+from mr_celery.ledger import RunKey
+from support.ledgers import DONE, LATER, Books, Desk, make_desk, refusal
+
+POLL = 5.0
+
+Make = Callable[..., Claimer]
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """Two queues with four slots each."""
+    return make_desk(monkeypatch, poll_interval=POLL)
+
+
+@pytest.fixture
+def books(desk: Desk) -> Books:
+    return desk.books
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes claimers that see all their claims through before they go on."""
+    monkeypatch.setattr(module, "BATCH_SECONDS", 30.0)
+    made: list[Claimer] = []
+
+    def claimer(desk: Desk, *, side_by_side: int = 1) -> Claimer:
+        made.append(Claimer(desk.office, side_by_side=side_by_side))
+        return made[-1]
+
+    yield claimer
+    for each in made:
+        each.close(20)
+
+
+@pytest.fixture
+def claimer(desk: Desk, make: Make) -> Claimer:
+    return make(desk)
+
+
+def away(*args: Any, **kwargs: Any) -> Any:
+    raise LedgerUnavailable("the ledger is away")
+
+
+def end(desk: Desk, job_id: int) -> None:
+    """A worker runs a job to its end."""
+    run = RunKey(job_id, desk.books.record(job_id).task_id)
+    desk.books.start(run)
+    assert desk.books.ledger.finish(run, DONE, deliver_seconds=LATER) == "finished"
+
+
+# -- what is claimed ---------------------------------------------------------------------------------------
+
+
+def test_a_pending_job_is_claimed_and_published_under_its_recorded_id(
+    desk: Desk, books: Books, claimer: Claimer
+) -> None:
+    desk.server.dispatch(1, priority="high")
+    assert claimer.run_once() == 0.0  # there may be more
+    assert desk.server.running.keys() == {1}
+    assert desk.sender.sent == [(1, books.record().task_id)]
+    assert desk.sender.details == [("high", 0)]
+    assert books.state() == "sent"
+
+
+def test_a_job_is_admitted_before_it_is_claimed_and_claimed_before_it_is_published(
+    desk: Desk, books: Books, claimer: Claimer
+) -> None:
+    desk.server.dispatch(1)
+    seen: list[tuple[str, list[int]]] = []
+    desk.server.faults["claim"] = [lambda: seen.append((books.state(), desk.sender.jobs))]
+    claimer.run_once()
+    assert seen == [("admitted", [])]
+
+
+def test_no_more_is_claimed_than_the_fleet_can_run(desk: Desk, books: Books, claimer: Claimer) -> None:
+    desk.server.dispatch(*range(1, 11))
+    claimer.run_once()
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1, 2, 3, 4]
+    assert len(desk.server.pending) == 6
+    assert books.load() == 4
+    assert claimer.hungry
+
+
+def test_a_slot_that_becomes_free_is_taken_from_what_is_known_already(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(*range(1, 11))
+    claimer.run_once()
+    end(desk, 2)
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1, 2, 3, 4, 5]
+    assert desk.server.asked("jobs") == ["pending"]
+
+
+def test_with_jobs_waiting_the_next_look_is_soon_and_without_it_is_the_poll_interval(
+    desk: Desk, claimer: Claimer
+) -> None:
+    assert POLL <= claimer.run_once() <= POLL * 1.2
+    desk.server.dispatch(*range(1, 6))
+    assert claimer.run_once() == 0.0
+    assert claimer.run_once() <= module.HUNGRY_SECONDS
+
+
+def test_what_is_known_of_the_inbox_is_forgotten_after_the_poll_interval(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(*range(1, 6))
+    claimer.run_once()
+    del desk.server.pending[5]  # another bridge's
+    desk.server.dispatch(6)
+    desk.clock.advance(POLL + 0.1)
+    end(desk, 1)
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1, 2, 3, 4, 6]
+
+
+def test_urgent_jobs_are_claimed_first_and_then_in_their_order(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(1, priority="low")
+    desk.server.dispatch(9, priority="high")
+    desk.server.dispatch(3, 2)
+    claimer.run_once()
+    assert desk.server.asked("claim") == [9, 2, 3, 1]
+    assert desk.sender.jobs == [9, 2, 3, 1]
+
+
+def test_a_full_queue_does_not_keep_the_others_back(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(*range(1, 9))
+    desk.server.dispatch(20, 21, capability="slow")
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1, 2, 3, 4, 20, 21]
+
+
+def test_a_limit_of_the_whole_counts_all_queues(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    desk = make_desk(monkeypatch, max_inflight=3)
+    desk.server.dispatch(1, 2)
+    desk.server.dispatch(20, 21, capability="slow")
+    claimer = make(desk)
+    claimer.run_once()
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1, 2, 20]
+
+
+def test_two_bridges_share_the_slots_and_no_job_is_published_twice(desk: Desk, books: Books, make: Make) -> None:
+    desk.server.dispatch(*range(1, 11))
+    first, second = make(desk, side_by_side=4), make(desk, side_by_side=4)
+    for claimer in (first, second, first, second):
+        claimer.run_once()
+    assert len(desk.sender.jobs) == 4
+    assert len(set(desk.sender.jobs)) == 4
+    assert books.load() == 4
+
+
+def test_a_slot_that_another_bridge_takes_first_leaves_the_job_pending(
+    desk: Desk, books: Books, claimer: Claimer
+) -> None:
+    desk.server.dispatch(1)
+
+    def fill() -> None:
+        for job_id in range(11, 15):
+            desk.bring("claimed", job_id)
+
+    desk.server.faults["jobs"] = [fill]
+    claimer.run_once()
+    assert desk.server.asked("claim") == []
+    assert books.state(1) == "unknown"
+    assert claimer.hungry
+
+
+# -- whom it is for ----------------------------------------------------------------------------------------
+
+
+def test_with_no_worker_online_the_server_is_not_even_asked(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    desk = make_desk(monkeypatch, worker_online=False)
+    desk.server.dispatch(1)
+    claimer = make(desk)
+    assert claimer.run_once() <= module.NO_WORKER_SECONDS
+    assert desk.server.calls == []
+    desk.announce()
+    desk.clock.advance(2.0)
+    claimer.run_once()
+    assert desk.sender.jobs == [1]
+
+
+def test_a_job_that_no_worker_of_the_fleet_runs_stays_pending(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    desk = make_desk(monkeypatch, worker_online=False)
+    desk.announce(tasks=("tiny.upper",))
+    desk.server.dispatch(1, capability="slow")
+    desk.server.dispatch(2)
+    make(desk).run_once()
+    assert desk.server.asked("claim") == [2]
+
+
+@pytest.mark.parametrize("fields", [{"capability": "unheard.of"}, {"capability": ""}])
+def test_a_job_that_no_handler_takes_is_claimed_and_fails_with_the_reason(
+    desk: Desk, books: Books, claimer: Claimer, fields: dict[str, Any]
+) -> None:
+    desk.server.dispatch(1, **fields)
+    claimer.run_once()
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "no handler takes job 1" in outcome.text
+    assert books.is_due("finished")
+    assert desk.sender.sent == []
+
+
+def test_jobs_that_no_handler_takes_are_left_to_others_on_request(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    desk = make_desk(monkeypatch, unrouted="leave")
+    desk.server.dispatch(1, capability="unheard.of")
+    desk.server.dispatch(2)
+    make(desk).run_once()
+    assert desk.server.asked("claim") == [2]
+
+
+# -- what the server answers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 404, 410])
+def test_a_job_that_the_server_gave_to_somebody_else_is_dropped_and_not_asked_for_at_once(
+    desk: Desk, books: Books, claimer: Claimer, status: int
+) -> None:
+    desk.server.dispatch(1)
+    desk.server.faults["claim"] = [refusal(status)]
+    claimer.run_once()
+    assert books.state() == "unknown"
+    assert books.load() == 0
+    desk.clock.advance(POLL / 2 - 0.1)
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1]
+    desk.clock.advance(POLL)
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1, 1]
+    assert desk.sender.jobs == [1]
+
+
+def test_a_job_that_is_refused_again_is_asked_for_less_often(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(1)
+    desk.server.faults["claim"] = [refusal(404)] * 20
+    times: list[float] = []
+    for _ in range(200):
+        before = len(desk.server.asked("claim"))
+        claimer.run_once()
+        if len(desk.server.asked("claim")) > before:
+            times.append(desk.clock())
+        desk.clock.advance(POLL + 0.1)
+    assert 6 < len(times) < 20
+
+
+def test_a_refused_job_does_not_keep_the_others_back(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(1, 2, 3)
+    desk.server.faults["claim"] = [refusal(404)]
+    claimer.run_once()
+    assert desk.sender.jobs == [2, 3]
+
+
+@pytest.mark.parametrize("status", [None, 409, 429, 500, 503])
+def test_an_unclear_claim_is_neither_dropped_nor_repeated(
+    desk: Desk, books: Books, claimer: Claimer, status: int | None
+) -> None:
+    desk.server.dispatch(1)
+    desk.server.faults["claim"] = [refusal(status)]
+    claimer.run_once()
+    assert books.state() == "admitted"
+    assert books.load() == 1
+    desk.clock.advance(POLL * 10)
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1]
+    assert desk.sender.sent == []
+
+
+@pytest.mark.parametrize(("retry_after", "seconds"), [(None, 2.0), (1.0, 2.0), (60.0, 60.0)])
+def test_an_unclear_claim_is_settled_after_the_time_that_the_server_asks_for(
+    desk: Desk, books: Books, claimer: Claimer, retry_after: float | None, seconds: float
+) -> None:
+    desk.server.dispatch(1)
+    desk.server.faults["claim"] = [refusal(503, retry_after=retry_after)]
+    now = books.now()
+    claimer.run_once()
+    score = books.score("admitted")
+    assert score is not None
+    assert seconds <= score - now < seconds + 1.5
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("status", [None, 409, 503])
+def test_an_unclear_claim_is_settled_by_the_servers_list(
+    desk: Desk, books: Books, claimer: Claimer, status: int | None, ours: bool
+) -> None:
+    desk.server.dispatch(1)
+
+    def somebody_claims() -> None:
+        claimed = desk.server.pending.pop(1)
+        if ours:
+            desk.server.running[1] = claimed
+        raise refusal(status)
+
+    desk.server.faults["claim"] = [somebody_claims]
+    claimer.run_once()
+    books.make_due("admitted")
+    InFlightSync(desk.office).run_once()
+    assert books.state() == ("sent" if ours else "unknown")
+    assert desk.sender.jobs == ([1] if ours else [])
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1]
+
+
+@pytest.mark.parametrize("status", [None, 500, 503])
+def test_an_inbox_that_cannot_be_asked_is_the_loops_to_repeat(desk: Desk, claimer: Claimer, status: int | None) -> None:
+    desk.server.dispatch(1)
+    desk.server.faults["jobs"] = [refusal(status)]
+    with pytest.raises(WorkerError):
+        claimer.run_once()
+    claimer.run_once()
+    assert desk.sender.jobs == [1]
+
+
+@pytest.mark.parametrize("request_", ["jobs", "claim"])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_token_stops_the_claiming_until_presence_is_taken_again(
+    desk: Desk, books: Books, claimer: Claimer, request_: str, status: int
+) -> None:
+    desk.server.dispatch(1)
+    desk.server.faults[request_] = [refusal(status)]
+    claimer.run_once()
+    assert books.state() == "unknown"
+    calls = len(desk.server.calls)
+    desk.clock.advance(3600)
+    assert POLL <= claimer.run_once() <= POLL * 1.2
+    assert len(desk.server.calls) == calls
+    Heartbeat(desk.office, desk.server).run_once()  # type: ignore[arg-type]
+    claimer.run_once()
+    assert desk.sender.jobs == [1]
+
+
+def test_a_job_in_flight_that_the_server_put_back_is_claimed_again_and_not_sent_again(
+    desk: Desk, books: Books, claimer: Claimer
+) -> None:
+    desk.bring("running")
+    desk.server.running.clear()
+    desk.server.dispatch(1)
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1]
+    assert desk.sender.sent == []
+    assert books.state() == "running"
+
+
+def test_a_claim_that_another_bridge_found_not_to_have_happened_is_made_known(
+    desk: Desk, books: Books, claimer: Claimer
+) -> None:
+    desk.server.dispatch(1)
+    desk.server.faults["claim"] = [lambda: books.ledger.drop(1)]
+    claimer.run_once()
+    assert books.state() == "claimed"
+    assert books.is_due("claimed")
+    assert desk.sender.sent == []
+
+
+def test_a_claim_that_another_bridge_found_to_have_happened_is_published_by_that_one(
+    desk: Desk, books: Books, claimer: Claimer
+) -> None:
+    desk.server.dispatch(1)
+    desk.server.faults["claim"] = [lambda: books.ledger.claimed(1, wait_seconds=LATER)]
+    claimer.run_once()
+    assert books.state() == "claimed"
+    assert not books.is_due("claimed")
+    assert desk.sender.sent == []
+
+
+# -- what else may go wrong --------------------------------------------------------------------------------
+
+
+def test_without_the_ledger_nothing_is_claimed(desk: Desk, claimer: Claimer, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.server.dispatch(1)
+    monkeypatch.setattr(desk.office.ledger, "admit", away)
+    claimer.run_once()
+    assert desk.server.asked("claim") == []
+    monkeypatch.setattr(desk.office.ledger, "survey", away)
+    with pytest.raises(LedgerUnavailable):
+        claimer.run_once()
+
+
+def test_a_claim_after_which_the_ledger_is_away_is_left_to_be_settled(
+    desk: Desk, books: Books, claimer: Claimer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.server.dispatch(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.office.ledger, "claimed", away)
+        claimer.run_once()
+    assert desk.server.running.keys() == {1}
+    assert books.state() == "admitted"
+
+
+def test_an_unexpected_error_with_one_job_does_not_stop_the_others(
+    desk: Desk, claimer: Claimer, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.server.dispatch(1, 2)
+    desk.server.faults["claim"] = [RuntimeError("a bug")]
+    claimer.run_once()
+    assert desk.sender.jobs == [2]
+    assert "job=1 claiming interrupted" in caplog.text
+
+
+def test_a_publish_that_fails_is_left_to_the_reaper(
+    desk: Desk, books: Books, claimer: Claimer, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.server.dispatch(1, 2)
+    desk.sender.fails = [OSError("the broker is away")]
+    claimer.run_once()
+    assert books.state(1) == "claimed"
+    assert books.state(2) == "sent"
+    assert desk.server.running.keys() == {1, 2}
+    assert "job=1 not published" in caplog.text
+
+
+def test_a_bridge_that_is_stopping_begins_no_claim(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(1)
+    desk.office.stopping.set()
+    claimer.run_once()
+    assert desk.server.asked("claim") == []
+
+
+def test_a_claim_under_way_is_known_to_the_office_while_it_lasts(desk: Desk, books: Books, claimer: Claimer) -> None:
+    desk.server.dispatch(1)
+    due: list[bool] = []
+
+    def long_claim() -> None:
+        books.make_due("admitted")
+        desk.office.hold_claims()
+        due.append(books.is_due("admitted"))
+
+    desk.server.faults["claim"] = [long_claim]
+    claimer.run_once()
+    assert due == [False]
+
+
+def test_a_job_that_is_over_is_claimed_anew_when_it_was_requeued(desk: Desk, books: Books, claimer: Claimer) -> None:
+    desk.server.dispatch(1)
+    claimer.run_once()
+    end(desk, 1)
+    books.ledger.close(1, "delivered")
+    first = desk.sender.sent[0][1]
+    desk.server.dispatch(1)
+    desk.clock.advance(POLL * 2)
+    claimer.run_once()
+    assert desk.sender.jobs == [1, 1]
+    assert desk.sender.sent[1][1] != first
+
+
+def test_the_log_has_no_content_of_the_job(desk: Desk, claimer: Claimer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    desk.server.dispatch(1, 2, prompt="private prompt")
+    desk.server.dispatch(3, capability="unheard.of", prompt="private prompt")
+    desk.server.faults["claim"] = [refusal(503), refusal(409)]
+    claimer.run_once()
+    assert "job=1" in caplog.text
+    assert "private" not in caplog.text
+    assert "the server's words" not in caplog.text
+
+
+def test_jobs_that_are_refused_take_no_slots_for_long(desk: Desk, books: Books, claimer: Claimer) -> None:
+    desk.server.dispatch(*range(1, 30), capability="unheard.of")
+    for _ in range(8):
+        claimer.run_once()
+    assert books.ledger.survey().states["finished"] == 29

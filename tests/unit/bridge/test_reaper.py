@@ -1,0 +1,293 @@
+"""What is stuck is found, and sent again or ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from mr_celery.bridge.office import Office
+from mr_celery.bridge.reaper import QUEUED_PATIENCE, Reaper
+from mr_celery.ledger import Route, RunKey
+from mr_celery.texts import RESEND_BUDGET
+from support.ledgers import Books, Desk, make_desk
+
+LEASE = 30.0
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return make_desk(monkeypatch, lease=LEASE)
+
+
+@pytest.fixture
+def books(desk: Desk) -> Books:
+    return desk.books
+
+
+@pytest.fixture
+def office(desk: Desk) -> Office:
+    return desk.office
+
+
+@pytest.fixture
+def reaper(office: Office) -> Reaper:
+    return Reaper(office)
+
+
+# -- lost runs ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_lease_has_run_out_is_sent_again_as_the_next_attempt(
+    desk: Desk, books: Books, reaper: Reaper, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = desk.bring("running", priority="high")
+    books.make_due("running")
+    reaper.run_once()
+    record = books.record()
+    assert (books.state(), record.attempt) == ("sent", 2)
+    assert record.task_id != run.task_id
+    assert desk.sender.sent == [(1, record.task_id)]
+    assert desk.sender.details == [("high", 0)]
+    assert "no sign of life from celery@test" in caplog.text
+
+
+def test_a_run_that_holds_its_lease_is_left_alone(desk: Desk, books: Books, reaper: Reaper) -> None:
+    desk.bring("running")
+    reaper.run_once()
+    assert books.state() == "running"
+    assert desk.sender.sent == []
+
+
+def test_a_lease_that_is_renewed_at_the_last_moment_is_kept(
+    desk: Desk, books: Books, reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = desk.bring("running")
+    books.make_due("running")
+    read = books.ledger.read
+
+    def read_and_renew(job_id: int) -> object:
+        record = read(job_id)
+        books.ledger.hold([(1, run.task_id)], lease=LEASE, wait_seconds=LEASE)
+        return record
+
+    monkeypatch.setattr(books.ledger, "read", read_and_renew)
+    reaper.run_once()
+    assert books.state() == "running"
+
+
+def test_a_lost_run_that_must_not_be_repeated_fails(desk: Desk, books: Books, reaper: Reaper) -> None:
+    books.bring("running", route=Route("tiny.upper", "celery", on_lost="fail"))
+    books.make_due("running")
+    reaper.run_once()
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "on_lost='fail'" in outcome.text
+    assert books.is_due("finished")
+    assert desk.sender.sent == []
+
+
+def test_a_job_that_keeps_killing_its_worker_fails_and_says_so(desk: Desk, books: Books, reaper: Reaper) -> None:
+    desk.bring("sent")
+    for _ in range(3):
+        books.start(RunKey(1, books.record().task_id))
+        books.make_due("running")
+        reaper.run_once()
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert books.state() == "finished"
+    assert "max_attempts" in outcome.text
+    assert "attempt 3" in outcome.text
+    assert len(desk.sender.sent) == 2
+
+
+def test_after_a_time_without_the_ledger_runs_get_time_to_renew_their_leases(
+    desk: Desk, books: Books, reaper: Reaper
+) -> None:
+    desk.bring("running")
+    books.make_due("running")
+    desk.clock.advance(LEASE)
+    reaper.run_once()
+    assert books.state() == "running"
+    for _ in range(2):
+        desk.clock.advance(LEASE / 4 - 0.1)
+        reaper.run_once()
+    assert books.state() == "running"
+    desk.clock.advance(1.0)
+    reaper.run_once()
+    assert books.state() == "sent"
+    assert books.record().attempt == 2
+
+
+def test_in_its_usual_pace_nobody_gets_more_time(desk: Desk, books: Books, reaper: Reaper) -> None:
+    desk.bring("running")
+    for _ in range(20):
+        desk.clock.advance(reaper.run_once())
+    books.make_due("running")
+    reaper.run_once()
+    assert books.record().attempt == 2
+
+
+def test_of_two_reapers_one_sends_the_job_again(desk: Desk, books: Books, office: Office) -> None:
+    desk.bring("running")
+    books.make_due("running")
+    first, second = Reaper(office), Reaper(office)
+    first.run_once()
+    second.run_once()
+    assert len(desk.sender.sent) == 1
+    assert books.record().attempt == 2
+
+
+# -- messages that nobody started --------------------------------------------------------------------------
+
+
+def test_a_message_that_is_gone_from_its_queue_is_sent_again_under_the_same_id(
+    desk: Desk, books: Books, reaper: Reaper
+) -> None:
+    run = desk.bring("sent")
+    books.make_due("sent")
+    reaper.run_once()
+    assert desk.sender.sent == [(1, run.task_id)]
+    assert books.state() == "sent"
+    assert (books.record().attempt, books.record().resends) == (1, 1)
+    assert not books.is_due("sent")
+
+
+def test_a_message_that_is_gone_again_and_again_fails_with_what_to_look_at(
+    desk: Desk, books: Books, reaper: Reaper
+) -> None:
+    desk.bring("sent")
+    for _ in range(RESEND_BUDGET + 1):
+        assert books.state() == "sent"
+        books.make_due("sent")
+        reaper.run_once()
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert books.state() == "finished"
+    assert "no worker started the job" in outcome.text
+    assert "celery" in outcome.text
+    assert len(desk.sender.sent) == RESEND_BUDGET
+
+
+@pytest.mark.parametrize("length", [3, None])
+def test_a_message_that_may_wait_its_turn_is_not_sent_again(
+    desk: Desk, books: Books, reaper: Reaper, length: int | None
+) -> None:
+    desk.bring("sent")
+    desk.sender.length = length
+    books.make_due("sent")
+    reaper.run_once()
+    assert desk.sender.sent == []
+    assert books.state() == "sent"
+    assert not books.is_due("sent")
+
+
+@pytest.mark.parametrize("length", [3, None])
+def test_a_message_that_is_out_of_sight_for_long_is_sent_again_without_a_limit(
+    desk: Desk, books: Books, reaper: Reaper, length: int | None
+) -> None:
+    desk.bring("sent")
+    desk.sender.length = length
+    for _ in range(RESEND_BUDGET + 2):
+        books.age(1, "sent", seconds=QUEUED_PATIENCE + 1)
+        books.make_due("sent")
+        reaper.run_once()
+    assert len(desk.sender.sent) == RESEND_BUDGET + 2
+    assert (books.state(), books.record().resends) == ("sent", 0)
+
+
+def test_the_reason_that_a_worker_gave_is_the_one_that_the_job_fails_with(
+    desk: Desk, books: Books, reaper: Reaper
+) -> None:
+    run = desk.bring("sent")
+    books.redis.hset(books.key("job:1"), mapping={"why": "the task is not registered", "resends": RESEND_BUDGET})
+    books.make_due("sent")
+    reaper.run_once()
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert "the task is not registered" in outcome.text
+    assert books.record().task_id == run.task_id
+
+
+# -- not published -----------------------------------------------------------------------------------------
+
+
+def test_a_job_whose_bridge_died_before_publishing_is_published(desk: Desk, books: Books, reaper: Reaper) -> None:
+    run = desk.bring("claimed", priority="low")
+    books.make_due("claimed")
+    reaper.run_once()
+    assert desk.sender.sent == [(1, run.task_id)]
+    assert desk.sender.details == [("low", 0)]
+    assert books.state() == "sent"
+
+
+def test_a_job_that_another_bridge_is_about_to_publish_is_left_to_it(desk: Desk, books: Books, reaper: Reaper) -> None:
+    desk.bring("claimed")
+    reaper.run_once()
+    assert desk.sender.sent == []
+
+
+def test_a_celery_retry_that_is_sent_again_keeps_its_number(desk: Desk, books: Books, reaper: Reaper) -> None:
+    run = desk.bring("running")
+    books.ledger.retry(run, wait_seconds=LEASE)
+    books.make_due("sent")
+    reaper.run_once()
+    assert desk.sender.sent == [(1, run.task_id)]
+    assert desk.sender.details == [("normal", 1)]
+    assert books.start(RunKey(1, run.task_id, 1)).job is not None
+
+
+def test_a_publish_that_fails_is_repeated_later_with_the_same_id(
+    desk: Desk, books: Books, reaper: Reaper, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = desk.bring("claimed")
+    desk.sender.fails = [OSError("the broker is away")]
+    books.make_due("claimed")
+    reaper.run_once()
+    assert books.state() == "claimed"
+    assert not books.is_due("claimed")
+    assert "the broker is away" in caplog.text
+    books.make_due("claimed")
+    reaper.run_once()
+    assert desk.sender.sent == [(1, run.task_id)]
+
+
+def test_a_publish_that_fails_does_not_stop_the_others(desk: Desk, books: Books, reaper: Reaper) -> None:
+    for job_id in (1, 2, 3):
+        desk.bring("claimed", job_id)
+    desk.sender.fails = [OSError("the broker is away")]
+    books.make_due("claimed")
+    reaper.run_once()
+    assert len(desk.sender.sent) == 2
+
+
+def test_a_job_whose_handler_is_not_declared_any_more_fails_and_names_it(
+    desk: Desk, books: Books, reaper: Reaper
+) -> None:
+    books.bring("claimed", route=Route("tiny.removed", "celery"))
+    books.make_due("claimed")
+    reaper.run_once()
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "tiny.removed" in outcome.text
+    assert desk.sender.sent == []
+
+
+# -- claims of this bridge ---------------------------------------------------------------------------------
+
+
+def test_a_claim_that_takes_long_is_held_while_it_lasts(desk: Desk, books: Books, reaper: Reaper) -> None:
+    desk.bring("admitted")
+    with desk.office.claim_under_way(1):
+        books.make_due("admitted")
+        reaper.run_once()
+        assert not books.is_due("admitted")
+    books.make_due("admitted")
+    reaper.run_once()
+    assert books.is_due("admitted")
+
+
+@pytest.mark.parametrize(("lease", "pause"), [(30.0, 1.0), (60.0, 1.0), (4.0, 0.4)])
+def test_a_short_lease_is_looked_at_more_often(monkeypatch: pytest.MonkeyPatch, lease: float, pause: float) -> None:
+    desk = make_desk(monkeypatch, lease=lease)
+    assert Reaper(desk.office).run_once() == pause
