@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from celery import Celery, Task, shared_task
-from celery.app.task import Context
-from celery.exceptions import Retry
+from celery import Celery, Task
 
-from mr_celery import celery_hooks, modelreins_job
-from mr_celery.celery_hooks import HEADER, handlers, header, install, load_registry, message_of
+from mr_celery.celery_hooks import header
 from mr_celery.current import Run, running
-from mr_celery.errors import RoutingError
 from mr_celery.job import Job
 from mr_celery.routing import Declaration, decorator
 from mr_celery.runner import Message

@@ -348,6 +348,14 @@ class TestReviews:
         assert parcel.outcome.reviews[0].preview_upload == 1
         assert len(parcel.outcome.uploads) == 2
 
+    def test_previewed_artifact_is_shown_even_if_an_equal_one_is_listed(self) -> None:
+        listed, previewed = Artifact(data=b"same"), Artifact(data=b"same")
+
+        parcel = pack(Result(artifacts=[listed], reviews=[Review("a", "t", preview=previewed)]), JOB)
+
+        assert parcel.outcome.reviews[0].preview_upload == 1
+        assert len(parcel.outcome.uploads) == 2
+
     def test_result_is_not_changed_by_packing(self) -> None:
         artifacts: list[Artifact] = []
         reviews = [Review("a", "t", preview=Artifact(data=b"1"))]
