@@ -168,10 +168,12 @@ def test_a_job_that_nobody_ever_starts_fails_with_the_likely_causes(fleet: Fleet
 def test_presence_goes_on_while_handlers_take_long_and_stops_with_a_last_word(
     fleet: Fleet, sandbox: CountedSandbox
 ) -> None:
+    interval = 2.0
+    fleet.environment["MODELREINS_HEARTBEAT_INTERVAL"] = str(interval)
     fleet.worker("-c", "1")
     bridge = fleet.bridge()
-    fleet.ended(fleet.dispatch("a", "sleep", seconds=6), fleet.dispatch("b", "sleep", seconds=1))
-    assert max(sandbox.gaps("PUT /presence")) < 2
+    fleet.ended(fleet.dispatch("a", "sleep", seconds=7), fleet.dispatch("b", "sleep", seconds=1))
+    assert max(sandbox.gaps("PUT /presence")) < 2 * interval
     assert bridge.terminate() == 0
     assert sandbox.store.workers()[0]["status"] == "idle"
 
