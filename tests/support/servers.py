@@ -27,7 +27,7 @@ class RedisServer:
 
     def start(self) -> None:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        command += ["--save", "", "--appendonly", "no", *self._options]
+        command += ["--save", "", *self._options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         until(lambda: listens(self.port), what="Redis listens")
 

@@ -1,25 +1,37 @@
-"""The runner around tasks of every kind, and around no call but that of a job's message."""
+"""The runner around tasks of every kind and around no call but that of a job's message; and what signals tell."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery, Task
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Celery, Task, _state, shared_task, signals
+from celery.app import trace as celery_trace
+from celery.app.task import Context
 
-from mr_celery.celery_hooks import header
+from mr_celery import celery_hooks, modelreins_job
+from mr_celery.celery_hooks import HEADER, handlers, header, install, load_registry, message_of
 from mr_celery.current import Run, running
+from mr_celery.errors import LedgerUnavailable, RoutingError
 from mr_celery.job import Job
+from mr_celery.ledger import RunKey
 from mr_celery.routing import Declaration, decorator
 from mr_celery.runner import Message
+from support.ledgers import Books, fake_books
+
+TASK_ID = "mr-7-1-x"
+MESSAGE = Message("w", 7, TASK_ID)
 
 
 class FakeRunner:
     """Notes what it is to run, and calls the handler as the runner does."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Message, Declaration, tuple[Any, ...], dict[str, Any]]] = []
+        self.messages: list[Message] = []
+        self.given: list[tuple[Declaration, tuple[Any, ...], dict[str, Any]]] = []
 
     def run(
         self,
@@ -29,26 +41,23 @@ class FakeRunner:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> str:
-        self.calls.append((message, declaration, args, dict(kwargs)))
-        run = Run(message.task_id, Job({"id": message.job_id}), 1, lambda: None)  # type: ignore[arg-type,return-value]
+        self.messages.append(message)
+        self.given.append((declaration, args, dict(kwargs)))
+        run = Run(message.task_id, Job({"id": message.job_id}), 1, client=lambda: None)  # type: ignore[arg-type,return-value]
         with running(run):
             return f"ran: {handler(*args, **{'prompt': 'from the job', **kwargs})}"
-
-    @property
-    def messages(self) -> list[Message]:
-        return [call[0] for call in self.calls]
 
 
 @pytest.fixture(autouse=True)
 def nothing_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what a test declares is declared."""
+    """Only what a test declares is declared, for this package and for Celery."""
     monkeypatch.setattr(decorator, "_declared", [])
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
 
 
 @pytest.fixture
 def app() -> Iterator[Celery]:
-    made = Celery("hooked", broker="memory://", set_as_current=False)
-    made.conf.update(result_backend="cache+memory://")
+    made = Celery("hooked", broker="memory://", backend="cache+memory://", set_as_current=False)
     yield made
     made.close()
 
@@ -58,11 +67,505 @@ def runner() -> FakeRunner:
     return FakeRunner()
 
 
-def traced(task: Task[Any, Any], *args: Any, request: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
-    """What a worker does with a message that brings job 7."""
-    fields = {"id": "mr-7-1-x", "retries": 0, "is_eager": True, **header("w", 7), **(request or {})}
-    task.push_request(args=list(args), kwargs=kwargs, **fields)
-    try:
-        return task.run(*args, **kwargs) if task.__self__ is None else task.__call__(*args, **kwargs)
-    finally:
-        task.pop_request()
+def put(app: Celery, runner: FakeRunner) -> list[str]:
+    """Install the runner; the names of the handlers."""
+    return sorted(handler.name for handler in install(app, runner))  # type: ignore[arg-type]
+
+
+def trace(
+    app: Celery, name: str, *args: Any, request: Mapping[str, Any] | None = None, **kwargs: Any
+) -> tuple[Any, Any]:
+    """What a worker does with a message: the state and the value. It brings job 7, or what ``request`` says."""
+    task = app.tasks[name]
+    fields = header("w", 7) if request is None else request
+    fields = {"id": TASK_ID, "retries": 0, "delivery_info": {}, "ignore_result": True, **fields}
+    answer = celery_trace.build_tracer(name, task, app=app)(TASK_ID, args, kwargs, fields)
+    return answer.info.state if answer.info else "SUCCESS", answer.retval
+
+
+# -- tasks of every kind -----------------------------------------------------------------------------------
+
+
+def declare_plain(app: Celery) -> None:
+    @modelreins_job("cap")
+    @app.task(name="t")
+    def task(prompt: str) -> str:
+        return prompt.upper()
+
+
+def declare_not_lazy(app: Celery) -> None:
+    @modelreins_job("cap")
+    @app.task(name="t", lazy=False)
+    def task(prompt: str) -> str:
+        return prompt.upper()
+
+
+def declare_shared(app: Celery) -> None:
+    app.set_current()
+
+    @modelreins_job("cap")
+    @shared_task(name="t")
+    def task(prompt: str) -> str:
+        return prompt.upper()
+
+
+def declare_bound(app: Celery) -> None:
+    @modelreins_job("cap")
+    @app.task(name="t", bind=True)
+    def task(self: Task[Any, Any], prompt: str) -> str:
+        assert self.name == "t"
+        return prompt.upper()
+
+
+def declare_class(app: Celery) -> None:
+    @modelreins_job("cap")
+    class Upper(app.Task):  # type: ignore[name-defined,misc]
+        name = "t"
+
+        def run(self, prompt: str) -> str:
+            assert self.name == "t"
+            return prompt.upper()
+
+    app.register_task(Upper())
+
+
+def declare_class_with_call(app: Celery, call: Callable[..., Any]) -> None:
+    @modelreins_job("cap")
+    class Upper(app.Task):  # type: ignore[name-defined,misc]
+        name = "t"
+        __call__ = call
+
+        def run(self, prompt: str) -> str:
+            return prompt.upper()
+
+    app.register_task(Upper())
+
+
+def declare_with_base(app: Celery) -> None:
+    class Base(Task):  # type: ignore[type-arg]
+        abstract = True
+
+    @modelreins_job("cap")
+    @app.task(name="t", base=Base)
+    def task(prompt: str) -> str:
+        return prompt.upper()
+
+
+def declare_autoretry(app: Celery) -> None:
+    @modelreins_job("cap")
+    @app.task(name="t", autoretry_for=(KeyError,))
+    def task(prompt: str) -> str:
+        return prompt.upper()
+
+
+KINDS = {
+    "plain": declare_plain,
+    "not lazy": declare_not_lazy,
+    "shared": declare_shared,
+    "bound": declare_bound,
+    "class": declare_class,
+    "with a base": declare_with_base,
+    "autoretry_for": declare_autoretry,
+}
+
+
+@pytest.fixture
+def current_app_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test may make its application the current one."""
+    monkeypatch.setattr(_state._tls, "current_app", _state._tls.current_app)
+
+
+@pytest.mark.usefixtures("current_app_restored")
+@pytest.mark.parametrize("kind", KINDS)
+class TestTasksOfEveryKind:
+    def test_a_jobs_message_goes_through_the_runner(self, app: Celery, runner: FakeRunner, kind: str) -> None:
+        KINDS[kind](app)
+        assert put(app, runner) == ["t"]
+        assert trace(app, "t") == ("SUCCESS", "ran: FROM THE JOB")
+        assert runner.messages == [MESSAGE]
+        assert runner.given[0][0].capability == "cap"
+
+    def test_a_message_of_others_does_not(self, app: Celery, runner: FakeRunner, kind: str) -> None:
+        KINDS[kind](app)
+        put(app, runner)
+        assert trace(app, "t", "theirs", request={}) == ("SUCCESS", "THEIRS")
+        assert trace(app, "t", prompt="theirs", request={}) == ("SUCCESS", "THEIRS")
+        assert runner.messages == []
+
+    def test_a_direct_call_does_not(self, app: Celery, runner: FakeRunner, kind: str) -> None:
+        KINDS[kind](app)
+        put(app, runner)
+        task = app.tasks["t"]
+        assert task("direct") == "DIRECT"
+        assert task.run("direct") == "DIRECT"
+        assert task.apply(("eager",)).get() == "EAGER"
+        assert runner.messages == []
+
+    def test_installing_twice_wraps_once_and_the_last_runner_counts(
+        self, app: Celery, runner: FakeRunner, kind: str
+    ) -> None:
+        KINDS[kind](app)
+        first = FakeRunner()
+        put(app, first)
+        put(app, runner)
+        assert trace(app, "t") == ("SUCCESS", "ran: FROM THE JOB")
+        assert (len(first.messages), len(runner.messages)) == (0, 1)
+
+
+@pytest.fixture
+def worker_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery's base task takes calls as it does in a worker."""
+    monkeypatch.setattr(Task, "__call__", Task.__call__)
+    monkeypatch.setattr(Task, "_stackprotected", False, raising=False)
+    celery_trace._install_stack_protection()
+
+
+@pytest.mark.usefixtures("worker_calls")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda self, *args, **kwargs: Task.__call__(self, *args, **kwargs),
+        lambda self, *args, **kwargs: self.run(*args, **kwargs),
+    ],
+    ids=["calls its base's", "calls its run"],
+)
+def test_a_task_with_a_call_of_its_own_takes_jobs(app: Celery, runner: FakeRunner, call: Callable[..., Any]) -> None:
+    declare_class_with_call(app, call)
+    put(app, runner)
+    assert trace(app, "t") == ("SUCCESS", "ran: FROM THE JOB")
+    assert app.tasks["t"]("direct") == "DIRECT"
+    assert trace(app, "t", request={}, prompt="theirs") == ("SUCCESS", "THEIRS")
+    assert runner.messages == [MESSAGE]
+
+
+def test_the_wrapped_task_still_looks_like_itself(app: Celery, runner: FakeRunner) -> None:
+    declare_plain(app)
+    put(app, runner)
+    assert app.tasks["t"].run.__name__ == "task"
+    with pytest.raises(TypeError):
+        app.tasks["t"].delay()  # Celery's check of the arguments
+
+
+# -- inside of a handler -----------------------------------------------------------------------------------
+
+
+def test_a_handler_that_calls_its_own_task_is_not_run_as_a_job_again(app: Celery, runner: FakeRunner) -> None:
+    @modelreins_job
+    @app.task(name="t", bind=True)
+    def task(self: Task[Any, Any], prompt: str) -> str:
+        return prompt if prompt == "inner" else self.run("inner") + self("inner")
+
+    put(app, runner)
+    assert trace(app, "t") == ("SUCCESS", "ran: innerinner")
+    assert runner.messages == [MESSAGE]
+
+
+def test_a_handler_that_calls_another_handlers_task_calls_a_function(app: Celery, runner: FakeRunner) -> None:
+    @modelreins_job("other")
+    @app.task(name="other")
+    def other(prompt: str) -> str:
+        return prompt.upper()
+
+    @modelreins_job
+    @app.task(name="t")
+    def task(prompt: str) -> str:
+        return str(other("called")) + other.run("run")
+
+    put(app, runner)
+    assert trace(app, "t") == ("SUCCESS", "ran: CALLEDRUN")
+    assert runner.messages == [MESSAGE]
+
+
+@pytest.fixture
+def published() -> Iterator[list[tuple[dict[str, Any], Any]]]:
+    """The headers and the body of each message that is published."""
+    found: list[tuple[dict[str, Any], Any]] = []
+
+    def note(headers: dict[str, Any] | None = None, body: Any = None, **_: Any) -> None:
+        found.append((dict(headers or {}), body))
+
+    signals.before_task_publish.connect(note, weak=False)
+    yield found
+    signals.before_task_publish.disconnect(note)
+
+
+def test_a_celery_retry_brings_the_same_job_with_one_more_retry(
+    app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
+) -> None:
+    @modelreins_job
+    @app.task(name="t", bind=True)
+    def task(self: Task[Any, Any], prompt: str) -> str:
+        raise self.retry(countdown=1)
+
+    put(app, runner)
+    assert trace(app, "t")[0] == "RETRY"
+    headers, _ = published[0]
+    assert message_of(headers, headers["id"], headers["retries"]) == Message("w", 7, TASK_ID, 1)
+
+
+def test_autoretry_for_brings_the_same_job_with_one_more_retry(
+    app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
+) -> None:
+    @modelreins_job
+    @app.task(name="t", autoretry_for=(KeyError,), retry_kwargs={"countdown": 1, "max_retries": 2})
+    def task(prompt: str) -> str:
+        raise KeyError(prompt)
+
+    put(app, runner)
+    assert trace(app, "t")[0] == "RETRY"
+    headers, _ = published[0]
+    assert message_of(headers, headers["id"], headers["retries"]) == Message("w", 7, TASK_ID, 1)
+
+
+def test_what_a_handler_gives_to_a_retry_reaches_the_next_run(
+    app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
+) -> None:
+    @modelreins_job
+    @app.task(name="t", bind=True)
+    def task(self: Task[Any, Any], prompt: str, page: int = 1) -> str:
+        if page == 1:
+            raise self.retry(kwargs={"page": 2}, countdown=1)
+        return f"{prompt} {page}"
+
+    put(app, runner)
+    trace(app, "t")
+    headers, (args, kwargs, _) = published[0]
+    request = {HEADER: headers[HEADER], "retries": headers["retries"]}
+    assert trace(app, "t", *args, request=request, **kwargs) == ("SUCCESS", "ran: from the job 2")
+    assert runner.messages[1].retries == 1
+    assert runner.given[1][2] == {"page": 2}
+
+
+# -- where the job is read ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        header("w", 7),
+        {"headers": header("w", 7)},
+        {**header("w", 7), "headers": None},
+        {HEADER: None, "headers": header("w", 7)},
+        {**header("w", 7), "headers": {}},
+        {HEADER: {"worker": "w", "job": "7"}},
+    ],
+)
+def test_the_job_is_read_from_both_places_of_a_message(
+    app: Celery, runner: FakeRunner, request_: dict[str, Any]
+) -> None:
+    declare_plain(app)
+    put(app, runner)
+    trace(app, "t", request=request_)
+    assert runner.messages == [MESSAGE]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        None,
+        {},
+        {HEADER: None},
+        {HEADER: "7"},
+        {HEADER: []},
+        {HEADER: {}},
+        {HEADER: {"worker": "w"}},
+        {HEADER: {"job": 7}},
+        {HEADER: {"worker": "w", "job": None}},
+        {HEADER: {"worker": "w", "job": "seven"}},
+        {"other": {"worker": "w", "job": 7}},
+    ],
+)
+def test_headers_that_name_no_job_bring_none(headers: Any) -> None:
+    assert message_of(headers, TASK_ID) is None
+
+
+def test_the_number_of_retries_is_part_of_the_message() -> None:
+    assert message_of(header("w", 7), TASK_ID, 2) == Message("w", 7, TASK_ID, 2)
+    assert message_of(header("w", 7), TASK_ID, None) == MESSAGE
+    assert Message("w", 7, TASK_ID, 2).key == RunKey(7, TASK_ID, 2)
+
+
+# -- which tasks -------------------------------------------------------------------------------------------
+
+
+def test_only_decorated_tasks_of_this_application_are_handlers(app: Celery, runner: FakeRunner) -> None:
+    @app.task(name="plain")
+    def plain(prompt: str) -> str:
+        return prompt.upper()
+
+    other = Celery("other", broker="memory://", set_as_current=False)
+
+    @modelreins_job("elsewhere")
+    @other.task(name="elsewhere")
+    def elsewhere(prompt: str) -> str:
+        return "elsewhere"
+
+    declare_plain(app)
+    assert put(app, runner) == ["t"]
+    assert [handler.declaration.capability for handler in handlers(app)] == ["cap"]
+    assert trace(app, "plain", "x") == ("SUCCESS", "X")
+    assert runner.messages == []
+
+
+def test_declaring_a_task_does_not_finalize_the_application(app: Celery) -> None:
+    declare_plain(app)
+    assert not app.finalized
+    assert [handler.name for handler in handlers(app)] == ["t"]
+    assert app.finalized
+
+
+def test_a_decorated_task_class_that_is_not_registered_is_no_handler(app: Celery) -> None:
+    @modelreins_job("cap")
+    class Unregistered(app.Task):  # type: ignore[name-defined,misc]
+        name = "t"
+
+        def run(self, prompt: str) -> str:
+            return prompt
+
+    assert handlers(app) == []
+
+
+def test_the_registry_is_made_after_the_task_modules_are_imported(app: Celery) -> None:
+    app.loader.import_default_modules = lambda: declare_plain(app)  # type: ignore[method-assign]
+    assert load_registry(app).offered == ["cap"]
+
+
+def test_handlers_that_contradict_each_other_are_refused(app: Celery) -> None:
+    declare_plain(app)
+
+    @modelreins_job("cap")
+    @app.task(name="twin")
+    def twin(prompt: str) -> str:
+        return prompt
+
+    with pytest.raises(RoutingError, match=r"(t and twin|twin and t) both take cap"):
+        load_registry(app)
+
+
+# -- what Celery's signals tell ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def books(monkeypatch: pytest.MonkeyPatch) -> Books:
+    """The ledger of the worker name that this worker process works for."""
+    made = fake_books(monkeypatch)
+    workplace = SimpleNamespace(ledger=lambda worker: {"w": made.ledger}[worker])
+    monkeypatch.setattr(celery_hooks, "_workplace", workplace)
+    monkeypatch.setattr(celery_hooks, "received", celery_hooks._Received())
+    return made
+
+
+class Request:
+    """A task message as a Celery worker keeps it."""
+
+    def __init__(self, run: RunKey, fields: Mapping[str, Any] | None = None) -> None:
+        self.id = run.task_id
+        self.request_dict = {"retries": run.retries, **(header("w", run.job_id) if fields is None else fields)}
+
+
+class Consumer:
+    """Whoever tells of a message that no task took."""
+
+    def __init__(self, hostname: str) -> None:
+        self.hostname = hostname
+
+
+def outcome_text(books: Books) -> str:
+    record = books.record()
+    assert books.state() == "finished"
+    assert record.outcome is not None
+    assert record.outcome.status == "failed"
+    return record.outcome.text
+
+
+def test_a_hard_time_limit_fails_the_job_and_says_so(books: Books) -> None:
+    run = books.bring("running")
+    request = Request(run)
+    signals.task_received.send(sender=None, request=request)
+    signals.task_failure.send(sender=None, task_id=run.task_id, exception=TimeLimitExceeded(5))
+    assert "hard time limit" in outcome_text(books)
+
+
+def test_a_dead_worker_process_is_known_at_once(books: Books) -> None:
+    run = books.bring("running")
+    request = Request(run)
+    signals.task_received.send(sender=None, request=request)
+    signals.task_failure.send(sender=None, task_id=run.task_id, exception=WorkerLostError("signal 9"))
+    assert (books.state(), books.record().attempt) == ("claimed", 2)
+    assert books.is_due("claimed")
+
+
+def test_a_handlers_own_failure_is_the_runners_to_record(books: Books) -> None:
+    run = books.bring("running")
+    request = Request(run)
+    signals.task_received.send(sender=None, request=request)
+    signals.task_failure.send(sender=None, task_id=run.task_id, exception=ValueError("no"))
+    assert books.state() == "running"
+
+
+@pytest.mark.parametrize(
+    ("state", "how", "text"),
+    [
+        ("sent", {"expired": True}, "expired"),
+        ("running", {"terminated": True}, "terminated"),
+        ("sent", {}, "before it ran"),
+    ],
+)
+def test_a_revoked_task_fails_its_job_and_says_why(books: Books, state: str, how: dict[str, bool], text: str) -> None:
+    run = books.bring(state)
+    context = Context({"id": run.task_id, "retries": 0, **header("w", 1)})
+    signals.task_revoked.send(sender=None, request=context, **{"terminated": False, "expired": False, **how})
+    assert text in outcome_text(books)
+
+
+def test_a_task_that_was_revoked_because_of_an_abort_changes_nothing(books: Books) -> None:
+    run = books.bring("aborted")
+    context = Context({"id": run.task_id, **header("w", 1)})
+    signals.task_revoked.send(sender=None, request=context, terminated=True, expired=False)
+    assert books.state() == "aborted"
+
+
+def test_a_task_that_a_worker_does_not_know_is_sent_again_with_the_reason(books: Books) -> None:
+    run = books.bring("sent")
+    message = SimpleNamespace(headers=header("w", 1))
+    worker = Consumer("celery@b")
+    signals.task_unknown.send(sender=worker, message=message, exc=KeyError("t"), name="t", id=run.task_id)
+    assert books.state() == "claimed"
+    assert books.record().resends == 1
+    assert "not registered on the worker celery@b" in books.record().why
+
+
+def test_a_message_that_a_worker_cannot_read_is_sent_again_with_the_reason(books: Books) -> None:
+    run = books.bring("sent")
+    message = SimpleNamespace(headers={**header("w", 1), "id": run.task_id})
+    worker = Consumer("celery@b")
+    signals.task_rejected.send(sender=worker, message=message, exc=ValueError("bad"))
+    assert books.state() == "claimed"
+    assert "celery@b could not read the task's message: ValueError: bad" in books.record().why
+
+
+def test_signals_of_others_tasks_change_nothing(books: Books) -> None:
+    run = books.bring("running")
+    request = Request(run, fields={})
+    signals.task_received.send(sender=None, request=request)
+    signals.task_failure.send(sender=None, task_id=run.task_id, exception=TimeLimitExceeded(5))
+    signals.task_revoked.send(sender=None, request=Context({"id": run.task_id}), terminated=True, expired=False)
+    message, worker = SimpleNamespace(headers=None), Consumer("celery@b")
+    signals.task_unknown.send(sender=worker, message=message, exc=None, name="t", id=run.task_id)
+    signals.task_rejected.send(sender=worker, message=message, exc=None)
+    assert books.state() == "running"
+
+
+def test_a_signal_while_the_ledger_is_away_raises_nothing(
+    books: Books, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = books.bring("sent")
+
+    def away(*args: Any) -> bool:
+        raise LedgerUnavailable("the ledger is away")
+
+    monkeypatch.setattr(books.ledger, "fail", away)
+    context = Context({"id": run.task_id, **header("w", 1)})
+    answers = signals.task_revoked.send(sender=None, request=context, terminated=False, expired=True)
+    assert [answer for _, answer in answers if isinstance(answer, Exception)] == []
+    assert "cannot record a revoked task" in caplog.text

@@ -118,7 +118,9 @@ class Office:
         """
         handler = self.registry.named(route.task)
         if handler is None:
-            why = f"its handler {route.task} is not declared in the application that the bridge runs"
+            why = "no handler of this worker takes the job"
+            if route.task:
+                why = f"its handler {route.task} is not declared in the application that the bridge runs"
             self.ledger.fail(job_id, task_id, Outcome.failed(why))
             return False
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
+from ..errors import LedgerUnavailable
 from ..outcome import Outcome
 from ..texts import RESEND_BUDGET, lost_texts, never_started
 from .office import Office
@@ -49,13 +51,21 @@ class Reaper:
             self._patient_until = now + office.settings.lease / 2
         self._last_answer = now
         if now >= self._patient_until:
-            for job_id in lost:
-                self._lose(job_id)
-        for job_id in office.ledger.take("sent", hold_seconds=office.settings.lease):
-            self._look_for(job_id)
-        for job_id in office.ledger.take("claimed", hold_seconds=PUBLISH_HOLD):
-            self._publish(job_id)
+            self._each(lost, self._lose)
+        self._each(office.ledger.take("sent", hold_seconds=office.settings.lease), self._look_for)
+        self._each(office.ledger.take("claimed", hold_seconds=PUBLISH_HOLD), self._publish)
         return self._interval
+
+    @staticmethod
+    def _each(job_ids: list[int], step: Callable[[int], None]) -> None:
+        """Do ``step`` for each job; what is wrong with one does not keep the others waiting."""
+        for job_id in job_ids:
+            try:
+                step(job_id)
+            except LedgerUnavailable:
+                raise
+            except Exception:
+                logger.exception("job=%d could not be looked after", job_id)
 
     def _lose(self, job_id: int) -> None:
         """A run gave no sign of life for a whole lease."""

@@ -41,6 +41,7 @@ class Sender:
             }
         connection.transport_options = {**timeouts, **(connection.transport_options or {})}
         connection.connect_timeout = PUBLISH_TIMEOUT
+        self._connection = connection
         self._connections = connection.Pool(limit=limit)
         self._producers = ProducerPool(connections=self._connections, limit=limit, Producer=app.amqp.Producer)
 
@@ -92,10 +93,8 @@ class Sender:
     def waiting(self, queue: str) -> int | None:
         """How many messages wait in a queue; ``None`` where the broker does not say."""
         try:
-            with (
-                self._connections.acquire(block=True, timeout=PUBLISH_TIMEOUT) as connection,
-                connection.channel() as channel,  # one of its own: an unknown queue closes it
-            ):
+            # A connection of its own: it is rarely asked for, and an unknown queue or a lost broker spoils it.
+            with self._connection.clone() as connection, connection.channel() as channel:
                 return int(channel.queue_declare(queue=queue, passive=True).message_count)
         except Exception as error:
             code = getattr(error, "code", None) or getattr(error, "reply_code", None)

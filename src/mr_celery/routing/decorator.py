@@ -108,8 +108,8 @@ def modelreins_job(capability: Any = None, /, *, tags: Iterable[str] = (), **opt
         @app.task
         def generate(prompt: str) -> Result: ...
     """
-    # type(), here and below, since isinstance() would resolve a lazy task, and with it the whole application.
-    if capability is None or type(capability) is str:
+    # By type(), here and below: isinstance() would resolve a lazy task, and with it the whole application.
+    if capability is None or issubclass(type(capability), str):
         declaration = _checked(capability, tags, options)
 
         def decorate(target: T) -> T:
@@ -157,5 +157,7 @@ def _declare(target: T, declaration: Declaration) -> T:
             f"@modelreins_job goes above a Celery task, not above {getattr(target, '__name__', kind.__name__)!r}: "
             "write it above @app.task or @shared_task, not below"
         )
+    if any(other is target for other, _ in _declared):
+        raise RoutingError(f"{declaration.offers}: this task is decorated twice; give it tags= or match= instead")
     _declared.append((target, declaration))
     return target

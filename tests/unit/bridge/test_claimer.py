@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from mr_celery.bridge.sync import InFlightSync
 from mr_celery.errors import LedgerUnavailable, WorkerError
 from mr_celery.ledger import RunKey
 from support.ledgers import DONE, LATER, Books, Desk, make_desk, refusal
+from support.ports import until
 
 POLL = 5.0
 
@@ -442,6 +444,26 @@ def test_a_claim_under_way_is_known_to_the_office_while_it_lasts(desk: Desk, boo
     desk.server.faults["claim"] = [long_claim]
     claimer.run_once()
     assert due == [False]
+
+
+def test_a_claim_that_takes_long_keeps_its_slot_and_does_not_hold_up_the_others(
+    desk: Desk, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH_SECONDS", 0.0)
+    claimer = make(desk, side_by_side=8)
+    desk.server.dispatch(*range(1, 11))
+    answer = threading.Event()
+    desk.server.faults["claim"] = [lambda: answer.wait(20)]
+    until(lambda: claimer.run_once() == 0.0 and len(desk.sender.jobs) == 3)
+    for _ in range(5):
+        assert claimer.run_once() == 0.0
+    assert len(desk.server.asked("claim")) == 4
+    answer.set()
+    until(lambda: claimer.run_once() > 0.0)
+    assert sorted(desk.sender.jobs) == [1, 2, 3, 4]
+    end(desk, 1)
+    until(lambda: claimer.run_once() > 0.0)
+    assert sorted(desk.sender.jobs) == [1, 2, 3, 4, 5]
 
 
 def test_a_job_that_is_over_is_claimed_anew_when_it_was_requeued(desk: Desk, books: Books, claimer: Claimer) -> None:

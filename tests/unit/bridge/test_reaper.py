@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mr_celery.bridge.candidates import refused_route
 from mr_celery.bridge.office import Office
 from mr_celery.bridge.reaper import QUEUED_PATIENCE, Reaper
 from mr_celery.ledger import Route, RunKey
@@ -291,3 +292,29 @@ def test_a_claim_that_takes_long_is_held_while_it_lasts(desk: Desk, books: Books
 def test_a_short_lease_is_looked_at_more_often(monkeypatch: pytest.MonkeyPatch, lease: float, pause: float) -> None:
     desk = make_desk(monkeypatch, lease=lease)
     assert Reaper(desk.office).run_once() == pause
+
+
+# -- what is wrong with one job ----------------------------------------------------------------------------
+
+
+def test_a_record_that_cannot_be_read_does_not_keep_the_others_waiting(
+    desk: Desk, books: Books, reaper: Reaper, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.bring("claimed", 1)
+    desk.bring("claimed", 2)
+    books.redis.hset(books.key("job:1"), "job", "no JSON")
+    books.make_due("claimed")
+    reaper.run_once()
+    assert books.state(2) == "sent"
+    assert "job=1 could not be looked after" in caplog.text
+
+
+def test_a_job_that_no_handler_takes_says_so_although_its_bridge_died_first(
+    desk: Desk, books: Books, reaper: Reaper
+) -> None:
+    books.bring("claimed", route=refused_route())
+    books.make_due("claimed")
+    reaper.run_once()
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.text == "no handler of this worker takes the job"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -172,6 +173,12 @@ class TestWrongTarget:
             return
         assert only()[1] == Declaration(tags=frozenset({"gpu"}), max_attempts=1)
 
+    def test_a_task_decorated_twice_is_refused(self, app: Celery) -> None:
+        task = modelreins_job("image")(lazy(app))
+
+        with pytest.raises(RoutingError, match="decorated twice"):
+            modelreins_job("video")(task)
+
 
 def function(*_: Any) -> Any: ...
 
@@ -209,6 +216,14 @@ class TestDeclaration:
         modelreins_job(tags=tags)(lazy(app))
 
         assert only()[1].tags == {"gpu", "art"}
+
+    def test_capability_may_be_a_member_of_a_text_enumeration(self, app: Celery) -> None:
+        class Capability(str, Enum):
+            IMAGE = "image"
+
+        modelreins_job(Capability.IMAGE)(lazy(app))
+
+        assert only()[1].takes(Job({"id": 1, "capability": "image"}))
 
     def test_come_in_the_order_of_decoration(self, app: Celery) -> None:
         first, second = lazy(app), shared(app)
