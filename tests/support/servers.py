@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import redis
 
 from .ports import free_port, listens, until
@@ -86,8 +88,17 @@ class RabbitServer:
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
+    def _kill_port_mapper(self) -> None:
+        """The node's epmd: a daemon, which does not end with the node."""
+        for process in psutil.process_iter(["name"]):
+            if process.info["name"] != "epmd":
+                continue
+            with suppress(psutil.Error):
+                if process.environ().get("ERL_EPMD_PORT") == self._environment["ERL_EPMD_PORT"]:
+                    process.kill()
+
     def stop(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True, check=False)
+        self._kill_port_mapper()
         shutil.rmtree(self.folder, ignore_errors=True)
