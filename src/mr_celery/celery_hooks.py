@@ -164,10 +164,11 @@ _workplace: Workplace | None = None
 
 
 class JobKeeper(bootsteps.StartStopStep):
-    """A worker's step that announces it to the bridge and holds its jobs' leases.
+    """A worker's step that announces it to the bridge and holds its jobs' leases, from its start to its end.
 
-    It ticks on the worker's own timer under prefork, where a thread beside forks would be unsafe, and on
-    a thread of its own under the other pools, whose timers stand still while they are busy.
+    Under prefork it ticks on the worker's own timer, since a thread beside forks is unsafe; but only while the
+    consumer is connected (:class:`KeeperSwitch`). While it is not, the timer stands still, as it does in a shutdown
+    before the pool has drained; then, and under all other pools, it ticks on a thread of its own.
     """
 
     requires = ("celery.worker.components:Pool", "celery.worker.components:Timer")
@@ -175,49 +176,63 @@ class JobKeeper(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
+        parent.modelreins_keeper = self
         self._parent = parent
         self._entry: Any = None
-        self._draining = threading.Event()
+        self._thread_ends: threading.Event | None = None
+        self._draining = False
         self._interval = 10.0
         self._tasks: tuple[str, ...] = ()
 
     def start(self, parent: Any) -> None:
         """Announce the worker, and go on doing so."""
-        if _workplace is None:
-            return
         self._tasks = tuple(handler.name for handler in handlers(parent.app))
-        self._interval = _workplace.settings.lease / 3
-        if issubclass(parent.pool_cls, PreforkPool):
-            self.tick()
-            self._entry = parent.timer.call_repeatedly(self._interval, self.tick)
-        else:
-            self._run_thread()
+        self._interval = _need(_workplace).settings.lease / 3
+        self.tick_on_thread()
 
     def stop(self, parent: Any) -> None:
         """Announce that no more tasks are taken; those that still run are held until the process ends."""
-        if _workplace is None or self._draining.is_set():
+        if self._draining:
             return
-        self._draining.set()
+        self._draining = True
         _quietly("withdraw this worker", lambda: _need(_workplace).fleet().withdraw(parent.hostname))
-        if self._entry is not None:
-            self._entry.cancel()
-            self._run_thread()  # the timer stops before the pool has drained
+        self.tick_on_thread()
 
     terminate = stop
 
-    def _run_thread(self) -> None:
-        pause = threading.Event()
+    def tick_on_timer(self) -> None:
+        """Tick on the worker's timer, where that is the better way."""
+        if self._draining or not issubclass(self._parent.pool_cls, PreforkPool):
+            return
+        if self._thread_ends is not None:
+            self._thread_ends.set()
+            self._thread_ends = None
+        # Up to Celery 5.6 the timer forgets its entries whenever the consumer connects anew.
+        self._cancel_entry()
+        self._entry = self._parent.timer.call_repeatedly(self._interval, self.tick)
 
-        def loop() -> None:
-            while True:
-                self.tick()
-                pause.wait(self._interval)
+    def tick_on_thread(self) -> None:
+        """Tick on a thread."""
+        self._cancel_entry()
+        if self._thread_ends is None:
+            self._thread_ends = threading.Event()
+            threading.Thread(
+                target=self._tick_until, args=(self._thread_ends,), name="modelreins-job-keeper", daemon=True
+            ).start()
 
-        threading.Thread(target=loop, name="modelreins-job-keeper", daemon=True).start()
+    def _cancel_entry(self) -> None:
+        if self._entry is not None:
+            self._entry.cancel()
+            self._entry = None
+
+    def _tick_until(self, ends: threading.Event) -> None:
+        while not ends.is_set():
+            self.tick()
+            ends.wait(self._interval)
 
     def tick(self) -> None:
         """Hold the leases of what this worker has, and announce the worker while it takes tasks."""
-        if not self._draining.is_set():
+        if not self._draining:
             _quietly("announce this worker", self._announce)
         _quietly("hold leases", self._hold_all)
 
@@ -242,6 +257,23 @@ class JobKeeper(bootsteps.StartStopStep):
         lost = workplace.ledger(worker).hold(runs, lease=lease, wait_seconds=lease)
         for job_id, state in lost.items():
             logger.debug("job=%d is %s", job_id, state)
+
+
+class KeeperSwitch(bootsteps.StartStopStep):
+    """A consumer's step: it comes and goes with the connection to the broker, and the keeper's timer with it."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    label = "ModelReins jobs' timer"
+
+    def start(self, consumer: Any) -> None:
+        """The consumer is connected."""
+        consumer.controller.modelreins_keeper.tick_on_timer()
+
+    def stop(self, consumer: Any) -> None:
+        """The connection is lost, or the worker shuts down."""
+        consumer.controller.modelreins_keeper.tick_on_thread()
+
+    shutdown = stop
 
 
 def _concurrency(worker: Any) -> int:
@@ -287,6 +319,7 @@ def set_up_worker(worker: Any) -> None:
     # The runner has connections of its own: it can wait longer than the worker's event loop.
     install(worker.app, Runner(Workplace(settings), worker.hostname))
     worker.app.steps["worker"].add(JobKeeper)
+    worker.app.steps["consumer"].add(KeeperSwitch)
 
 
 # -- failures that never reach the handler's code ----------------------------------------------------
