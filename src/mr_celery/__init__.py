@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from .current import worker
-from .errors import Escalate, MrCeleryError, WorkerError
+from .current import raise_if_aborted, worker
+from .errors import Escalate, JobAborted, MrCeleryError, WorkerError
 from .job import Job
 from .result import Artifact, Result, Review
 from .routing.decorator import declared, modelreins_job
@@ -23,6 +23,7 @@ __all__ = [
     "Artifact",
     "Escalate",
     "Job",
+    "JobAborted",
     "MrCeleryError",
     "Result",
     "Review",
@@ -30,6 +31,7 @@ __all__ = [
     "WorkerError",
     "__version__",
     "modelreins_job",
+    "raise_if_aborted",
     "worker",
 ]
 

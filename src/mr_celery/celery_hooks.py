@@ -4,6 +4,7 @@ On a Celery worker that imports a decorated task, this
 
 * puts the :mod:`runner <mr_celery.runner>` around the task's ``run``,
 * announces the worker to the bridge, and holds the leases of the jobs it has (:class:`JobKeeper`),
+* interrupts the runs that have lost their job: it was aborted, or another worker has it,
 * turns failures that never reach the handler's code into outcomes (the signal handlers below).
 
 No hook is the only way in which a job ends: what they miss, the leases and the bridge's reaper find.
@@ -15,7 +16,7 @@ import logging
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
@@ -24,6 +25,8 @@ from celery import bootsteps, signals
 from celery.app.task import Task
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.local import Proxy
+from celery.worker import state as worker_state
+from celery.worker.control import control_command
 
 from .errors import LedgerUnavailable, RoutingError, SettingsError
 from .ledger import Node
@@ -159,12 +162,25 @@ class _Received:
         return found
 
 
+def _active(task_id: str) -> list[Any]:
+    """The requests of a task that run here; more than one where the broker has brought its message again."""
+    active: Any = worker_state.active_requests
+    requests = [reference() for reference in list(active.data)]  # in one step: other threads change it meanwhile
+    return [request for request in requests if request is not None and request.id == task_id]
+
+
 received = _Received()
 _workplace: Workplace | None = None
 
 
+STOPS = {"aborted": "aborted", "superseded": "given to another worker"}
+"""The states of a job whose run is stopped, in words. What a ledger that lost its data does not know runs on."""
+
+
 class JobKeeper(bootsteps.StartStopStep):
     """A worker's step that announces it to the bridge and holds its jobs' leases, from its start to its end.
+
+    A run that turns out to have lost its job is interrupted, where the pool can do that.
 
     Under prefork it ticks on the worker's own timer, since a thread beside forks is unsafe; but only while the
     consumer is connected (:class:`KeeperSwitch`). While it is not, the timer stands still, as it does in a shutdown
@@ -183,6 +199,7 @@ class JobKeeper(bootsteps.StartStopStep):
         self._draining = False
         self._interval = 10.0
         self._tasks: tuple[str, ...] = ()
+        self._stopped: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def start(self, parent: Any) -> None:
         """Announce the worker, and go on doing so."""
@@ -251,12 +268,43 @@ class JobKeeper(bootsteps.StartStopStep):
         for worker, runs in received.by_worker().items():
             _quietly("hold leases", partial(self._hold, worker, runs))
 
+    def look_at(self, task_ids: Collection[str]) -> None:
+        """Hold the leases of these tasks, as far as this worker has them; those that lost their job are stopped."""
+        for worker, runs in received.by_worker().items():
+            named = [run for run in runs if run[1] in task_ids]
+            if named:
+                _quietly("hold leases", partial(self._hold, worker, named))
+
     def _hold(self, worker: str, runs: list[tuple[int, str]]) -> None:
         workplace = _need(_workplace)
         lease = workplace.settings.lease
-        lost = workplace.ledger(worker).hold(runs, lease=lease, wait_seconds=lease)
-        for job_id, state in lost.items():
-            logger.debug("job=%d is %s", job_id, state)
+        while runs:
+            # One attempt of each job at a time: a worker may have two of them, and the answer tells jobs apart only.
+            tasks = dict(runs)
+            lost = workplace.ledger(worker).hold(tasks.items(), lease=lease, wait_seconds=lease)
+            for job_id, state in lost.items():
+                logger.debug("job=%d is %s", job_id, state)
+                if state in STOPS:
+                    _quietly("interrupt a run", partial(self._interrupt, job_id, tasks[job_id], STOPS[state]))
+            runs = [(job_id, task_id) for job_id, task_id in runs if tasks[job_id] != task_id]
+
+    def _interrupt(self, job_id: int, task_id: str, why: str) -> None:
+        """Stop what runs of a task, once. What only waits here is left alone: it is refused when it starts."""
+        for request in _active(task_id):
+            if request in self._stopped:
+                continue
+            self._stopped.add(request)
+            try:
+                request.terminate(self._parent.pool)
+            except NotImplementedError:
+                logger.info(
+                    "job=%d was %s, but the pool (%s) cannot interrupt it: a handler has to ask job.aborted",
+                    job_id,
+                    why,
+                    self._parent.pool_cls.__module__,
+                )
+            else:
+                logger.warning("job=%d interrupted: it was %s", job_id, why)
 
 
 class KeeperSwitch(bootsteps.StartStopStep):
@@ -320,6 +368,39 @@ def set_up_worker(worker: Any) -> None:
     install(worker.app, Runner(Workplace(settings), worker.hostname))
     worker.app.steps["worker"].add(JobKeeper)
     worker.app.steps["consumer"].add(KeeperSwitch)
+
+
+# -- aborts ------------------------------------------------------------------------------------------
+
+ABORT = "modelreins_abort"
+"""The remote control command that makes workers look at once whether runs have lost their jobs."""
+
+
+def announce_abort(app: Any, task_ids: Sequence[str], *, nodes: Sequence[str] = (), connection: Any = None) -> None:
+    """Tell workers that these tasks' jobs are over: who runs one of them asks the ledger, and stops it.
+
+    Celery's own ``revoke(terminate=True)`` is not for this: under pools that cannot terminate it raises in the worker.
+
+    Args:
+        app: the Celery application.
+        task_ids: the tasks.
+        nodes: the workers, by their node names; none: all of them. A worker without decorated tasks does not know
+            the command, and logs an error.
+        connection: to the broker; default: one of the application's.
+
+    Raises:
+        Exception: the broker did not take it. Workers then find out when they renew the leases.
+    """
+    arguments = {"task_ids": list(task_ids)}
+    app.control.broadcast(ABORT, arguments=arguments, destination=list(nodes) or None, connection=connection)
+
+
+@control_command(name=ABORT, visible=False)
+def _on_abort(state: Any, task_ids: Sequence[str] = (), **_: Any) -> dict[str, str]:
+    keeper = getattr(state.consumer.controller, "modelreins_keeper", None)  # none where the worker takes no jobs
+    if keeper is not None:
+        keeper.look_at(frozenset(task_ids))
+    return {"ok": "looked"}
 
 
 # -- failures that never reach the handler's code ----------------------------------------------------

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import MrCeleryError
+from .errors import LedgerUnavailable, MrCeleryError
 from .job import Job
 
 if TYPE_CHECKING:
     from .client import Worker
+
+logger = logging.getLogger("mr_celery.runner")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,39 @@ class Run:
     job: Job
     attempt: int
     client: Callable[[], Worker]
+
+
+class Watch:
+    """What a run knows of whether its job is still its own.
+
+    Args:
+        holds: asks the ledger; may raise :class:`LedgerUnavailable`.
+        remembered: seconds for which an answer stands.
+        clock: the time in seconds.
+    """
+
+    def __init__(
+        self, holds: Callable[[], bool], *, remembered: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._holds = holds
+        self._remembered = remembered
+        self._clock = clock
+        self._ask_at = float("-inf")
+        self._aborted = False
+
+    def aborted(self) -> bool:
+        """Whether the run has lost its job. Once it has, it has for ever; what cannot be known is taken as before."""
+        began = self._clock()
+        if self._aborted or began < self._ask_at:
+            return self._aborted
+        try:
+            self._aborted = not self._holds()
+        except LedgerUnavailable as error:
+            logger.debug("cannot ask whether a run still has its job: %s", error)
+        ended = self._clock()
+        # A ledger that answers slowly, or not in time, costs the handler a tenth of its time at most.
+        self._ask_at = ended + max(self._remembered, 10 * (ended - began))
+        return self._aborted
 
 
 _current: ContextVar[Run | None] = ContextVar("mr_celery_run", default=None)
@@ -41,6 +78,33 @@ def running(run: Run) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def raise_if_aborted() -> None:
+    """Stop the handler here if it is to stop: :meth:`Job.raise_if_aborted` of the job that is being run.
+
+    For handlers without a parameter ``job``, and for what they call. Outside of a handler, and in threads that a
+    handler starts, it does nothing.
+
+    Raises:
+        JobAborted: the handler is to stop; let it through.
+
+    Example::
+
+        from mr_celery import modelreins_job, raise_if_aborted
+
+        @modelreins_job("text.translate")
+        @app.task
+        def translate(input: list[str]) -> list[str]:
+            pages = []
+            for page in input:
+                raise_if_aborted()
+                pages.append(translated(page))
+            return pages
+    """
+    run = _current.get()
+    if run is not None:
+        run.job.raise_if_aborted()
 
 
 class CurrentWorker:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from celery.exceptions import Ignore
+
 
 class MrCeleryError(Exception):
     """Base of every error that mr-celery raises itself."""
@@ -21,6 +23,14 @@ class JobError(MrCeleryError):
 
 class LedgerUnavailable(MrCeleryError):
     """The ledger's Redis cannot be reached or refuses to work."""
+
+
+class JobAborted(MrCeleryError, Ignore):
+    """A handler stops because its run does not hold its job any more. Nothing that it ends with is recorded.
+
+    :meth:`Job.raise_if_aborted <mr_celery.Job.raise_if_aborted>` raises it. It is Celery's ``Ignore`` too, so that
+    ``autoretry_for=`` lets it through.
+    """
 
 
 class WorkerError(MrCeleryError):
@@ -57,13 +67,20 @@ class WorkerError(MrCeleryError):
         return f"{request}: {reason}" if own_words else request
 
     @property
+    def trouble(self) -> bool:
+        """Whether it tells of the server, or of the way to it, rather than of this one request."""
+        return self.unauthorized or (self.retryable and self.status not in (404, 409, 410))
+
+    @property
     def unauthorized(self) -> bool:
         """Whether the server refused the token (401 or 403)."""
         return self.status in (401, 403)
 
 
-class Escalate(MrCeleryError):
+class Escalate(MrCeleryError, Ignore):
     """Raise it in a handler to close the job as ``escalated``: a human has to decide.
+
+    It is Celery's ``Ignore`` too, so that ``autoretry_for=`` lets it through.
 
     Args:
         why: the text that becomes the job's output.

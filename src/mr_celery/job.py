@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .errors import JobError
+from .errors import JobAborted, JobError
 
 PRIORITIES = ("high", "normal", "low")
 """The priorities a job may have, the most urgent first (product documentation)."""
@@ -44,7 +44,7 @@ class Job(Mapping[str, Any]):
             return f"{job.id}: {job.prompt} for {job.get('customer', 'nobody')}"
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_is_aborted")
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         job_id = fields.get("id")
@@ -53,6 +53,13 @@ class Job(Mapping[str, Any]):
         if not 0 <= job_id <= MAX_JOB_ID:
             raise JobError(f"a job's id is a positive integer, not {job_id}")
         self._fields = dict(fields)
+        self._is_aborted: Callable[[], bool] | None = None
+
+    def watched(self, is_aborted: Callable[[], bool]) -> Job:
+        """The same job, as a run knows it: ``is_aborted`` answers for :attr:`aborted`. It stays in this process."""
+        job = Job(self._fields)
+        job._is_aborted = is_aborted
+        return job
 
     def __getitem__(self, key: str) -> Any:
         return self._fields[key]
@@ -69,6 +76,9 @@ class Job(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"<Job {self.id}>"  # never the prompt: reprs end up in logs
 
+    def __reduce__(self) -> tuple[type[Job], tuple[dict[str, Any]]]:
+        return Job, (self._fields,)  # without the check: what is pickled leaves the run
+
     def __json__(self) -> dict[str, Any]:
         """What kombu's JSON serializer writes for a job that a handler passes on to another task."""
         return dict(self._fields)
@@ -81,6 +91,45 @@ class Job(Mapping[str, Any]):
     def from_json(cls, text: str | bytes) -> Job:
         """The job that :meth:`to_json` wrote."""
         return cls(json.loads(text))
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the handler is to stop: an operator aborted the job, or another worker has it by now.
+
+        That is so when this worker was cut off for longer than its lease. Nothing that the handler returns counts
+        then. The answer is at most about a second old, so a loop may ask as often as it likes; while the ledger
+        cannot be asked, the last known answer stands. Outside of a run it is ``False``.
+
+        Example::
+
+            @modelreins_job("video.render")
+            @app.task
+            def render(job):
+                for frame in range(job["frames"]):
+                    if job.aborted:
+                        remove_frames()
+                        break
+                    render_frame(frame)
+        """
+        return self._is_aborted is not None and self._is_aborted()
+
+    def raise_if_aborted(self) -> None:
+        """Stop the handler here if it is to stop (see :attr:`aborted`).
+
+        Raises:
+            JobAborted: the handler is to stop. Let it through: the run then ends without a trace, and ``on_error=``
+                is not called.
+
+        Example::
+
+            for page in pages:
+                job.raise_if_aborted()
+                translate(page)
+        """
+        if self.aborted:
+            raise JobAborted(
+                f"job {self.id} was aborted on the server, or given to another worker: its handler is to stop"
+            )
 
     def _text(self, name: str) -> str:
         value = self._fields.get(name)

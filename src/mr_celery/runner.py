@@ -9,6 +9,7 @@ import datetime as dt
 import logging
 import os
 import secrets
+import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,9 +20,9 @@ from typing import Any
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
 from .backoff import patiently
-from .current import Run, current_run, running
-from .delivery import Consignment, Parcel, pack
-from .errors import Escalate, JobError, LedgerUnavailable, WorkerError
+from .current import Run, Watch, current_run, running
+from .delivery import Away, Consignment, Parcel, pack
+from .errors import Escalate, JobAborted, JobError, LedgerUnavailable, WorkerError
 from .job import Job
 from .ledger import Ledger, RunKey, Started
 from .outcome import Outcome
@@ -74,6 +75,7 @@ class Runner:
     def __init__(self, workplace: Workplace, node: str) -> None:
         self._workplace = workplace
         self._node = node
+        self._away = Away()
 
     def run(
         self,
@@ -96,7 +98,9 @@ class Runner:
             One line for Celery's result, which tells nothing of the job's content.
 
         Raises:
-            Ignore: the message is not to be run: a copy, an aborted job, a lost attempt.
+            Ignore: the message is not to be run: a copy, an aborted job, a lost attempt; or its handler stopped
+                because the job was aborted.
+            SystemExit: this pool process is being ended.
             Exception: what the handler raised, for Celery to treat as ever.
         """
         ledger = self._workplace.ledger(message.worker)
@@ -104,7 +108,7 @@ class Runner:
         if started.job is None:
             logger.info("job=%d task=%s not run: %s", message.job_id, message.task_id, started.refusal)
             raise Ignore(f"job {message.job_id} is {started.refusal}")
-        job, began = started.job, time.monotonic()
+        job, began = started.job.watched(Watch(lambda: ledger.holds(message.key)).aborted), time.monotonic()
         logger.info("job=%d attempt=%d started", job.id, started.attempt)
         run = Run(message.task_id, job, started.attempt, lambda: self._workplace.client(message.worker))
         with running(run):
@@ -152,6 +156,11 @@ class Runner:
                 self._start_again(message, partial(ledger.give_back, message.key), 0.0)
                 raise
             return self._failed(declaration, job, rejection, f"the handler rejected its task: {rejection}")
+        except JobAborted as stopped:
+            if not job.aborted:
+                return self._failed(declaration, job, stopped, _traceback(stopped))
+            logger.info("job=%d stopped by its handler: it was aborted, or given to another worker", job.id)
+            raise Ignore(str(stopped)) from None
         except Ignore as ignored:
             why = "the handler raised celery.exceptions.Ignore (or replaced its task): it ended without a result"
             return self._failed(declaration, job, ignored, why)
@@ -162,6 +171,8 @@ class Runner:
         except Exception as error:
             return self._failed(declaration, job, error, _traceback(error))
         except SystemExit as error:
+            if _ends_the_process(error):
+                raise  # an abort, or a lost run: the worker or the lease tells which
             failure = RuntimeError(f"the handler raised SystemExit({error.code!r})")
             return self._failed(declaration, job, failure, _traceback(error))
 
@@ -218,7 +229,7 @@ class Runner:
         except JobError as error:
             parcel, blobs = Parcel(Outcome.failed(str(error))), []
         outcome = parcel.outcome
-        deliver_here = self._workplace.delivers
+        deliver_here = self._workplace.delivers and not self._away.likely
         try:
             answer = patiently(
                 lambda: ledger.finish(
@@ -243,16 +254,29 @@ class Runner:
     def _deliver(self, message: Message, outcome: Outcome, blobs: list[bytes]) -> None:
         consignment = Consignment(message.job_id, outcome, lambda index: blobs[index], parts={})
         try:
-            self._workplace.delivery(message.worker).deliver(consignment)
-        except Exception as error:
+            error = self._workplace.delivery(message.worker).deliver(consignment)
+        except Exception as failure:
             # Recorded is recorded: the courier takes over, whatever went wrong here.
-            logger.warning("job=%d left to the courier: %s", message.job_id, type(error).__name__)
+            logger.warning("job=%d left to the courier: %s", message.job_id, type(failure).__name__)
+        else:
+            self._away.learn(error)
 
 
 def running_here(task_id: str) -> bool:
     """Whether this code is called from the handler of that very task."""
     run = current_run()
     return run is not None and run.task_id == task_id
+
+
+def _ends_the_process(error: SystemExit) -> bool:
+    """Whether a signal that ends this pool process raised it, wherever the handler was, and not the handler.
+
+    It is what billiard's own signal handler in a pool process exits with: the number of the signal, less 256.
+    """
+    return isinstance(error.code, int) and error.code + 256 in _ENDING_SIGNALS
+
+
+_ENDING_SIGNALS = frozenset(getattr(signal, name) for name in ("SIGTERM", "SIGQUIT") if hasattr(signal, name))
 
 
 def _seconds_until(when: object) -> float:

@@ -147,7 +147,7 @@ class Settings:
         "How often a job whose run was lost is run again in all, before it fails.",
     )
     timeout: float = _option(
-        30.0, _seconds(1, 600), "seconds from 1 to 600", "Seconds that one request to the server may take."
+        10.0, _seconds(1, 600), "seconds from 1 to 600", "Seconds that one request to the server may take."
     )
     shutdown_timeout: float = _option(
         30.0,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .client import Api, Worker
-from .delivery import Delivery
+from .delivery import HOLD_SECONDS, Delivery
 from .errors import SettingsError
 from .ledger import Fleet, Ledger
 from .settings import Settings, require
@@ -89,7 +89,8 @@ class Workplace:
             SettingsError: there is no token or no ledger.
         """
         api, ledger = self.api(worker), self.ledger(worker)
-        return self._once(("delivery", worker), lambda: Delivery(api, ledger))
+        hold = min(HOLD_SECONDS, self.settings.lease)
+        return self._once(("delivery", worker), lambda: Delivery(api, ledger, hold_seconds=hold))
 
     @property
     def delivers(self) -> bool:

@@ -255,7 +255,7 @@ def test_an_abort_on_the_server_reaches_the_handler(fleet: Fleet, redis_server: 
     until(lambda: fleet.started("abort me") == 1, what="the run")
     bystander = fleet.dispatch("bystander", "sleep", seconds=1)
     fleet.sandbox.store.abort(job_id)
-    worker.says("Terminating", seconds=20)
+    worker.says(f"job={job_id} interrupted", seconds=20)
     assert fleet.ended(bystander)[0]["result"] == "bystander"
     assert fleet.job(job_id)["result"] == "aborted by an operator"
     assert redis_server.client(1).zcard("modelreins:{w}:running") == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mr_celery.sandbox import Sandbox
+from support.campaign import all_survive
 from support.fleet import Fleet
 from support.ports import until
 from support.servers import RedisServer
@@ -58,6 +59,74 @@ def test_restarted_with_its_data(busy: Fleet, own_redis: RedisServer) -> None:
     jobs = busy.ended(*range(1, 151), seconds=120)
     assert {job["status"] for job in jobs} == {"done"}
     assert all(busy.events(job["id"]).count("close done") == 1 for job in jobs)
+
+
+def test_losing_all_data(busy: Fleet, own_redis: RedisServer) -> None:
+    """Broker and ledger are empty from one moment to the next. What ran then may run again, as is documented."""
+    own_redis.client().flushall()
+    jobs = busy.ended(*range(1, 151), seconds=120)
+    assert {job["status"] for job in jobs} == {"done"}
+    assert all(busy.events(job["id"]).count("close done") == 1 for job in jobs)
+    assert sum(count > 1 for prompt, count in busy.starts().items() if prompt) <= 8
+
+
+def test_restarted_without_its_data(busy: Fleet, own_redis: RedisServer) -> None:
+    own_redis.kill()
+    for file in own_redis.folder.rglob("*.aof*"):
+        file.unlink()
+    own_redis.start()
+    busy.worker("-c", "4")  # as in test_restarted_with_its_data
+    jobs = busy.ended(*range(1, 151), seconds=120)
+    assert {job["status"] for job in jobs} == {"done"}
+    assert all(busy.events(job["id"]).count("close done") == 1 for job in jobs)
+
+
+@pytest.fixture
+def ledger_apart(
+    sandbox: Sandbox, redis_server: RedisServer, own_redis: RedisServer, tmp_path: Path
+) -> Iterator[Fleet]:
+    """An installation in the middle of 150 jobs whose ledger has a Redis of its own."""
+    made = Fleet(sandbox, broker=redis_server.url(0), ledger=own_redis.url(1), folder=tmp_path)
+    made.worker("-c", "4")
+    made.bridge()
+    for n in range(150):
+        made.dispatch(f"job number {n}", "sleep", seconds=0.05)
+    until(lambda: made.runs.read_text().count("\n") > 20, what="some have run")
+    yield made
+    made.stop()
+
+
+def test_a_ledger_that_is_a_read_only_replica_for_a_while(ledger_apart: Fleet, own_redis: RedisServer) -> None:
+    own_redis.client().execute_command("REPLICAOF", "127.0.0.1", "1")
+    threading.Event().wait(6)  # longer than the lease
+    own_redis.client().execute_command("REPLICAOF", "NO", "ONE")
+    with all_survive(ledger_apart):
+        all_done_once(ledger_apart)
+
+
+def test_a_ledger_whose_memory_is_full(ledger_apart: Fleet, own_redis: RedisServer) -> None:
+    """What was taken in ends; nothing more is taken in until there is room."""
+    own_redis.client().config_set("maxmemory", "1mb")
+    done = lambda: sum(ledger_apart.job(n)["status"] == "done" for n in range(1, 151))  # noqa: E731
+    claimed = lambda: sum(ledger_apart.job(n)["status"] != "pending" for n in range(1, 151))  # noqa: E731
+    until(lambda: done() == claimed(), what="what was taken in has ended")
+    assert done() < 150, "or this test shows nothing"
+    own_redis.client().config_set("maxmemory", "0")
+    with all_survive(ledger_apart):
+        all_done_once(ledger_apart)
+
+
+def test_a_ledger_that_pauses_does_not_hold_up_presence(
+    sandbox: Sandbox, ledger_apart: Fleet, own_redis: RedisServer
+) -> None:
+    os.kill(own_redis.process.pid, signal.SIGSTOP)
+    try:
+        for _ in range(4):
+            seen = sandbox.store.workers()[0]["seen_at"]
+            until(lambda seen=seen: sandbox.store.workers()[0]["seen_at"] > seen, seconds=4)  # type: ignore[misc]
+    finally:
+        os.kill(own_redis.process.pid, signal.SIGCONT)
+    all_done_once(ledger_apart)
 
 
 def test_cutting_every_connection(busy: Fleet, own_redis: RedisServer) -> None:

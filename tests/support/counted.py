@@ -12,11 +12,21 @@ from mr_celery.sandbox import Sandbox, server
 
 
 class CountedSandbox(Sandbox):
-    """Notes method, path (with numbers as ``N``) and arrival time of every request."""
+    """Notes method, path (with numbers as ``N``) and arrival time of every request.
 
-    def __init__(self) -> None:
-        super().__init__()
+    Args:
+        db: the SQLite file that keeps the state; default: memory.
+
+    Attributes:
+        requests: arrival time and kind of each.
+        most_at_once: how many were being answered at the same time, at the most.
+    """
+
+    def __init__(self, db: str | None = None) -> None:
+        super().__init__(db=db)
         self.requests: list[tuple[float, str]] = []
+        self.most_at_once = 0
+        self._under_way = 0
 
     def start(self) -> Sandbox:
         plain = server.create_app
@@ -31,7 +41,12 @@ class CountedSandbox(Sandbox):
             if scope["type"] == "http":
                 path = "/".join("N" if part.isdigit() else part for part in scope["path"].split("/"))
                 self.requests.append((time.monotonic(), f"{scope['method']} {path}"))
-            await app(scope, receive, send)
+            self._under_way += 1
+            self.most_at_once = max(self.most_at_once, self._under_way)
+            try:
+                await app(scope, receive, send)
+            finally:
+                self._under_way -= 1
 
         return counted
 

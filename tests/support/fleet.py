@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,16 @@ class Process:
     def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
         self.log = folder / f"{name}.log"
         self._file = self.log.open("w")
+        self._command = command
+        self._environment = environment
+        self.starts = 0
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or start it again; its output goes on in the same file."""
+        self.starts += 1
         self.popen = subprocess.Popen(
-            command, env=environment, stdout=self._file, stderr=subprocess.STDOUT, start_new_session=True
+            self._command, env=self._environment, stdout=self._file, stderr=subprocess.STDOUT, start_new_session=True
         )
 
     @property
@@ -45,19 +55,33 @@ class Process:
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(seconds)
 
+    def signal(self, number: signal.Signals) -> None:
+        """A signal to the process and all its children: SIGSTOP freezes them, SIGCONT thaws them."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, number)
+
     def kill(self) -> None:
         """SIGKILL to the process and all its children."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self.popen.wait()
-        self._file.close()
 
 
 class Fleet:
-    """Bridges and workers of the application ``support.proj`` for the worker name ``w``."""
+    """Bridges and workers of an application, by default ``support.proj``, for a worker name, by default ``w``."""
 
-    def __init__(self, sandbox: Sandbox, *, broker: str, ledger: str, folder: Path) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        *,
+        broker: str,
+        ledger: str,
+        folder: Path,
+        app: str = "support.proj",
+        name: str = "w",
+    ) -> None:
         self.sandbox = sandbox
+        self.app = app
+        self.name = name
         self.folder = folder
         self.runs = folder / "runs"
         self.runs.touch()
@@ -68,13 +92,28 @@ class Fleet:
             "PROJ_RUNS": str(self.runs),
             "MODELREINS_URL": sandbox.url,
             "MODELREINS_TOKEN": sandbox.token,
-            "MODELREINS_NAME": "w",
+            "MODELREINS_NAME": name,
             "MODELREINS_LEDGER_URL": ledger,
             "MODELREINS_POLL_INTERVAL": "1",
             "MODELREINS_HEARTBEAT_INTERVAL": "1",
             "MODELREINS_LEASE": "4",
         }
         self.processes: list[Process] = []
+        self._keeping: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._numbers = count(1)
+
+    def keep_running(self) -> None:
+        """From now on, start again each process that ends, as whoever runs them would."""
+
+        def keep() -> None:
+            while not self._stopping.wait(0.1):
+                for process in [each for each in self.processes if each.popen.poll() is not None]:
+                    process.signal(signal.SIGKILL)  # what is left of a node whose parent died
+                    process.start()
+
+        self._keeping = threading.Thread(target=keep, daemon=True)
+        self._keeping.start()
 
     def _start(self, name: str, command: list[str], **changes: str) -> Process:
         environment = {**self.environment, **changes}
@@ -85,14 +124,14 @@ class Fleet:
         return process
 
     def bridge(self, *options: str, ready: bool = True, **changes: str) -> Process:
-        process = self._start("bridge", ["celery", "-A", "support.proj", "modelreins", "bridge", *options], **changes)
+        process = self._start("bridge", ["celery", "-A", self.app, "modelreins", "bridge", *options], **changes)
         if ready:
             process.says("ready")
         return process
 
-    def worker(self, *options: str, ready: bool = True, app: str = "support.proj", **changes: str) -> Process:
+    def worker(self, *options: str, ready: bool = True, app: str | None = None, **changes: str) -> Process:
         name = f"w{len(self.processes)}@test"
-        command = ["celery", "-A", app, "worker", "-l", "INFO", "-n", name, *(options or ("-c", "2"))]
+        command = ["celery", "-A", app or self.app, "worker", "-l", "INFO", "-n", name, *(options or ("-c", "2"))]
         process = self._start("worker", command, **changes)
         if ready:
             process.says("ready.")
@@ -102,7 +141,7 @@ class Fleet:
         """A new job; its id."""
         if capability is not None:
             fields["capability"] = capability
-        return int(self.sandbox.dispatch(prompt, worker="w", **fields)["id"])
+        return int(self.sandbox.dispatch(prompt, worker=self.name, **fields)["id"])
 
     def job(self, job_id: int) -> dict[str, Any]:
         return self.sandbox.store.job(job_id)
@@ -125,10 +164,21 @@ class Fleet:
         """What the server accepted and refused of a job, in order."""
         return [event["event"] for event in self.sandbox.store.events(job_id)]
 
+    def starts(self) -> Counter[str]:
+        """How often handlers began to run, by prompt."""
+        return Counter(self.runs.read_text().split("\n"))
+
     def started(self, prompt: str) -> int:
         """How often a handler began to run with this prompt."""
-        return self.runs.read_text().split("\n").count(prompt)
+        return self.starts()[prompt]
+
+    def next_number(self) -> int:
+        """A number that this fleet has not given before."""
+        return next(self._numbers)
 
     def stop(self) -> None:
+        self._stopping.set()
+        if self._keeping is not None:
+            self._keeping.join()
         for process in self.processes:
             process.kill()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import quote
 
 import fakeredis
 import pytest
 from celery import Celery
 
 from mr_celery.bridge.office import Office
+from mr_celery.client import Listing
 from mr_celery.errors import WorkerError
 from mr_celery.job import Job
 from mr_celery.ledger import Fleet, Ledger, Node, Record, Route, RunKey, Started, connection
@@ -19,6 +21,9 @@ from mr_celery.settings import Settings
 
 STATES = ("unknown", "admitted", "claimed", "sent", "running", "finished", "closed", "aborted")
 """Every state that a job can be in; ``unknown``: the ledger has never heard of it."""
+
+INSIDE = "redis://inside.the.test/0"
+"""The address of the Redis inside the test."""
 
 ROUTE = Route("proj.upper", "celery")
 DONE = Outcome("done", "DONE")
@@ -45,7 +50,7 @@ class Books:
 
     def key(self, name: str) -> str:
         """The full name of one of the ledger's keys."""
-        return f"modelreins:{{{self.ledger.worker}}}:{name}"
+        return f"modelreins:{{{quote(self.ledger.worker, safe='')}}}:{name}"
 
     def bring(self, state: str, job_id: int = 1, *, route: Route = ROUTE, **fields: Any) -> RunKey:
         """Bring a new job to a state, by the steps that lead there. Nothing of it is due.
@@ -122,6 +127,25 @@ class Books:
         at = self.record(job_id).times[state]
         self.redis.hset(self.key(f"job:{job_id}"), f"{state}_at", f"{at - seconds:.6f}")
 
+    def age_look(self, *, seconds: float) -> None:
+        """Let the last look for lost runs, and the patience after it, be that many seconds earlier."""
+        for name in ("at", "patient_until"):
+            self.redis.hincrbyfloat(self.key("looked"), name, -seconds)
+
+    def age_miss(self, job_id: int, *, seconds: float) -> None:
+        """Let the server's lists lack a job for that many seconds more."""
+        count, first = self.redis.hget(self.key("missed"), job_id).decode().split()
+        self.redis.hset(self.key("missed"), job_id, f"{count} {float(first) - seconds:.6f}")
+
+    def collect(self, job_id: int = 1) -> int:
+        """Let a courier take a finished job. Returns the number of its delivery."""
+        self.make_due("finished", job_id)
+        return self.ledger.collect(100, hold_seconds=LATER)[job_id]
+
+    def outgrow_kept_outcome(self, job_id: int = 1) -> None:
+        """Let the time be over for which a closed job's outcome is kept."""
+        assert self.redis.delete(self.key(f"outcome:{job_id}"))
+
     def now(self) -> float:
         """The ledger's time."""
         return self.ledger.survey().now
@@ -146,12 +170,12 @@ def fake_redis(monkeypatch: pytest.MonkeyPatch) -> Any:
 def fake_books(monkeypatch: pytest.MonkeyPatch, *, worker: str = "w", history: float = 86400.0) -> Books:
     """A ledger in a Redis inside the test."""
     redis = fake_redis(monkeypatch)
-    return Books(Ledger("redis://inside.the.test/0", worker, history=history), redis)
+    return Books(Ledger(INSIDE, worker, history=history), redis)
 
 
 def fake_fleet() -> Fleet:
     """The register of workers beside the ledger of :func:`fake_books`."""
-    return Fleet("redis://inside.the.test/0")
+    return Fleet(INSIDE)
 
 
 # -- a bridge's office over such a ledger --------------------------------------------------------------------
@@ -177,8 +201,10 @@ class FakeServer:
     Attributes:
         pending: the jobs of the inbox, by id.
         running: the jobs that are claimed, by id.
+        ended: the status of each job that is over and that it lists, by id.
         known: what it tells of single jobs.
         closed: what jobs were closed with.
+        torn: the statuses of whose lists a part is lost.
         calls: each request, in order.
         faults: by request name: errors to raise, or functions to call, one for each time it is made.
     """
@@ -188,15 +214,24 @@ class FakeServer:
     def __init__(self) -> None:
         self.pending: dict[int, dict[str, Any]] = {}
         self.running: dict[int, dict[str, Any]] = {}
+        self.ended: dict[int, str] = {}
         self.known: dict[int, dict[str, Any]] = {}
         self.closed: dict[int, tuple[str, str]] = {}
+        self.torn: set[str] = set()
         self.calls: list[tuple[Any, ...]] = []
         self.faults: dict[str, list[Any]] = {}
 
-    def dispatch(self, *job_ids: int, capability: str = "text.upper", **fields: Any) -> None:
+    def dispatch(self, *job_ids: int, **fields: Any) -> None:
         """New pending jobs."""
         for job_id in job_ids:
-            self.pending[job_id] = {"id": job_id, "prompt": "hello", "capability": capability, **fields}
+            self.pending[job_id] = listed(job_id, **fields)
+
+    def abort(self, *job_ids: int) -> None:
+        """An operator ends jobs."""
+        for job_id in job_ids:
+            self.pending.pop(job_id, None)
+            self.running.pop(job_id, None)
+            self.ended[job_id] = "failed"
 
     def asked(self, name: str) -> list[Any]:
         """The arguments of the requests of one kind: of those with one argument just that."""
@@ -212,9 +247,12 @@ class FakeServer:
             if fault is not None:
                 fault()
 
-    def jobs(self, status: str = "pending") -> list[dict[str, Any]]:
+    def jobs(self, status: str = "pending") -> Listing:
         self._note("jobs", status)
-        return list((self.pending if status == "pending" else self.running).values())
+        of_one = {"pending": self.pending, "running": self.running}.get(status)
+        if of_one is None:
+            of_one = {job_id: {"id": job_id} for job_id, ended in self.ended.items() if ended == status}
+        return Listing(tuple(of_one.values()), whole=status not in self.torn)
 
     def job(self, job_id: int) -> dict[str, Any] | None:
         self._note("job", job_id)
@@ -229,13 +267,21 @@ class FakeServer:
 
     def close(self, job_id: int, result: str, status: str) -> dict[str, Any]:
         self._note("close", job_id)
-        self.running.pop(job_id, None)
+        if job_id not in self.running:
+            raise refusal(409)
+        del self.running[job_id]
+        self.ended[job_id] = status
         self.closed[job_id] = (status, result)
         return {}
 
     def presence(self, status: str = "active", details: str | None = None, tags: str | None = None) -> dict[str, Any]:
         self._note("presence", status, details, tags)
         return {}
+
+
+def listed(job_id: int, **fields: Any) -> dict[str, Any]:
+    """A job as a server lists it."""
+    return {"id": job_id, "prompt": "hello", "capability": "text.upper", **fields}
 
 
 def refusal(status: int | None, **fields: Any) -> WorkerError:
@@ -254,6 +300,9 @@ class FakeSender:
         details: the priority and the retries of each message.
         fails: errors to raise, one for each publish.
         length: how many messages each queue is said to have; ``None``: not known.
+        counted: the queues whose length was asked for, in order.
+        announced: the task id of each abort, with the worker that is told of it; empty: all are.
+        deaf: whether no worker can be told of an abort.
     """
 
     def __init__(self) -> None:
@@ -261,6 +310,9 @@ class FakeSender:
         self.details: list[tuple[str, int]] = []
         self.fails: list[Exception] = []
         self.length: int | None = 0
+        self.counted: list[str] = []
+        self.announced: list[tuple[str, str]] = []
+        self.deaf = False
 
     def send(
         self, handler: Handler, worker: str, job_id: int, task_id: str, *, priority: str, retries: int = 0
@@ -271,7 +323,13 @@ class FakeSender:
         self.sent.append((job_id, task_id))
         self.details.append((priority, retries))
 
+    def announce_abort(self, task_id: str, node: str) -> None:
+        if self.deaf:
+            raise OSError("the broker is away")
+        self.announced.append((task_id, node))
+
     def waiting(self, queue: str) -> int | None:
+        self.counted.append(queue)
         return self.length
 
     @property
@@ -294,9 +352,8 @@ class Desk:
     def bring(self, state: str, job_id: int = 1, *, task: str = "tiny.upper", **fields: Any) -> RunKey:
         """Bring a job of one of the office's handlers to a state; the server lists it accordingly."""
         run = self.books.bring(state, job_id, route=self.office.routes[task], capability="text.upper", **fields)
-        listed = {"id": job_id, "prompt": "hello", "capability": "text.upper"}
         if state in ("claimed", "sent", "running", "finished"):
-            self.server.running[job_id] = listed
+            self.server.running[job_id] = listed(job_id)
         return run
 
     def announce(self, hostname: str = "celery@a", *, concurrency: int = 2, **changes: Any) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import sys
 import time
 from typing import Any
 
 from celery import Celery, Task, shared_task
 
-from mr_celery import Artifact, Escalate, Job, Result, Review, modelreins_job, worker
+from mr_celery import Artifact, Escalate, Job, JobAborted, Result, Review, modelreins_job, worker
 
 app = Celery("proj", broker=os.environ["PROJ_BROKER"])
 app.conf.update(broker_connection_retry_on_startup=True, worker_hijack_root_logger=True)
+app.conf.update(json.loads(os.environ.get("PROJ_CONF", "{}")))
 
 
 def note(text: str) -> None:
@@ -36,12 +39,58 @@ def sleep(prompt: str, seconds: float = 1.0) -> str:
     return prompt
 
 
+@modelreins_job("gated")
+@app.task
+def gated(prompt: str) -> str:
+    """Waits for a file that a test makes."""
+    note(prompt)
+    while not os.path.exists(os.environ["PROJ_GATE"]):
+        time.sleep(0.05)
+    return prompt.upper()
+
+
 @modelreins_job("hang", on_lost="fail")
 @app.task
 def must_not_rerun(prompt: str) -> str:
     note(prompt)
     time.sleep(60)
     return prompt
+
+
+@modelreins_job("ask")
+@app.task
+def asks(job: Job) -> str:
+    """Asks all the time whether it is to stop."""
+    note(job.prompt)
+    try:
+        for _ in range(1200):
+            job.raise_if_aborted()
+            time.sleep(0.05)
+    except JobAborted:
+        note(f"{job.prompt} stopped")
+        raise
+    return job.prompt
+
+
+@modelreins_job("tidy", on_error=lambda job, error: note(f"{job.prompt} failed"))
+@app.task
+def tidies(prompt: str) -> str:
+    """Asks nothing, and tidies up however it ends."""
+    note(prompt)
+    try:
+        time.sleep(60)
+    finally:
+        note(f"{prompt} tidied")
+    return prompt
+
+
+@modelreins_job("who")
+@app.task
+def who(prompt: str) -> str:
+    """Takes as long as its worker takes, and tells which one that is."""
+    note(prompt)
+    time.sleep(float(os.environ["PROJ_SECONDS"]))
+    return os.environ["PROJ_WHO"]
 
 
 @modelreins_job("raise")
@@ -52,7 +101,7 @@ def fails(prompt: str) -> str:
 
 
 @modelreins_job("escalate")
-@app.task
+@app.task(autoretry_for=(Exception,), retry_kwargs={"countdown": 0.1, "max_retries": 1})
 def escalates(job: Job) -> str:
     raise Escalate(f"look at job {job.id}")
 
@@ -105,6 +154,25 @@ def dies(prompt: str) -> str:
     return prompt
 
 
+@modelreins_job("late")
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def late(prompt: str, seconds: float = 1.0, deadly: bool = False) -> str:
+    """As tasks are that must not be lost by Celery alone."""
+    note(prompt)
+    if deadly:
+        os.kill(os.getpid(), 9)
+    time.sleep(seconds)
+    return prompt.upper()
+
+
+@modelreins_job("nap")
+@app.task
+def nap(prompt: str, seconds: float = 0.1) -> str:
+    note(prompt)
+    select.select([], [], [], seconds)  # time.sleep() fails now and then where a test shifts the clock
+    return prompt.upper()
+
+
 @modelreins_job("exit")
 @app.task
 def exits(prompt: str) -> str:
@@ -117,6 +185,16 @@ def image(job: Job) -> Result:
     picture = Artifact(data=b"\x89PNG not really", content_type="image/png", filename=f"job {job.id}.png")
     review = Review(type="generated_image", title="A picture", content=job.prompt, preview=picture, target="marketing")
     return Result("made it", artifacts=[picture], reviews=[review])
+
+
+@modelreins_job("poster")
+@app.task
+def poster(prompt: str) -> Result:
+    note(prompt)
+    picture = Artifact(data=prompt.encode(), content_type="image/png", filename="poster.png")
+    return Result(
+        prompt.upper(), artifacts=[picture], reviews=[Review(type="image", title="Poster", content="", preview=picture)]
+    )
 
 
 @modelreins_job("large")

@@ -37,7 +37,11 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/{db}"
 
     def client(self, db: int = 0) -> Any:
-        return redis.Redis.from_url(self.url(db))
+        return self.client_of(self.url(db))
+
+    @staticmethod
+    def client_of(url: str) -> Any:
+        return redis.Redis.from_url(url)
 
     def kill(self) -> None:
         self.process.kill()
@@ -75,10 +79,14 @@ class RabbitServer:
             "ERL_EPMD_PORT": str(free_port()),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
         }
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or start it again with the data that it has."""
         self.process = subprocess.Popen(
             [str(self._bin / "rabbitmq-server")],
             env=self._environment,
-            stdout=(self.folder / "out").open("w"),
+            stdout=(self.folder / "out").open("a"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -87,6 +95,17 @@ class RabbitServer:
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    def control(self, *arguments: str) -> str:
+        """What a command of ``rabbitmqctl`` prints."""
+        command = [str(self._bin / "rabbitmqctl"), "--quiet", *arguments]
+        return subprocess.run(command, env=self._environment, check=True, capture_output=True, text=True).stdout
+
+    def kill(self) -> None:
+        """SIGKILL; its durable queues stay on disk."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def _kill_port_mapper(self) -> None:
         """The node's epmd: a daemon, which does not end with the node."""
@@ -98,7 +117,6 @@ class RabbitServer:
                     process.kill()
 
     def stop(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self.kill()
         self._kill_port_mapper()
         shutil.rmtree(self.folder, ignore_errors=True)

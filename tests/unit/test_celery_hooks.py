@@ -5,21 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, Task, _state, shared_task, signals
 from celery.app import trace as celery_trace
 from celery.app.task import Context
+from celery.worker import state as worker_state
+from celery.worker.control import Panel
 
 from mr_celery import celery_hooks, modelreins_job
-from mr_celery.celery_hooks import HEADER, handlers, header, install, load_registry, message_of
+from mr_celery.celery_hooks import (
+    HEADER,
+    JobKeeper,
+    announce_abort,
+    handlers,
+    header,
+    install,
+    load_registry,
+    message_of,
+)
 from mr_celery.current import Run, running
-from mr_celery.errors import LedgerUnavailable, RoutingError
+from mr_celery.errors import JobAborted, LedgerUnavailable, RoutingError
 from mr_celery.job import Job
 from mr_celery.ledger import RunKey
+from mr_celery.outcome import Outcome
 from mr_celery.routing import Declaration, decorator
 from mr_celery.runner import Message
+from mr_celery.settings import Settings
 from support.ledgers import Books, fake_books
 
 TASK_ID = "mr-7-1-x"
@@ -317,6 +331,19 @@ def test_autoretry_for_brings_the_same_job_with_one_more_retry(
     assert message_of(headers, headers["id"], headers["retries"]) == Message("w", 7, TASK_ID, 1)
 
 
+def test_autoretry_for_everything_lets_an_abort_through(
+    app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
+) -> None:
+    @modelreins_job
+    @app.task(name="t", autoretry_for=(Exception,))
+    def task(prompt: str) -> str:
+        raise JobAborted("the handler is to stop")
+
+    put(app, runner)
+    assert trace(app, "t")[0] == "IGNORED"
+    assert published == []
+
+
 def test_what_a_handler_gives_to_a_retry_reaches_the_next_run(
     app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
 ) -> None:
@@ -449,7 +476,7 @@ def test_handlers_that_contradict_each_other_are_refused(app: Celery) -> None:
 def books(monkeypatch: pytest.MonkeyPatch) -> Books:
     """The ledger of the worker name that this worker process works for."""
     made = fake_books(monkeypatch)
-    workplace = SimpleNamespace(ledger=lambda worker: {"w": made.ledger}[worker])
+    workplace = SimpleNamespace(ledger=lambda worker: {"w": made.ledger}[worker], settings=Settings(lease=30.0))
     monkeypatch.setattr(celery_hooks, "_workplace", workplace)
     monkeypatch.setattr(celery_hooks, "received", celery_hooks._Received())
     return made
@@ -569,3 +596,206 @@ def test_a_signal_while_the_ledger_is_away_raises_nothing(
     answers = signals.task_revoked.send(sender=None, request=context, terminated=False, expired=True)
     assert [answer for _, answer in answers if isinstance(answer, Exception)] == []
     assert "cannot record a revoked task" in caplog.text
+
+
+# -- runs that have lost their job -------------------------------------------------------------------------
+
+
+class Pool:
+    """A pool that can interrupt what it runs, or cannot."""
+
+    def __init__(self, *, interrupts: bool = True) -> None:
+        self.interrupts = interrupts
+        self.interrupted: list[Request] = []
+        self.tried = 0
+
+    def terminate_job(self, request: Request) -> None:
+        self.tried += 1
+        if not self.interrupts:
+            raise NotImplementedError
+        self.interrupted.append(request)
+
+
+class Running(Request):
+    """A request that a worker's pool has begun to run."""
+
+    def __init__(self, run: RunKey, fields: Mapping[str, Any] | None = None) -> None:
+        super().__init__(run, fields)
+        signals.task_received.send(sender=None, request=self)
+        worker_state.active_requests.add(self)
+
+    def terminate(self, pool: Pool) -> None:
+        pool.terminate_job(self)
+
+
+class Keeper:
+    """A worker's keeper of jobs, over a pool of the tests'."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.parent = SimpleNamespace(pool=pool, pool_cls=Pool)
+        self.step = JobKeeper(self.parent)
+
+    def tick(self) -> list[Request]:
+        """Renew the leases; what has been interrupted up to now."""
+        self.step._hold_all()
+        return self.pool.interrupted
+
+    def told(self, *task_ids: str) -> list[Request]:
+        """Get the command that tells of aborts; what has been interrupted up to now."""
+        state = SimpleNamespace(consumer=SimpleNamespace(controller=self.parent))
+        assert Panel.data["modelreins_abort"](state, task_ids=list(task_ids)) == {"ok": "looked"}
+        return self.pool.interrupted
+
+
+@pytest.fixture
+def keeper(books: Books, monkeypatch: pytest.MonkeyPatch) -> Keeper:
+    monkeypatch.setattr(worker_state, "active_requests", WeakSet())
+    return Keeper(Pool())
+
+
+def lose(books: Books, run: RunKey) -> RunKey:
+    """Let another worker have a run's job. Returns the new run."""
+    over = Outcome.failed("over")
+    assert books.ledger.lose(run.job_id, run.task_id, only_due=False, why="", must_not=over, too_often=over) == "again"
+    again = RunKey(run.job_id, books.record(run.job_id).task_id)
+    assert books.start(again, nonce="again").job is not None
+    return again
+
+
+def test_a_run_whose_job_was_aborted_is_interrupted_once(
+    books: Books, keeper: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, other = books.bring("running", 7), books.bring("running", 8)
+    request, bystander = Running(run), Running(other)
+    assert keeper.tick() == []
+    books.ledger.abort(7, "operator")
+    assert keeper.tick() == [request]
+    assert keeper.tick() == [request]
+    assert keeper.told(run.task_id, other.task_id) == [request]
+    assert [each.message for each in caplog.records if "interrupted" in each.message] == [
+        "job=7 interrupted: it was aborted"
+    ]
+    assert bystander not in keeper.pool.interrupted
+
+
+def test_a_run_whose_job_another_worker_has_is_interrupted(
+    books: Books, keeper: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = books.bring("running", 7)
+    request = Running(run)
+    lose(books, run)
+    assert keeper.tick() == [request]
+    assert "job=7 interrupted: it was given to another worker" in caplog.text
+
+
+@pytest.mark.parametrize("new_first", [False, True])
+def test_the_new_run_of_a_job_beside_its_lost_one_is_left_alone(books: Books, keeper: Keeper, new_first: bool) -> None:
+    lost = books.bring("running", 7)
+    other = Running(books.bring("running", 8))
+    new = lose(books, lost)
+    requests = {run: Running(run) for run in ((new, lost) if new_first else (lost, new))}
+    assert keeper.tick() == [requests[lost]]
+    books.ledger.abort(7, "operator")
+    assert keeper.tick() == [requests[lost], requests[new]]
+    assert other not in keeper.pool.interrupted
+
+
+def test_each_copy_of_a_message_that_runs_is_interrupted(books: Books, keeper: Keeper) -> None:
+    run = books.bring("running", 7)
+    first, second = Running(run), Running(run)
+    books.ledger.abort(7, "operator")
+    assert len(keeper.tick()) == 2
+    assert set(keeper.tick()) == {first, second}
+
+
+def test_what_has_not_started_is_left_to_the_fence(books: Books, keeper: Keeper) -> None:
+    run = books.bring("sent", 7)
+    request = Request(run)
+    signals.task_received.send(sender=None, request=request)
+    books.ledger.abort(7, "operator")
+    assert keeper.tick() == []
+    assert keeper.told(run.task_id) == []
+    assert books.start(run).refusal == "aborted"
+
+
+@pytest.mark.parametrize("state", ["finished", "closed", "unknown"])
+def test_a_run_that_ends_or_whose_ledger_was_lost_goes_on(books: Books, keeper: Keeper, state: str) -> None:
+    run = books.bring("running" if state == "unknown" else state, 7)
+    request = Running(run)
+    if state == "unknown":
+        books.redis.flushall()
+    assert keeper.tick() == []
+    assert keeper.told(request.id) == []
+
+
+def test_a_pool_that_cannot_interrupt_says_so_once(
+    books: Books, keeper: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="mr_celery")
+    keeper.pool.interrupts = False
+    run = books.bring("running", 7)
+    request = Running(run)
+    books.ledger.abort(7, "operator")
+    for _ in range(3):
+        assert keeper.tick() == []
+    assert keeper.pool.tried == 1
+    said = [(each.levelname, each.message) for each in caplog.records if "job=7" in each.message]
+    assert len(said) == 1
+    assert said[0][0] == "INFO"
+    assert "has to ask job.aborted" in said[0][1]
+    assert request.id == run.task_id
+
+
+def test_an_interruption_that_fails_does_not_hold_up_others(
+    books: Books, keeper: Keeper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, request = Running(books.bring("running", 7)), Running(books.bring("running", 8))
+
+    def fails(pool: Pool) -> None:
+        raise OSError("the result backend is away")
+
+    monkeypatch.setattr(broken, "terminate", fails)
+    books.ledger.abort(7, "operator")
+    books.ledger.abort(8, "operator")
+    assert keeper.tick() == [request]
+    assert "cannot interrupt a run" in caplog.text
+
+
+def test_the_command_is_checked_with_the_ledger(books: Books, keeper: Keeper) -> None:
+    run, other = books.bring("running", 7), books.bring("running", 8)
+    request, bystander = Running(run), Running(other)
+    assert keeper.told(run.task_id, other.task_id, "mr-9-1-elsewhere") == []
+    books.ledger.abort(7, "operator")
+    books.ledger.abort(8, "operator")
+    assert keeper.told(run.task_id) == [request]
+    assert keeper.told(other.task_id) == [request, bystander]
+
+
+def test_the_command_does_no_harm_while_the_ledger_is_away(
+    books: Books, keeper: Keeper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = Running(books.bring("running", 7))
+
+    def away(*args: Any, **kwargs: Any) -> dict[int, str]:
+        raise LedgerUnavailable("the ledger is away")
+
+    monkeypatch.setattr(books.ledger, "hold", away)
+    assert keeper.told(request.id) == []
+    assert "cannot hold leases" in caplog.text
+
+
+def test_the_command_does_nothing_on_a_worker_without_jobs() -> None:
+    state = SimpleNamespace(consumer=SimpleNamespace(controller=SimpleNamespace()))
+    assert Panel.data["modelreins_abort"](state, task_ids=["mr-7-1-x"]) == {"ok": "looked"}
+
+
+@pytest.mark.parametrize(("nodes", "destination"), [((), None), (("celery@a",), ["celery@a"])])
+def test_an_abort_is_announced_to_all_workers_or_some(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, nodes: tuple[str, ...], destination: list[str] | None
+) -> None:
+    sent: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(app.control, "broadcast", lambda command, **options: sent.append((command, options)))
+    announce_abort(app, ("mr-7-1-x", "mr-8-1-y"), nodes=nodes)
+    arguments = {"task_ids": ["mr-7-1-x", "mr-8-1-y"]}
+    assert sent == [("modelreins_abort", {"arguments": arguments, "destination": destination, "connection": None})]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
 import kombu.utils.json
 import pytest
+from celery.exceptions import Ignore
 
 from mr_celery import Job
-from mr_celery.errors import JobError, MrCeleryError
+from mr_celery.errors import JobAborted, JobError, MrCeleryError
 
 NONSENSE = (None, 7, True, 1.5, [], ["x"], {"a": 1})
 """What may stand where a text belongs."""
@@ -237,3 +240,57 @@ class TestJson:
         made.__json__()["prompt"] = "changed"
 
         assert made.prompt == "paint a cat"
+
+
+class TestAborted:
+    def test_is_what_its_check_says(self) -> None:
+        answers = [False, True]
+        made = Job(FULL).watched(lambda: answers.pop(0))
+
+        assert (made.aborted, made.aborted) == (False, True)
+
+    def test_is_false_outside_of_a_run(self) -> None:
+        assert not Job(FULL).aborted
+        Job(FULL).raise_if_aborted()
+
+    def test_raises_what_a_handler_lets_through(self) -> None:
+        with pytest.raises(JobAborted) as caught:
+            Job({"id": 7}).watched(lambda: True).raise_if_aborted()
+
+        assert str(caught.value) == (
+            "job 7 was aborted on the server, or given to another worker: its handler is to stop"
+        )
+        assert isinstance(caught.value, MrCeleryError)
+        assert isinstance(caught.value, Ignore)  # autoretry_for= lets that pass
+
+    def test_raises_nothing_while_the_run_has_its_job(self) -> None:
+        Job(FULL).watched(lambda: False).raise_if_aborted()
+
+    def test_a_watched_job_is_the_same_job(self) -> None:
+        made = Job(FULL).watched(lambda: True)
+
+        assert made == Job(FULL)
+        assert hash(made) == hash(Job(FULL))
+        assert dict(made) == FULL
+        assert repr(made) == "<Job 42>"
+        assert kombu.utils.json.loads(kombu.utils.json.dumps(made)) == FULL
+        assert Job.from_json(made.to_json()) == made
+
+    def test_a_watched_job_leaves_the_unwatched_one_alone(self) -> None:
+        plain = Job(FULL)
+        plain.watched(lambda: True)
+
+        assert not plain.aborted
+
+    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+    def test_what_is_pickled_leaves_the_run(self, protocol: int) -> None:
+        made = pickle.loads(pickle.dumps(Job(FULL).watched(lambda: True), protocol))
+
+        assert made == Job(FULL)
+        assert not made.aborted
+
+    def test_a_copy_is_a_job(self) -> None:
+        made = copy.deepcopy(Job(FULL).watched(lambda: True))
+
+        assert made == Job(FULL)
+        assert made["input"] is not FULL["input"]

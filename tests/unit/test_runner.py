@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from typing import Any
 import pytest
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
-from mr_celery import backoff, runner
-from mr_celery.current import current_run
+from mr_celery import backoff, raise_if_aborted, runner
+from mr_celery.current import Watch, current_run
 from mr_celery.delivery import Consignment
 from mr_celery.delivery.parcel import LEDGER_BLOB_LIMIT
-from mr_celery.errors import Escalate, JobError, LedgerUnavailable, WorkerError
+from mr_celery.errors import Escalate, JobAborted, JobError, LedgerUnavailable, WorkerError
 from mr_celery.job import Job
 from mr_celery.ledger import RunKey
 from mr_celery.outcome import Outcome
@@ -36,11 +37,11 @@ class FakeDelivery:
         self.fails: Exception | None = None
         self.upload_fails: list[Exception] = []
 
-    def deliver(self, consignment: Consignment) -> bool:
+    def deliver(self, consignment: Consignment) -> WorkerError | None:
         self.consignments.append(consignment)
         if self.fails is not None:
             raise self.fails
-        return True
+        return None
 
     def upload(self, job_id: int, index: int, upload: Any, source: Any) -> dict[str, Any]:
         if self.upload_fails:
@@ -152,7 +153,7 @@ def test_a_handlers_text_becomes_the_outcome_and_is_delivered_from_here(books: B
     assert shown == "ModelReins job 1: done"
     assert books.state() == "finished"
     assert books.record().outcome == Outcome("done", "HELLO")
-    assert [(each.job_id, each.outcome.text, each.tries) for each in workplace.out.consignments] == [(1, "HELLO", 1)]
+    assert [(each.job_id, each.outcome.text, each.number) for each in workplace.out.consignments] == [(1, "HELLO", 1)]
     assert not books.is_due("finished")
 
 
@@ -561,6 +562,181 @@ def test_an_outcome_beside_another_one_that_is_recorded_is_not_delivered(
     run(workplace, key, handler)
     assert books.record().outcome == Outcome.failed("hard time limit")
     assert workplace.out.consignments == []
+
+
+# -- aborts ------------------------------------------------------------------------------------------------
+
+
+def take_away(books: Books, key: RunKey, how: str) -> None:
+    """End a run's hold of its job."""
+    failed = Outcome.failed("over")
+    if how == "aborted":
+        books.ledger.abort(key.job_id, "operator")
+    elif how == "lost":
+        books.ledger.lose(key.job_id, key.task_id, only_due=False, why="", must_not=failed, too_often=failed)
+    elif how == "failed":
+        books.ledger.fail(key.job_id, key.task_id, failed)
+    elif how == "retried":
+        assert books.start(RunKey(key.job_id, key.task_id, 1), nonce="retry").job is not None
+    elif how == "unknown":
+        books.redis.flushall()
+
+
+@pytest.mark.parametrize(
+    ("how", "held"),
+    [("aborted", False), ("lost", False), ("failed", False), ("retried", False), ("unknown", True), ("not", True)],
+)
+def test_a_run_holds_its_job_until_the_ledger_says_otherwise(books: Books, how: str, held: bool) -> None:
+    key = books.bring("running")
+    take_away(books, key, how)
+    assert books.ledger.holds(key) is held
+
+
+@pytest.mark.parametrize("state", ["admitted", "claimed", "sent", "finished", "closed", "aborted"])
+def test_what_does_not_run_is_held_by_no_run(books: Books, state: str) -> None:
+    key = books.bring(state)
+    assert not books.ledger.holds(key)
+
+
+@pytest.mark.parametrize("asks", ["job", "module"])
+@pytest.mark.parametrize("how", ["aborted", "lost"])
+def test_a_handler_that_asks_stops_and_leaves_no_trace(
+    books: Books, workplace: FakeWorkplace, caplog: pytest.LogCaptureFixture, how: str, asks: str
+) -> None:
+    caplog.set_level(logging.INFO, logger="mr_celery")
+    key = books.bring("sent")
+    calls: list[object] = []
+
+    def handler(job: Job) -> None:
+        take_away(books, key, how)
+        if asks == "job":
+            assert job.aborted
+            job.raise_if_aborted()
+        raise_if_aborted()
+        calls.append("went on")
+
+    with pytest.raises(Ignore, match="job 1 was aborted on the server, or given to another worker") as caught:
+        run(workplace, key, handler, Declaration(on_error=lambda job, exception: calls.append(exception)))
+    assert type(caught.value) is Ignore
+    assert calls == []
+    assert books.state() == {"aborted": "aborted", "lost": "claimed"}[how]
+    assert workplace.out.consignments == []
+    assert [each.levelname for each in caplog.records if "stopped" in each.message] == ["INFO"]
+
+
+def test_a_handler_that_asks_goes_on_while_the_job_is_its_own(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> str:
+        for _ in range(1000):
+            job.raise_if_aborted()
+            raise_if_aborted()
+        return f"aborted: {job.aborted}"
+
+    run(workplace, key, handler)
+    assert books.record().outcome == Outcome("done", "aborted: False")
+
+
+def test_an_abort_that_the_handler_has_not_got_is_an_error_like_any_other(
+    books: Books, workplace: FakeWorkplace
+) -> None:
+    key = books.bring("sent")
+    calls: list[BaseException] = []
+
+    def handler(job: Job) -> None:
+        raise JobAborted("I think so")
+
+    with pytest.raises(JobAborted, match="I think so"):
+        run(workplace, key, handler, Declaration(on_error=lambda job, exception: calls.append(exception)))
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert outcome.text.endswith("JobAborted: I think so")
+    assert len(calls) == 1
+
+
+def test_asking_outside_of_a_handler_does_nothing() -> None:
+    raise_if_aborted()
+
+
+def test_a_handler_may_ask_while_the_ledger_is_away(books: Books) -> None:
+    key = books.bring("sent")
+    workplace = FakeWorkplace(FailingSometimes(books.ledger, "holds", times=1_000_000))
+    run(workplace, key, lambda job: str(job.aborted))
+    assert books.record().outcome == Outcome("done", "False")
+
+
+class TestWatch:
+    """What a run knows of whether its job is still its own."""
+
+    def test_asks_once_a_second_however_often_it_is_asked(self) -> None:
+        clock = Clock()
+        asked: list[float] = []
+
+        def holds() -> bool:
+            asked.append(clock.now)
+            return True
+
+        watch = Watch(holds, clock=clock)
+        for _ in range(100):
+            assert not watch.aborted()
+            clock.sleep(0.125)
+        assert asked == [float(second) for second in range(13)]
+
+    def test_an_abort_is_seen_after_a_second_and_for_ever(self) -> None:
+        clock, answers = Clock(), [True, False, True]
+        watch = Watch(lambda: answers.pop(0), clock=clock)
+        assert not watch.aborted()
+        assert not watch.aborted()
+        clock.sleep(1)
+        assert watch.aborted()
+        clock.sleep(60)
+        assert watch.aborted()
+        assert answers == [True]
+
+    def test_the_last_known_answer_stands_while_the_ledger_is_away(self) -> None:
+        clock, away = Clock(), [False, True, False]
+
+        def holds() -> bool:
+            if away.pop(0):
+                raise LedgerUnavailable("away")
+            return bool(away)
+
+        watch = Watch(holds, clock=clock)
+        seen = []
+        for _ in range(3):
+            seen.append(watch.aborted())
+            clock.sleep(1)
+        assert seen == [False, False, True]
+
+    def test_a_ledger_that_does_not_answer_in_time_costs_a_tenth_of_the_time(self) -> None:
+        clock = Clock()
+
+        def hangs() -> bool:
+            clock.sleep(5)
+            raise LedgerUnavailable("timed out")
+
+        watch = Watch(hangs, clock=clock)
+        for _ in range(1000):
+            watch.aborted()
+            clock.now += 0.1
+        assert len(clock.slept) <= 2
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_pool_process_that_is_being_ended_records_nothing(
+    books: Books, workplace: FakeWorkplace, signal_number: int
+) -> None:
+    key = books.bring("sent")
+    calls: list[object] = []
+
+    def handler(job: Job) -> None:
+        raise SystemExit(signal_number - 256)  # as billiard's signal handler does, wherever the handler is
+
+    with pytest.raises(SystemExit):
+        run(workplace, key, handler, Declaration(on_error=lambda job, exception: calls.append(exception)))
+    assert books.state() == "running"
+    assert calls == []
 
 
 # -- away --------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class TestDefaults:
             delivery="worker",
             unrouted="fail",
             max_attempts=3,
-            timeout=30.0,
+            timeout=10.0,
             shutdown_timeout=30.0,
             history=86400.0,
         )

@@ -17,6 +17,7 @@ from ..version import __version__
 from .claimer import Claimer
 from .courier import Courier
 from .heartbeat import Heartbeat
+from .keeper import Keeper
 from .loops import Loop
 from .office import Office
 from .reaper import Reaper
@@ -53,6 +54,7 @@ class Bridge:
         if app.conf.task_protocol == 1:
             raise SettingsError("task_protocol: 1 has no message headers; jobs need protocol 2, Celery's default")
         presence_timeout = min(settings.timeout, settings.heartbeat_interval)
+        glance = min(1.0, settings.heartbeat_interval / 4)
         self._office = Office(
             settings=settings,
             registry=registry,
@@ -64,10 +66,16 @@ class Bridge:
         )
         self._claimer = Claimer(self._office)
         self._courier = Courier(self._office)
-        self._heartbeat = Heartbeat(self._office, Api(settings.url, token, settings.name, timeout=presence_timeout))
-        self._claim_loop = Loop("claim", self._claimer)
+        self._heartbeat = Heartbeat(
+            self._office,
+            Api(settings.url, token, settings.name, timeout=presence_timeout),
+            Ledger(ledger_url, settings.name, timeout=glance),
+            Fleet(ledger_url, timeout=glance),
+        )
+        self._claim_loop = Loop("claim", self._claimer, most_backoff=10.0)
         self._courier_loop = Loop("courier", self._courier, most_backoff=5.0)
         self._heartbeat_loop = Loop("heartbeat", self._heartbeat, most_backoff=settings.heartbeat_interval)
+        self._keeper_loop = Loop("keeper", Keeper(self._office), most_backoff=2.0)
         self._reaper_loop = Loop("reaper", Reaper(self._office), most_backoff=5.0)
         self._sync_loop = Loop("sync", InFlightSync(self._office))
         self._bell_loop = Loop("bell", self, most_backoff=5.0)
@@ -79,6 +87,7 @@ class Bridge:
             self._sync_loop,
             self._claim_loop,
             self._courier_loop,
+            self._keeper_loop,
             self._reaper_loop,
             self._bell_loop,
         )
@@ -138,6 +147,7 @@ class Bridge:
         self._courier_loop.stop()
         self._courier_loop.join(left())
         self._courier.close(left())
+        self._keeper_loop.stop()
         self._heartbeat_loop.stop()
         self._heartbeat_loop.join(left())
         self._heartbeat.leave()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from ..errors import JobError, RoutingError
@@ -13,8 +15,13 @@ from ..ledger import Route
 from ..routing import Registry
 from .capacity import REFUSED_QUEUE, Capacity
 
+logger = logging.getLogger("mr_celery.bridge")
+
 MOST = 1000
 """How many candidates are kept of one answer of the inbox."""
+
+DOUBT_SECONDS = 300.0
+"""How long an entry must stay doubtful before it is taken for what it says."""
 
 _RANK = {priority: rank for rank, priority in enumerate(PRIORITIES)}
 
@@ -32,6 +39,59 @@ class Candidate:
     job: Job
     route: Route
     refusal: str = ""
+
+
+def doubt(fields: Mapping[str, Any]) -> str:
+    """What is wrong with an entry in the fields that say what is to be done and by whom; empty if nothing is."""
+    if not isinstance(fields.get("prompt"), str):
+        return f"its prompt is {type(fields.get('prompt')).__name__}"
+    if not isinstance(fields.get("capability"), (str, NoneType)):
+        return f"its capability is {type(fields['capability']).__name__}"
+    for name in ("capabilities", "tags"):
+        value = fields.get(name)
+        if not isinstance(value, (str, list, NoneType)):
+            return f"its {name} are {type(value).__name__}"
+        if isinstance(value, list) and not all(isinstance(item, (str, dict)) for item in value):
+            return f"its {name} are not all texts"
+    return ""
+
+
+class Doubts:
+    """Which entries of the server's lists to believe.
+
+    An answer that was garbled on its way must not decide what a handler gets to do. So a job whose prompt, capability
+    or tags have a type that the protocol does not know, or that is listed twice and differently, waits for a better
+    answer; and if none comes for :data:`DOUBT_SECONDS`, it is taken as it is.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+
+    def believed(self, listed: Sequence[Mapping[str, Any]], now: float) -> list[Mapping[str, Any]]:
+        """The entries to believe.
+
+        Args:
+            listed: the entries, each with an integer ``id``.
+            now: seconds.
+        """
+        first: dict[int, Mapping[str, Any]] = {}
+        reasons: dict[int, str] = {}
+        for fields in listed:
+            job_id = fields["id"]
+            reason = doubt(fields)
+            if fields != first.setdefault(job_id, fields):
+                reason = "it is listed twice, and differently"
+            if reason:
+                reasons[job_id] = reason
+        for job_id, reason in reasons.items():
+            if job_id not in self._since:
+                logger.warning("job=%d waits for a better answer of the server: %s", job_id, reason)
+        self._since = {job_id: self._since.get(job_id, now) for job_id in reasons}
+        return [
+            fields
+            for job_id, fields in first.items()
+            if job_id not in reasons or now - self._since[job_id] >= DOUBT_SECONDS
+        ]
 
 
 def urgency(job: Job) -> tuple[int, int]:

@@ -6,15 +6,17 @@ import logging
 import random
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Literal
 
 from ..backoff import backoff
 from ..errors import LedgerUnavailable, WorkerError
 from ..ledger import Survey
 from ..outcome import Outcome
-from .candidates import Candidate, candidates
+from .candidates import Candidate, Doubts, candidates
 from .capacity import Capacity, Room
 from .office import CLAIM_LEASE, Office
+from .sender import NotPublished
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -57,6 +59,7 @@ class Claimer:
         self._stale_at = float("-inf")
         self._fruitful = False
         self._refused: dict[int, tuple[int, float]] = {}
+        self._doubts = Doubts()
 
     @property
     def hungry(self) -> bool:
@@ -72,9 +75,10 @@ class Claimer:
         """
         office = self._office
         self._collect(0)
-        if office.token_rejected.is_set():
+        if office.token_rejected:
             self._backlog.clear()
-            return self._idle()
+            if office.token_pause:
+                return office.token_pause
         capacity = office.capacity()
         survey = office.ledger.survey(office.queues)
         room = Room(capacity, survey, Counter(each.route.queue for each in self._claiming.values()))
@@ -109,18 +113,22 @@ class Claimer:
         self._asked_at = survey.now
         self._stale_at = office.clock() + office.settings.poll_interval
         try:
-            listed = office.api.jobs("pending")
+            listed = office.api.jobs("pending").jobs
         except WorkerError as error:
             if not error.unauthorized:
                 raise
             office.reject_token(error)
             self._backlog.clear()
             return
+        office.accept_token()
         now = office.clock()
-        self._refused = {job_id: each for job_id, each in self._refused.items() if each[1] > now - 600}
+        for job_id, (_, until) in list(self._refused.items()):  # claims under way add to it meanwhile
+            if until <= now - 600:
+                self._refused.pop(job_id, None)
         welcome = [job for job in listed if self._refused.get(job["id"], (0, 0.0))[1] <= now]
+        believed = self._doubts.believed(welcome, now)
         self._backlog = deque(
-            candidates(welcome, office.registry, office.routes, capacity, unrouted=office.settings.unrouted)
+            candidates(believed, office.registry, office.routes, capacity, unrouted=office.settings.unrouted)
         )
 
     def _begin(self, room: Room) -> None:
@@ -179,12 +187,13 @@ class Claimer:
         except WorkerError as error:
             self._not_claimed(job.id, error, admitted=answer == "admitted")
             return "passed"
+        office.token_works()
         if answer == "again":
             logger.info("job=%d claimed again: the server had put it back", job.id)
             return "passed"
         task_id = office.ledger.claimed(job.id)
         if task_id is None:
-            # It took so long that another bridge has settled it. If that one found no claim, it is made known here.
+            # It took so long that it was settled by another bridge. If that one found no claim, it is made known here.
             office.ledger.adopt(job, route, asked_at=asked_at, wait_seconds=0.0)
             return "claimed"
         if candidate.refusal:
@@ -192,23 +201,24 @@ class Claimer:
             logger.warning("job=%d failed: no handler takes it", job.id)
         else:
             logger.info("job=%d claimed", job.id)
-            office.publish(job.id, route, task_id, priority=job.priority)
+            with suppress(NotPublished):
+                office.publish(job.id, route, task_id, priority=job.priority)
         return "claimed"
 
     def _not_claimed(self, job_id: int, error: WorkerError, *, admitted: bool) -> None:
-        """The claim was refused, or its fate is unknown."""
+        """The claim was refused, or its fate is unknown.
+
+        Even a clear refusal is checked with the server's lists: a 409 may be an earlier try of this very claim that
+        got through, and what stands before a server may answer anything after it has passed a request on.
+        """
         office = self._office
         failures = self._refused.get(job_id, (0, 0.0))[0] + 1
-        pause = backoff(failures, first=office.settings.poll_interval, most=300.0)
+        pause = backoff(failures, first=office.settings.poll_interval, most=30.0 if error.trouble else 300.0)
         self._refused[job_id] = (failures, office.clock() + pause)
         if error.unauthorized:
             office.reject_token(error)
         if not admitted:
             return
-        if error.retryable or error.status == 409:
-            # A 409 is "not pending any more": it may be an earlier try of this very claim that got through.
-            office.ledger.settle_later(job_id, max(SETTLE_SECONDS, error.retry_after or 0.0))
-            logger.warning("job=%d claim unclear, it is settled later: %s", job_id, error.summary)
-        else:
-            office.ledger.drop(job_id)
-            logger.info("job=%d not ours: %s", job_id, error.summary)
+        office.claim_unclear()
+        office.ledger.settle_later(job_id, max(SETTLE_SECONDS, error.retry_after or 0.0))
+        logger.warning("job=%d not claimed, or not clearly; the server's lists settle it: %s", job_id, error.summary)

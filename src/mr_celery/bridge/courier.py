@@ -5,17 +5,51 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from ..backoff import backoff
 from ..delivery import HOLD_SECONDS, Consignment, Delivery
-from ..errors import LedgerUnavailable
+from ..errors import LedgerUnavailable, WorkerError
 from .office import Office
 
 logger = logging.getLogger("mr_celery.bridge")
 
 SIDE_BY_SIDE = 8
-"""How many outcomes are delivered at once."""
+"""How many outcomes are delivered at once, when all is well."""
 
 LOOK_SECONDS = 1.0
 """Seconds between two looks for outcomes that are due."""
+
+MOST_PAUSE = 5.0
+"""Seconds between two single deliveries that find out whether a server in trouble is back."""
+
+
+class Window:
+    """How much may be tried at once with a server that may be in trouble.
+
+    Each failure halves it; with one at a time left, the pauses grow. Each success doubles it. So a server that
+    comes back is not run over, and one that fails now and then hardly slows anything.
+
+    Args:
+        most: how much when all is well.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._failures = 0
+        self.size = most
+
+    def succeeded(self) -> None:
+        """A delivery got through."""
+        self._failures = 0
+        self.size = min(self._most, self.size * 2)
+
+    def failed(self) -> float:
+        """A delivery told of trouble. Returns the seconds to pause now."""
+        alone = self.size == 1
+        self.size = max(1, self.size // 2)
+        if not alone:
+            return 0.0
+        self._failures += 1
+        return backoff(self._failures, first=0.5, most=MOST_PAUSE)
 
 
 class Courier:
@@ -28,10 +62,12 @@ class Courier:
 
     def __init__(self, office: Office, *, side_by_side: int = SIDE_BY_SIDE) -> None:
         self._office = office
-        self._side_by_side = side_by_side
-        self._delivery = Delivery(office.api, office.ledger)
+        self._hold_seconds = min(HOLD_SECONDS, office.settings.lease)
+        self._delivery = Delivery(office.api, office.ledger, hold_seconds=self._hold_seconds)
         self._pool = ThreadPoolExecutor(side_by_side, thread_name_prefix="modelreins-courier")
-        self._delivering: set[Future[None]] = set()
+        self._delivering: set[Future[WorkerError | None]] = set()
+        self._window = Window(side_by_side)
+        self._resume_at = float("-inf")
 
     def run_once(self) -> float:
         """Deliver what is due. Returns seconds until the next look.
@@ -39,38 +75,65 @@ class Courier:
         Raises:
             LedgerUnavailable: the ledger is away.
         """
-        self._delivering = {future for future in self._delivering if not future.done()}
-        free = self._side_by_side - len(self._delivering)
-        if free == 0:
+        self._look_back()
+        pause = self._resume_at - self._office.clock()
+        if pause > 0:
+            return pause
+        if self._office.token_rejected:
+            return LOOK_SECONDS
+        free = self._window.size - len(self._delivering)
+        if free <= 0:
             wait(self._delivering, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED")
             return 0.0
-        taken = self._office.ledger.take("finished", free, hold_seconds=HOLD_SECONDS)
-        for job_id in taken:
-            self._delivering.add(self._pool.submit(self._deliver, job_id))
+        taken = self._office.ledger.collect(free, hold_seconds=self._hold_seconds)
+        for job_id, number in taken.items():
+            self._delivering.add(self._pool.submit(self._deliver, job_id, number))
         return 0.0 if len(taken) == free else LOOK_SECONDS
+
+    def _look_back(self) -> None:
+        """Learn from the deliveries that have ended."""
+        done = {future for future in self._delivering if future.done()}
+        self._delivering -= done
+        for future in done:
+            if future.exception() is not None:
+                continue  # it is logged, and tells nothing of the server
+            error = future.result()
+            if error is None:
+                self._window.succeeded()
+                self._office.token_works()
+            elif error.trouble:
+                pause = max(self._window.failed(), error.retry_after or 0.0)
+                self._resume_at = max(self._resume_at, self._office.clock() + pause)
+                if error.unauthorized:
+                    self._office.reject_token(error)
 
     def close(self, timeout: float) -> None:
         """Wait for the deliveries that are under way, for at most ``timeout`` seconds."""
         wait(self._delivering, timeout=timeout)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _deliver(self, job_id: int) -> None:
-        """Deliver one outcome. No exception leaves it: the job stays due."""
+    def _deliver(self, job_id: int, number: int) -> WorkerError | None:
+        """Deliver one outcome. Returns what put it off; after an exception the job becomes due again."""
         ledger = self._office.ledger
         try:
             record = ledger.read(job_id)
             if record is None or record.state != "finished" or record.outcome is None:
-                return
+                return None
             consignment = Consignment(
                 job_id,
                 record.outcome,
                 blob=lambda index: ledger.blob(job_id, index),
                 parts=record.parts,
-                tries=record.deliveries,
+                number=number,
             )
-            if self._delivery.deliver(consignment):
-                logger.info("job=%d delivered by the courier, try %d", job_id, record.deliveries)
+            with self._office.delivery_under_way(job_id, number):
+                error = self._delivery.deliver(consignment)
+            if error is None:
+                logger.info("job=%d delivered by the courier, try %d", job_id, number)
+            return error
         except LedgerUnavailable as error:
             logger.warning("job=%d delivery interrupted: %s", job_id, error)
+            raise
         except Exception:
             logger.exception("job=%d delivery interrupted", job_id)
+            raise

@@ -6,7 +6,9 @@ import logging
 
 from ..client import Api
 from ..errors import LedgerUnavailable, WorkerError
-from .office import Office
+from ..ledger import Fleet, Ledger
+from .capacity import capacity_of
+from .office import TOKEN_LAPSES, Office
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -17,16 +19,23 @@ REJECTED_PACE = 6
 class Heartbeat:
     """Reports presence, with the declared capabilities as tags and the state of work as details.
 
+    It has connections of its own, with time-outs so short that presence does not lapse because the server or the
+    ledger is slow.
+
     Args:
         office: the bridge's parts.
-        api: the server, with a time-out of its own no longer than the interval: so that presence does not
-            lapse because of a slow answer.
+        api: the server.
+        ledger: the ledger.
+        fleet: the register of workers.
     """
 
-    def __init__(self, office: Office, api: Api) -> None:
+    def __init__(self, office: Office, api: Api, ledger: Ledger, fleet: Fleet) -> None:
         self._office = office
         self._api = api
+        self._ledger = ledger
+        self._fleet = fleet
         self._tags = ",".join(office.registry.offered) or None
+        self._refusals = 0
 
     def run_once(self) -> float:
         """Report presence. Returns seconds until the next report.
@@ -42,8 +51,10 @@ class Heartbeat:
         except WorkerError as error:
             if not error.unauthorized:
                 raise
+            self._refusals += 1
             office.reject_token(error)
-            return interval * REJECTED_PACE
+            return interval * (REJECTED_PACE if self._refusals >= TOKEN_LAPSES else 1)
+        self._refusals = 0
         office.accept_token()
         return max(0.0, interval - (office.clock() - began))
 
@@ -57,7 +68,8 @@ class Heartbeat:
     def _details(self) -> str:
         office = self._office
         try:
-            survey, capacity = office.ledger.survey(), office.capacity()
+            survey = self._ledger.survey()
+            capacity = capacity_of(self._fleet.online(), office.routes, office.settings.max_inflight)
         except LedgerUnavailable:
             return "ledger away"
         waiting = survey.states["claimed"] + survey.states["sent"]

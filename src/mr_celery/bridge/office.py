@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..backoff import backoff
 from ..client import Api
+from ..delivery import HOLD_SECONDS
 from ..errors import WorkerError
 from ..ledger import Fleet, Ledger, Route
 from ..outcome import Outcome
 from ..routing import Registry
 from ..settings import Settings
 from .capacity import Capacity, capacity_of
-from .sender import Sender, route_of
+from .sender import NotPublished, Sender, route_of
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -24,7 +26,16 @@ FLEET_SECONDS = 1.0
 """How long the bridge works with what it knows of the fleet before it looks again."""
 
 CLAIM_LEASE = 5.0
-"""Seconds for which a claim under way belongs to its bridge; the reaper prolongs it as long as the claim lasts."""
+"""Seconds for which a claim under way belongs to its bridge; the keeper prolongs it as long as the claim lasts."""
+
+UNCLEAR_SECONDS = 120.0
+"""Seconds for which the server's lists are compared after a claim without a clear answer."""
+
+TOKEN_LAPSES = 3
+"""How many refusals of the token in a row are an error, and not a lapse of the server."""
+
+TOKEN_PAUSE = 30.0
+"""Seconds between two tries of a token that the server refuses again and again."""
 
 
 class Office:
@@ -41,7 +52,7 @@ class Office:
         clock: seconds, monotonic.
 
     Attributes:
-        token_rejected: set while the server refuses the token: then nothing is claimed.
+        token_rejected: whether the server refuses the token: then nothing is claimed.
         stopping: set when the bridge was told to stop.
     """
 
@@ -63,9 +74,8 @@ class Office:
         self.ledger = ledger
         self.fleet = fleet
         self.sender = sender
-        self.app = app
         self.clock = clock
-        self.token_rejected = threading.Event()
+        self.token_rejected = False
         self.stopping = threading.Event()
         self.routes: dict[str, Route] = {
             handler.name: route_of(app, handler, settings.max_attempts) for handler in registry.handlers
@@ -73,6 +83,10 @@ class Office:
         self.queues: list[str] = sorted({route.queue for route in self.routes.values()})
         self._capacity: tuple[float, Capacity] | None = None
         self._claims_under_way: set[int] = set()
+        self._deliveries_under_way: dict[int, int] = {}
+        self._refusals = 0
+        self._token_doubted_until = float("-inf")
+        self._claims_unclear_until = float("-inf")
         self._lock = threading.Lock()
 
     def capacity(self) -> Capacity:
@@ -99,6 +113,17 @@ class Office:
             with self._lock:
                 self._claims_under_way.discard(job_id)
 
+    @contextmanager
+    def delivery_under_way(self, job_id: int, number: int) -> Iterator[None]:
+        """Mark that a job is being delivered for the ``number``-th time, while the block lasts."""
+        with self._lock:
+            self._deliveries_under_way[job_id] = number
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._deliveries_under_way.pop(job_id, None)
+
     def hold_claims(self) -> None:
         """Prolong the leases of the claims under way.
 
@@ -110,10 +135,31 @@ class Office:
         for job_id in under_way:
             self.ledger.settle_later(job_id, CLAIM_LEASE)
 
-    def publish(self, job_id: int, route: Route, task_id: str, *, priority: str, retries: int = 0) -> bool:
-        """Claimed → sent. Returns whether the broker took it; if not, the reaper publishes it again.
+    def hold_deliveries(self) -> None:
+        """Prolong the holds of the deliveries under way.
 
         Raises:
+            LedgerUnavailable: the ledger is away.
+        """
+        with self._lock:
+            under_way = dict(self._deliveries_under_way)
+        for job_id, number in under_way.items():
+            self.ledger.carry(job_id, number, hold_seconds=min(HOLD_SECONDS, self.settings.lease))
+
+    def claim_unclear(self) -> None:
+        """A claim got no clear answer: the server may yet carry it out, and the job is to be found then."""
+        self._claims_unclear_until = self.clock() + UNCLEAR_SECONDS
+
+    @property
+    def claims_unclear(self) -> bool:
+        """Whether a claim without a clear answer may still come to light."""
+        return self.clock() < self._claims_unclear_until
+
+    def publish(self, job_id: int, route: Route, task_id: str, *, priority: str, retries: int = 0) -> bool:
+        """Claimed → sent. Returns ``False`` if the job has no handler here: then it is failed.
+
+        Raises:
+            NotPublished: the broker did not take it; the reaper publishes it again.
             LedgerUnavailable: it could not be recorded; the reaper publishes it again.
         """
         handler = self.registry.named(route.task)
@@ -127,22 +173,46 @@ class Office:
             self.sender.send(handler, self.ledger.worker, job_id, task_id, priority=priority, retries=retries)
         except Exception as error:
             logger.warning("job=%d not published, next try soon: %s: %s", job_id, type(error).__name__, error)
-            return False
+            raise NotPublished from error
         self.ledger.sent(job_id, task_id, wait_seconds=self.settings.lease)
         return True
 
     def reject_token(self, error: WorkerError) -> None:
-        """The server refuses the token: nothing is claimed until it takes it again."""
-        if not self.token_rejected.is_set():
-            self.token_rejected.set()
+        """The server refuses the token: nothing is claimed until it takes it again.
+
+        It may be a lapse, so the first refusals in a row stop the claiming for moments only. Requests that were made
+        side by side are refused together: they count as one.
+        """
+        with self._lock:
+            if self.token_pause:
+                return
+            self._refusals += 1
+            refusals = self._refusals
+            pause = backoff(refusals, first=1.0, most=TOKEN_PAUSE)
+            self._token_doubted_until = self.clock() + pause
+            self.token_rejected = True
+        if refusals == TOKEN_LAPSES:
             logger.error(
                 "the server refuses the token (%s): no jobs are claimed, and outcomes wait in the ledger. Check "
                 "MODELREINS_TOKEN; after a change, restart the bridge and the workers",
                 error.summary,
             )
+        elif refusals < TOKEN_LAPSES:
+            logger.warning("the server refused the token (%s); it is tried again in %.1f s", error.summary, pause)
+
+    @property
+    def token_pause(self) -> float:
+        """Seconds until the token may be tried again; 0: now."""
+        return max(0.0, self._token_doubted_until - self.clock())
 
     def accept_token(self) -> None:
-        """The server takes the token."""
-        if self.token_rejected.is_set():
-            self.token_rejected.clear()
-            logger.info("the server takes the token again")
+        """The server answered a request with this token; it is used again once the pause is over."""
+        with self._lock:
+            if self.token_pause or not self.token_rejected:
+                return
+            self.token_rejected = False
+        logger.info("the server takes the token again")
+
+    def token_works(self) -> None:
+        """The server did something for this token: what it refused before was a lapse."""
+        self._refusals = 0

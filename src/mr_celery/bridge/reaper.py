@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
+from functools import cache
 
 from ..errors import LedgerUnavailable
 from ..outcome import Outcome
 from ..texts import RESEND_BUDGET, lost_texts, never_started
 from .office import Office
+from .sender import NotPublished
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -20,18 +23,10 @@ PUBLISH_HOLD = 10.0
 
 
 class Reaper:
-    """Looks after runs whose lease has run out, messages that nobody started, and jobs not published.
-
-    It also holds the claims of this bridge that take long.
-
-    After a time in which the ledger did not answer, leases are given time to be renewed: the workers could
-    not renew them either.
-    """
+    """Looks after runs whose lease has run out, messages that nobody started, and jobs not published."""
 
     def __init__(self, office: Office) -> None:
         self._office = office
-        self._last_answer = office.clock()
-        self._patient_until = 0.0
 
     @property
     def _interval(self) -> float:
@@ -43,17 +38,14 @@ class Reaper:
         Raises:
             LedgerUnavailable: the ledger is away.
         """
-        office = self._office
-        office.hold_claims()
-        lost = office.ledger.due("running")
-        now = office.clock()
-        if now - self._last_answer > office.settings.lease / 3:
-            self._patient_until = now + office.settings.lease / 2
-        self._last_answer = now
-        if now >= self._patient_until:
-            self._each(lost, self._lose)
-        self._each(office.ledger.take("sent", hold_seconds=office.settings.lease), self._look_for)
-        self._each(office.ledger.take("claimed", hold_seconds=PUBLISH_HOLD), self._publish)
+        ledger, lease = self._office.ledger, self._office.settings.lease
+        self._each(ledger.lost(lease=lease), self._lose)
+        # However many wait in a queue, the broker is asked once.
+        waiting = cache(self._office.sender.waiting)
+        self._each(ledger.take("sent", hold_seconds=lease), lambda job_id: self._look_for(job_id, waiting))
+        unsent = ledger.take("claimed", hold_seconds=PUBLISH_HOLD)
+        random.shuffle(unsent)  # so that one that can't be published does not always stand before the same others
+        self._each(unsent, self._publish)
         return self._interval
 
     @staticmethod
@@ -62,6 +54,8 @@ class Reaper:
         for job_id in job_ids:
             try:
                 step(job_id)
+            except NotPublished:
+                return  # each try at a broker that is away takes seconds, and leases are looked after here, too
             except LedgerUnavailable:
                 raise
             except Exception:
@@ -88,24 +82,27 @@ class Reaper:
         elif result == "failed":
             logger.error("job=%d attempt=%d lost and failed: %s", job_id, record.attempt, why)
 
-    def _look_for(self, job_id: int) -> None:
-        """No worker has had this message for a while: is it still in the broker?"""
+    def _look_for(self, job_id: int, waiting_in: Callable[[str], int | None]) -> None:
+        """No worker has told for a while that it has this message: is it still in the broker?"""
         office = self._office
         record = office.ledger.read(job_id)
         if record is None or record.state != "sent":
             return
         queue = record.route.queue
-        waiting = office.sender.waiting(queue)
+        waiting = waiting_in(queue)
         age = office.ledger.survey().now - record.times["sent"]
-        if waiting != 0 and age < QUEUED_PATIENCE:
+        if record.held:
+            why = "the worker that had its message fell silent before it started the task"
+        elif waiting != 0 and age < QUEUED_PATIENCE:
             return  # most likely it waits its turn
-        why = record.why or f"its message is not in queue {queue} any more, and no worker has it"
+        else:
+            why = record.why or f"its message is not in queue {queue} any more, and no worker has it"
         result = office.ledger.resend(
             job_id,
             record.task_id,
             why=why,
-            # Behind other messages it may wait for long, through no fault of its own.
-            budget=RESEND_BUDGET if waiting == 0 else None,
+            # It is not the job's fault that its worker died, nor that it waits for long behind other messages.
+            budget=RESEND_BUDGET if waiting == 0 and not record.held else None,
             wait_seconds=0.0,
             exhausted=Outcome.failed(never_started(why)),
         )

@@ -8,7 +8,7 @@ from typing import Any
 from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
-from ..celery_hooks import header
+from ..celery_hooks import announce_abort, header
 from ..ledger import Route
 from ..routing import Handler
 
@@ -16,6 +16,10 @@ logger = logging.getLogger("mr_celery.bridge")
 
 PUBLISH_TIMEOUT = 5.0
 """Seconds for which a broker may be silent during a publish."""
+
+
+class NotPublished(Exception):
+    """The broker did not take a message, or it is unknown whether it did: publish the same again."""
 
 
 class Sender:
@@ -83,6 +87,19 @@ class Sender:
             options["mandatory"] = True
         with self._producers.acquire(block=True, timeout=PUBLISH_TIMEOUT) as producer:
             self._app.send_task(task.name, (), {}, task_type=task, producer=producer, **options)
+
+    def announce_abort(self, task_id: str, node: str) -> None:
+        """Tell a worker that the job of a task is over.
+
+        Args:
+            task_id: the task.
+            node: the worker's node name; if empty, all are told.
+
+        Raises:
+            Exception: the broker did not take it.
+        """
+        with self._connections.acquire(block=True, timeout=PUBLISH_TIMEOUT) as connection:
+            announce_abort(self._app, [task_id], nodes=[node] if node else [], connection=connection)
 
     def _max_priority(self, task: Any) -> int | None:
         queue = queue_of(self._app, task)

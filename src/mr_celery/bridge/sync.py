@@ -7,73 +7,61 @@ an operator has aborted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
-from typing import Any
+import random
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from typing import Any, Literal
 
+from ..client import TERMINAL, Listing, status_of
 from ..errors import JobError, RoutingError, WorkerError
 from ..job import Job
+from ..ledger import Missed
 from ..outcome import Outcome
-from .candidates import refused_route
+from .candidates import Doubts, refused_route
 from .office import CLAIM_LEASE, Office
+from .sender import NotPublished
 
 logger = logging.getLogger("mr_celery.bridge")
 
 MISSES = 2
-"""In how many answers in a row a job must be missing before it counts as aborted."""
+"""In how many comparisons in a row a job must be missing before it counts as aborted."""
 
-MISSES_IN_EMPTY = 4
-"""The same, if those answers list nothing at all: an empty list may as well be a server's lapse."""
+SILENT_SECONDS = 60.0
+"""For how long a job must be missing where nothing but its absence tells of an abort, and that could be a lapse."""
+
+FEW = 20
+"""For how many jobs at the most the server is asked one by one in one comparison."""
 
 LOOK_SECONDS = 1.0
 """Seconds between two looks for claims that are to be settled."""
 
-TERMINAL = ("done", "failed", "escalated")
+Verdict = Literal["aborted", "open", "ask again"]
 
 
-@dataclass(frozen=True)
-class Missing:
-    """The jobs that the server lists neither as running nor as pending, with the misses in a row."""
-
-    misses: Mapping[int, int]
-    aborted: frozenset[int]
-
-
-def missing(
-    in_flight: Mapping[int, str],
-    running: Set[int],
-    pending: Set[int],
-    earlier: Mapping[int, int],
-    *,
-    trusted: bool,
-) -> Missing:
-    """What it means that jobs in flight are not listed.
+def verdict(missed: Missed, status: str | None, *, seen: bool, lists_empty: bool) -> Verdict:
+    """What it means that a job in flight is listed neither as running nor as pending.
 
     Args:
-        in_flight: the ledger's jobs with their states, from before the server was asked.
-        running: what the server lists as running.
-        pending: what the server lists as pending.
-        earlier: the misses in a row up to now.
-        trusted: whether this server's list of running jobs has ever shown one of ours. If not, it may
-            not have such a list, and a job that is missing in it means nothing.
+        missed: for how long that is so.
+        status: what the server says of the job when it is asked for it; ``None``: it does not tell.
+        seen: whether the server has listed the job as running before. If not, it may not list all its jobs.
+        lists_empty: whether the lists show nothing at all: that is an operator's killswitch, or a server's lapse.
     """
-    if not trusted:
-        return Missing({}, frozenset())
-    gone = [
-        job_id
-        for job_id, state in in_flight.items()
-        if state != "admitted" and job_id not in running and job_id not in pending
-    ]
-    misses = {job_id: earlier.get(job_id, 0) + 1 for job_id in gone}
-    limit = MISSES if running or pending else MISSES_IN_EMPTY
-    return Missing(misses, frozenset(job_id for job_id, count in misses.items() if count >= limit))
+    if status in TERMINAL:
+        return "aborted"
+    if status is not None:
+        return "open"
+    if missed.times >= MISSES and seen and not lists_empty:
+        return "aborted"
+    return "aborted" if seen and missed.seconds >= SILENT_SECONDS else "ask again"
 
 
 class InFlightSync:
-    """Compares the ledger's jobs in flight with the server's lists, while there are any.
+    """Compares the ledger's jobs in flight with the server's lists, while there are any, and once after the last.
 
-    With nothing in flight it asks nothing, but once when the ledger is new: then what an earlier ledger
-    knew is found again.
+    With nothing in flight it asks nothing more, but after a claim without a clear answer, and once when the ledger is
+    new: then what an earlier ledger knew is found again.
 
     Args:
         office: the bridge's parts.
@@ -81,9 +69,9 @@ class InFlightSync:
 
     def __init__(self, office: Office) -> None:
         self._office = office
-        self._misses: Mapping[int, int] = {}
-        self._trusted = False
-        self._asked_for_orphans = False
+        self._seen: frozenset[int] = frozenset()
+        self._doubts = Doubts()
+        self._settled = False
         self._next_comparison = float("-inf")
 
     @property
@@ -98,47 +86,80 @@ class InFlightSync:
             LedgerUnavailable: the ledger is away.
         """
         office = self._office
-        if office.token_rejected.is_set():
+        if office.token_rejected:
             return LOOK_SECONDS
         settling = office.ledger.take("admitted", hold_seconds=CLAIM_LEASE)
+        due = False
         if office.clock() >= self._next_comparison:
-            if office.ledger.found():
-                self._asked_for_orphans = False  # the ledger is new, or was emptied under us
-            due = office.ledger.survey().in_flight and office.ledger.my_turn("sync", self._interval * 0.9)
             self._next_comparison = office.clock() + self._interval
-        else:
-            due = False
-        if settling or due or not self._asked_for_orphans:
+            due = self._is_due()
+        if settling or due:
             self._compare(settling)
-            self._asked_for_orphans = True
         return min(self._interval, LOOK_SECONDS)
+
+    def _is_due(self) -> bool:
+        """Whether there may be something to find, and no other bridge looks for it now."""
+        office = self._office
+        if office.ledger.found():
+            self._settled = False  # the ledger is new, or was emptied under us
+        busy = office.ledger.survey().in_flight > 0 or office.claims_unclear
+        if not busy and self._settled:
+            return False
+        return office.ledger.my_turn("sync", self._interval * 0.9)
 
     def _compare(self, settling: list[int]) -> None:
         office = self._office
+        self._settled = False
         asked_at = office.ledger.survey().now
         in_flight = office.ledger.in_flight()
+        listing = cache(office.api.jobs)
         try:
-            running = {job["id"]: job for job in office.api.jobs("running")}
-            unlisted = [job_id for job_id in in_flight if job_id not in running]
-            pending = {job["id"] for job in office.api.jobs("pending")} if unlisted else set()
+            running = listing("running")
+            unlisted = {job_id for job_id, state in in_flight.items() if state != "admitted"} - running.ids
+            pending = listing("pending") if unlisted else Listing((), whole=True)
         except WorkerError as error:
             if error.unauthorized:
                 office.reject_token(error)
                 return
             raise
-        self._trusted = self._trusted or any(job_id in running for job_id in in_flight)
-        for job_id in settling:
-            self._settle(job_id, listed_running=job_id in running)
-        found = missing(in_flight, running.keys(), pending, self._misses, trusted=self._trusted)
-        self._misses = {job_id: count for job_id, count in found.misses.items() if job_id not in found.aborted}
-        for job_id in found.aborted:
+        self._seen = (self._seen | running.ids) & in_flight.keys()
+        if running.whole:
+            for job_id in settling:
+                self._settle(job_id, listed_running=job_id in running.ids)
+        if running.whole and pending.whole:
+            self._look_for(unlisted - pending.ids, listing, lists_empty=not (running.jobs or pending.jobs))
+        unknown = [fields for fields in running.jobs if fields["id"] not in in_flight]
+        for fields in self._doubts.believed(unknown, office.clock()):
+            self._adopt(fields, asked_at)
+        # What is running there and not known here is looked at again, whether it was adopted, doubted or left alone.
+        self._settled = not (in_flight or unknown or office.claims_unclear) and running.whole
+
+    def _look_for(self, missing: set[int], listing: Callable[[str], Listing], *, lists_empty: bool) -> None:
+        """Jobs in flight that the server lists neither as running nor as pending."""
+        missed = self._office.ledger.missed(missing)
+        suspects = [job_id for job_id, each in missed.items() if each.times >= MISSES]
+        failed: frozenset[int] = frozenset()
+        if len(suspects) > FEW:
             try:
-                self._abort(job_id)
+                failed = listing("failed").ids
+            except WorkerError as error:
+                if error.retryable:
+                    logger.warning(
+                        "%d jobs may be aborted, the server cannot tell now: %s", len(suspects), error.summary
+                    )
+                    return
+                logger.debug("the server gives no list of failed jobs: %s", error.summary)
+        for job_id in failed.intersection(suspects):
+            self._abort(job_id)
+        left = [job_id for job_id in suspects if job_id not in failed]
+        for job_id in random.sample(left, min(FEW, len(left))):
+            try:
+                status = status_of(self._office.api, job_id, listing=listing)
             except WorkerError as error:
                 logger.warning("job=%d may be aborted, the server cannot tell now: %s", job_id, error.summary)
-        for job_id, fields in running.items():
-            if job_id not in in_flight:
-                self._adopt(fields, asked_at)
+                continue
+            if verdict(missed[job_id], status, seen=job_id in self._seen, lists_empty=lists_empty) == "aborted":
+                self._abort(job_id)
 
     def _settle(self, job_id: int, *, listed_running: bool) -> None:
         """A claim without a clear answer, or a bridge that died while claiming."""
@@ -156,25 +177,24 @@ class InFlightSync:
         if record.route == refused_route():
             office.ledger.fail(job_id, task_id, Outcome.failed("no handler of this worker takes the job"))
             return
-        office.publish(job_id, record.route, task_id, priority=record.job.priority)
+        with suppress(NotPublished):
+            office.publish(job_id, record.route, task_id, priority=record.job.priority)
 
     def _abort(self, job_id: int) -> None:
-        """The lists miss the job often enough; where the server tells of single jobs, that decides."""
+        """The server has ended the job: its run is to stop, and nothing of it is delivered."""
         office = self._office
-        known = office.api.job(job_id)
-        status = (known or {}).get("status")
-        if isinstance(status, str) and status not in TERMINAL:
-            return
         record = office.ledger.read(job_id)
         if record is not None and record.state == "finished" and record.deliveries > 0:
             return  # its close may just have been done: the delivery finds out by itself
         task_id = office.ledger.abort(job_id, "aborted on the server")
-        if task_id is not None:
-            logger.warning("job=%d aborted on the server: its task is revoked", job_id)
-            try:
-                office.app.control.revoke(task_id, terminate=True)
-            except Exception as error:
-                logger.warning("job=%d task not revoked: %s: %s", job_id, type(error).__name__, error)
+        if task_id is None:
+            return
+        logger.warning("job=%d aborted on the server: its run is stopped", job_id)
+        try:
+            office.sender.announce_abort(task_id, record.node if record else "")
+        except Exception as error:
+            # The worker finds out when it renews the lease.
+            logger.warning("job=%d abort not announced: %s: %s", job_id, type(error).__name__, error)
 
     def _adopt(self, fields: Mapping[str, Any], asked_at: float) -> None:
         """The server says the job is ours and running, and the ledger has never heard of it."""
@@ -192,7 +212,10 @@ class InFlightSync:
             route, refusal = refused_route(), str(error)
         # A worker that still runs it gets time to end; its outcome is not ours any more, but it is not doubled.
         wait = office.settings.lease
-        if not office.ledger.adopt(job, route, asked_at=asked_at, wait_seconds=wait):
+        adoption = office.ledger.adopt(job, route, asked_at=asked_at, wait_seconds=wait)
+        if adoption == "redelivered":
+            logger.warning("job=%d closed once more: the server lists it as running, though it took the close", job.id)
+        if adoption != "adopted":
             return
         logger.warning("job=%d adopted: running on the server, unknown to the ledger", job.id)
         if refusal:

@@ -61,14 +61,15 @@ for _command in modelreins.commands.values():
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
 @click.option("--token", envvar="MODELREINS_TOKEN", help="The worker token; default: a new one, printed once.")
 @click.option("--db", type=click.Path(dir_okay=False), help="SQLite file that keeps the state; default: memory.")
-def sandbox(host: str, port: int, token: str | None, db: str | None) -> None:
+@click.option("--chaos", type=click.Path(), help="Faults to answer with, from a JSON file: to rehearse outages.")
+def sandbox(host: str, port: int, token: str | None, db: str | None, chaos: str | None) -> None:
     """Run a local ModelReins server, for development and tests."""
     from ..errors import MrCeleryError
 
     try:
         from ..sandbox import run
 
-        run(host=host, port=port, token=token, db=db)
+        run(host=host, port=port, token=token, db=db, chaos=chaos)
     except MrCeleryError as error:
         click.secho(f"mr-celery: {error}", fg="red", err=True)
         sys.exit(1)

@@ -1,7 +1,8 @@
 """The ModelReins server as a worker sees it: the transport, the requests, and the SDK's worker object."""
 
-from .api import Api
+from .api import TERMINAL, Api, Listing
 from .http import Transport
+from .whereabouts import status_of
 from .worker import Worker
 
-__all__ = ["Api", "Transport", "Worker"]
+__all__ = ["TERMINAL", "Api", "Listing", "Transport", "Worker", "status_of"]

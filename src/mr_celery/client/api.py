@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -17,8 +18,32 @@ logger = logging.getLogger("mr_celery")
 UPLOAD_TIMEOUT = 120.0
 """Seconds that an upload waits at least."""
 
+TERMINAL = ("done", "failed", "escalated")
+"""The statuses of a job that is over (product documentation)."""
+
+STATUSES = ("pending", "running", *TERMINAL)
+
 NOT_KNOWN = (300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405)
 """Statuses with which a server tells that a worker cannot ask for a single job."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the server lists of a worker's jobs in one status.
+
+    Args:
+        jobs: the entries that can be worked with, each with an integer ``id``.
+        whole: whether that was all of it: then a job that is not in ``jobs`` was not listed. It is not whole if an
+            entry had no usable id, or a status that there is not.
+    """
+
+    jobs: tuple[dict[str, Any], ...]
+    whole: bool = True
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """The ids of the jobs."""
+        return frozenset(job["id"] for job in self.jobs)
 
 
 class Api:
@@ -69,13 +94,13 @@ class Api:
         }
         return _mapping("PUT /presence", self._transport.request("PUT", "/presence", json=body))
 
-    def jobs(self, status: str = "pending") -> list[dict[str, Any]]:
-        """``GET /my-jobs``: the jobs assigned to the worker in that status, each with an integer ``id``.
+    def jobs(self, status: str = "pending") -> Listing:
+        """``GET /my-jobs``: the jobs assigned to the worker in that status.
 
         An entry without a usable id is left out, as is one that says itself that its status is another.
 
         Args:
-            status: ``pending`` or ``running``.
+            status: ``pending``, ``running``, or a final one.
 
         Raises:
             WorkerError: there is no answer, or it is no list of jobs.
@@ -89,7 +114,10 @@ class Api:
         usable = [{**job, "id": job_id} for job in listed if (job_id := _job_id(job)) is not None]
         if len(usable) < len(listed):
             logger.warning("GET /my-jobs: %d entries without a usable id left out", len(listed) - len(usable))
-        return [job for job in usable if job.get("status") == status or not isinstance(job.get("status"), str)]
+        fitting = [job for job in usable if job.get("status") == status or not isinstance(job.get("status"), str)]
+        return Listing(
+            tuple(fitting), whole=len(usable) == len(listed) and all(_status_known(job.get("status")) for job in usable)
+        )
 
     def claim(self, job_id: int) -> dict[str, Any]:
         """``POST /jobs/ID/claim``: pending → running, for this worker.
@@ -229,6 +257,11 @@ def _shape(answer: object) -> str:
         fields = ", ".join(sorted(map(repr, answer))[:5])
         return f"an object with {fields[:100]}" if fields else "an empty object"
     return "null" if answer is None else type(answer).__name__
+
+
+def _status_known(status: object) -> bool:
+    """Whether an entry's status is one that there is, or is not told."""
+    return status is None or status in STATUSES
 
 
 def _job_id(job: object) -> int | None:

@@ -75,7 +75,7 @@ class Worker:
 
     def inbox(self, status: str = "pending") -> list[dict[str, Any]]:
         """The jobs assigned to this worker in that status."""
-        return self._api().jobs(status)
+        return list(self._api().jobs(status).jobs)
 
     def claim(self, job_id: int) -> dict[str, Any]:
         """Take a pending job: it is running then, and ours."""

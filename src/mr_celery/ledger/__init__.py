@@ -2,6 +2,6 @@
 
 from .fleet import Fleet, Node
 from .ledger import Ledger
-from .records import IN_FLIGHT, Record, Route, RunKey, Started, Survey
+from .records import IN_FLIGHT, Missed, Record, Route, RunKey, Started, Survey
 
-__all__ = ["IN_FLIGHT", "Fleet", "Ledger", "Node", "Record", "Route", "RunKey", "Started", "Survey"]
+__all__ = ["IN_FLIGHT", "Fleet", "Ledger", "Missed", "Node", "Record", "Route", "RunKey", "Started", "Survey"]

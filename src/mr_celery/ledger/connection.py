@@ -57,6 +57,13 @@ def _connect(url: str, timeout: float) -> Any:
         raise LedgerUnavailable(f"the ledger at {shown(url)}: {error}") from error
 
 
+def disconnect(client: Any) -> None:
+    """Close a client's connections; the next command opens new ones."""
+    pool = getattr(client, "connection_pool", None)  # a Cluster's client finds out about replicas by itself
+    if pool is not None:
+        pool.disconnect(inuse_connections=False)
+
+
 def shown(url: str) -> str:
     """The address without user, password and options, for messages."""
     parts = urlsplit(url)

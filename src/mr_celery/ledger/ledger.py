@@ -21,10 +21,28 @@ from urllib.parse import quote
 from ..job import Job
 from ..outcome import Outcome
 from .connection import server_version
-from .records import IN_FLIGHT, Admission, Loss, Record, Route, RunKey, Started, Survey, read_record
+from .records import (
+    IN_FLIGHT,
+    Admission,
+    Adoption,
+    Loss,
+    Missed,
+    Record,
+    Route,
+    RunKey,
+    Started,
+    Survey,
+    read_record,
+)
 from .scripts import Scripts
 
 PREFIX = "modelreins"
+
+KEPT_OUTCOME = 120.0
+"""Seconds for which a closed job's outcome is kept, in case the server did not do what it said."""
+
+MOST_REDELIVERIES = 5
+"""How often a job is closed once more because the server goes on listing it as running."""
 
 
 class Ledger:
@@ -46,9 +64,21 @@ class Ledger:
         self._history = history
         self.worker = worker
 
-    def _run(self, name: str, job_id: int | str, *arguments: object) -> Any:
+    def _script(self, names: Sequence[str], job_id: int | str, arguments: Sequence[object]) -> Any:
         keys = [f"{self._prefix}job:{job_id}"]
-        return self._redis.run("record", name, keys=keys, arguments=[self._prefix, job_id, *arguments])
+        return self._redis.run(*names, keys=keys, arguments=[self._prefix, job_id, *arguments])
+
+    def _take_in(self, name: str, job_id: int, *arguments: object) -> Any:
+        """A step that takes in work: Redis refuses it when its memory is full."""
+        return self._script(("record", name), job_id, arguments)
+
+    def _run(self, name: str, job_id: int | str, *arguments: object) -> Any:
+        """A step of work that was taken in: it is done even when Redis' memory is full."""
+        return self._script(("record", "known_work", name), job_id, arguments)
+
+    def _look(self, name: str, *arguments: object) -> Any:
+        """A look at several jobs, which changes nothing."""
+        return self._script(("record", name), "", arguments)
 
     # -- claiming ------------------------------------------------------------------------------------
 
@@ -72,7 +102,7 @@ class Ledger:
             total_limit: how many slots there are in all; ``None``: no limit.
             settle_seconds: after how long somebody must ask the server whether the claim happened.
         """
-        answer = self._run(
+        answer = self._take_in(
             "admit",
             job.id,
             job.to_json(),
@@ -100,13 +130,23 @@ class Ledger:
         answer = self._run("claimed", job_id, wait_seconds)
         return answer.decode() if answer else None
 
-    def adopt(self, job: Job, route: Route, *, asked_at: float, wait_seconds: float) -> bool:
-        """(nothing) → claimed: the server says the job is ours and running, and the ledger does not know it.
+    def adopt(self, job: Job, route: Route, *, asked_at: float, wait_seconds: float) -> Adoption:
+        """(nothing) → claimed, or closed → finished: the server says the job is ours and running, the ledger does not.
 
-        It becomes due for sending after ``wait_seconds``. Returns ``False`` if the ledger does know it.
+        Args:
+            job: the job as the server listed it.
+            route: how it is to be run.
+            asked_at: the ledger's time before the list was asked for.
+            wait_seconds: until it is sent.
+
+        Returns:
+            ``adopted``: it is to be run. ``redelivered``: it was closed just now, and is to be closed again.
+            ``known``: it is in flight here, or was in flight when the list was asked for.
         """
-        answer = self._run("adopt", job.id, job.to_json(), *_route(route), asked_at, wait_seconds)
-        return bool(answer == b"adopted")
+        answer = self._take_in(
+            "adopt", job.id, job.to_json(), *_route(route), asked_at, wait_seconds, MOST_REDELIVERIES
+        )
+        return cast(Adoption, answer.decode())
 
     # -- running -------------------------------------------------------------------------------------
 
@@ -227,41 +267,69 @@ class Ledger:
 
     # -- delivering ----------------------------------------------------------------------------------
 
-    def delivered_part(self, job_id: int, part: str, answer: str, *, hold_seconds: float) -> bool:
+    def collect(self, limit: int, *, hold_seconds: float) -> dict[int, int]:
+        """Finished → finished: take up to ``limit`` outcomes that are due, to deliver them.
+
+        Returns:
+            The number of the delivery that this is, by job. With it, and for ``hold_seconds`` from now or from the
+            last step that says so, the caller is the one who delivers the job.
+        """
+        answer = self._run("collect", "", limit, hold_seconds)
+        return {int(answer[i]): int(answer[i + 1]) for i in range(0, len(answer), 2)}
+
+    def carry(self, job_id: int, delivery: int, *, hold_seconds: float) -> bool:
+        """Finished → finished: go on delivering. Returns ``False`` if somebody else does, or nobody is to."""
+        return bool(self._run("carry", job_id, delivery, hold_seconds))
+
+    def delivered_part(self, job_id: int, delivery: int, part: str, answer: str, *, hold_seconds: float) -> bool:
         """Finished → finished: one artifact or review is delivered, with the server's ``answer``.
 
-        Returns ``False`` if the job is not being delivered any more.
+        Returns ``False`` if it is not the caller's delivery any more.
         """
-        return bool(self._run("delivered_part", job_id, part, answer, hold_seconds))
+        return bool(self._run("delivered_part", job_id, delivery, part, answer, hold_seconds))
 
-    def undelivered(self, job_id: int, why: str, *, wait_seconds: float) -> bool:
+    def undelivered(self, job_id: int, delivery: int, why: str, *, wait_seconds: float) -> bool:
         """Finished → finished: the delivery failed and is to be tried again after ``wait_seconds``."""
-        return bool(self._run("undelivered", job_id, why, wait_seconds))
+        return bool(self._run("undelivered", job_id, delivery, why, wait_seconds))
 
-    def replace_outcome(self, job_id: int, outcome: Outcome) -> bool:
+    def replace_outcome(self, job_id: int, delivery: int, outcome: Outcome) -> bool:
         """Finished → finished: the server will never take the outcome; this one, due at once, says so."""
-        return bool(self._run("replace_outcome", job_id, outcome.to_json()))
+        return bool(self._run("replace_outcome", job_id, delivery, outcome.to_json()))
 
     def close(self, job_id: int, how: str) -> bool:
         """Finished → closed: the job is terminal on the server; ``how`` is ``delivered`` or ``superseded``."""
-        return bool(self._run("close", job_id, how, self._history))
+        return bool(self._run("close", job_id, how, self._history, KEPT_OUTCOME))
 
     # -- looking after ---------------------------------------------------------------------------------
 
     def take(self, state: str, limit: int = 100, *, hold_seconds: float) -> list[int]:
-        """Take up to ``limit`` jobs of a state that are due to be looked at; nobody else gets them for
-        ``hold_seconds``. For the state ``finished`` each taking counts as one delivery."""
+        """Take up to ``limit`` jobs that are due in one of the states before *running*; nobody else gets them for
+        ``hold_seconds``."""
         return [int(job_id) for job_id in self._run("take", "", state, limit, hold_seconds)]
+
+    def lost(self, limit: int = 100, *, lease: float) -> list[int]:
+        """Up to ``limit`` runs whose lease has run out. Each is lost only once :meth:`lose` says so.
+
+        None is, for half a ``lease`` (seconds), after a time in which nobody could look: the workers could not renew
+        their leases then either.
+        """
+        return [int(job_id) for job_id in self._run("lost", "", limit, lease)]
+
+    def missed(self, job_ids: Iterable[int]) -> dict[int, Missed]:
+        """Note which jobs in flight the server does not list. Returns for each since when that is so."""
+        named = list(job_ids)
+        answer = self._run("missed", "", *named)
+        return {job_id: Missed(int(answer[2 * i]), float(answer[2 * i + 1])) for i, job_id in enumerate(named)}
 
     # -- reading -------------------------------------------------------------------------------------
 
     def due(self, state: str, limit: int = 100) -> list[int]:
         """Up to ``limit`` jobs of a state that somebody must look at now."""
-        return [int(job_id) for job_id in self._run("due", "", state, limit)]
+        return [int(job_id) for job_id in self._look("due", state, limit)]
 
     def survey(self, queues: Sequence[str] = ()) -> Survey:
         """What is in flight, by state and by queue."""
-        answer = self._run("survey", "", *queues)
+        answer = self._look("survey", *queues)
         states = dict(zip(IN_FLIGHT, answer[1:6], strict=True))
         return Survey(float(answer[0]), states, dict(zip(queues, answer[6:], strict=True)))
 
@@ -269,6 +337,16 @@ class Ledger:
         """One job's record; ``None`` if the ledger does not know it."""
         with self._redis.errors():
             return read_record(job_id, self._redis.client.hgetall(f"{self._prefix}job:{job_id}"))
+
+    def holds(self, run: RunKey) -> bool:
+        """Whether a run still has its job: nobody aborted it, and no other run was started in its place.
+
+        A job that the ledger does not know counts as held: its data was lost, which tells nothing of the job.
+        """
+        with self._redis.errors():
+            known = self._redis.client.hmget(f"{self._prefix}job:{run.job_id}", "state", "task", "retries")
+        state, task_id, retries = (value and value.decode() for value in known)
+        return state is None or (state, task_id, int(retries or 0)) == ("running", run.task_id, run.retries)
 
     def blob(self, job_id: int, index: int) -> bytes | None:
         """The bytes of an outcome's upload."""
@@ -289,8 +367,7 @@ class Ledger:
 
     def my_turn(self, what: str, seconds: float) -> bool:
         """Whether this caller may do ``what`` now; nobody else may for ``seconds``."""
-        with self._redis.errors():
-            return bool(self._redis.client.set(f"{self._prefix}turn:{what}", 1, nx=True, px=int(seconds * 1000)))
+        return bool(self._run("turn", "", what, seconds))
 
     def server_version(self) -> tuple[int, ...]:
         """The version of the ledger's Redis."""
@@ -299,8 +376,7 @@ class Ledger:
 
     def found(self) -> bool:
         """Mark the ledger as in use. Returns ``True`` if it was new: nothing of an earlier life is in it."""
-        with self._redis.errors():
-            return bool(self._redis.client.set(f"{self._prefix}founded", 1, nx=True))
+        return bool(self._run("found", "", self._history))
 
     def bell(self, timeout: float) -> Iterator[str]:
         """Rings, with what has changed, for as long as it is iterated; an empty text after ``timeout`` seconds

@@ -10,6 +10,7 @@ from ..job import Job
 from ..outcome import Outcome
 
 Admission = Literal["admitted", "full", "known", "again"]
+Adoption = Literal["adopted", "redelivered", "known"]
 Loss = Literal["again", "failed", "kept"]
 
 IN_FLIGHT = ("admitted", "claimed", "sent", "running", "finished")
@@ -49,6 +50,14 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """In how many comparisons in a row the server did not list a job, and for how many seconds."""
+
+    times: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Survey:
     """What is in flight, and the ledger's clock (seconds)."""
 
@@ -69,7 +78,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Record:
-    """One job's record."""
+    """One job's record. ``held``: a worker has told that it has the message of the present attempt."""
 
     id: int
     state: str
@@ -79,6 +88,7 @@ class Record:
     resends: int
     retries: int
     deliveries: int
+    held: bool
     why: str
     how: str
     node: str
@@ -114,6 +124,7 @@ def read_record(job_id: int, fields: Mapping[bytes, bytes]) -> Record | None:
         resends=number("resends"),
         retries=number("retries"),
         deliveries=number("deliveries"),
+        held="held" in text,
         why=string("why"),
         how=string("how"),
         node=string("node"),

@@ -12,7 +12,7 @@ import redis
 from redis.exceptions import RedisClusterException
 
 from ..errors import LedgerUnavailable
-from .connection import connect, shown
+from .connection import connect, disconnect, shown
 
 
 @cache
@@ -60,4 +60,15 @@ class Scripts:
         try:
             yield
         except (redis.RedisError, RedisClusterException, OSError) as error:
+            if _is_replica(error):
+                # By now: its address may belong to another server, which only a new connection reaches.
+                disconnect(self.client)
+                raise LedgerUnavailable(f"the ledger at {shown(self._url)} is read-only, a replica: {error}") from error
             raise LedgerUnavailable(f"the ledger at {shown(self._url)}: {type(error).__name__}: {error}") from error
+
+
+def _is_replica(error: Exception) -> bool:
+    """Whether Redis refused a write because it is a replica. Redis 6.2 says so inside of a script's error."""
+    return isinstance(error, redis.ReadOnlyError) or (
+        isinstance(error, redis.ResponseError) and "-READONLY " in str(error)
+    )

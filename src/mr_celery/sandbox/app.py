@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from typing import Any
 
 import python_multipart  # noqa: F401 - Starlette asks for it only once a form arrives
 from starlette.applications import Starlette
@@ -13,6 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .chaos import Chaos
+from .chaos_asgi import ChaosLayer
+from .chaos_routes import ChaosRoutes
 from .operator_routes import OperatorRoutes
 from .states import TransitionError
 from .store import NobodyPresentError, NotFoundError, Store
@@ -30,16 +34,19 @@ _STATUS = {
 }
 
 
-def create_app(store: Store, token: str, *, admin_token: str | None = None) -> Starlette:
+def create_app(store: Store, token: str, chaos: Chaos | None = None, *, admin_token: str | None = None) -> Starlette:
     """The server.
 
     Args:
         store: its state; whoever made it closes it.
         token: the worker token.
+        chaos: the faults; default: none, until some are set over HTTP.
         admin_token: what a registration needs; it opens everything else too. Default: the worker token.
     """
-    app = Starlette(
-        routes=[*WorkerRoutes(store).routes(), *OperatorRoutes(store).routes()],
+    chaos = chaos or Chaos()
+    app = _App(
+        chaos,
+        routes=[*WorkerRoutes(store).routes(), *OperatorRoutes(store).routes(), *ChaosRoutes(chaos).routes()],
         middleware=[Middleware(_Token, token=token, admin_token=admin_token or token)],
         exception_handlers={
             HTTPException: _http_error,
@@ -49,6 +56,17 @@ def create_app(store: Store, token: str, *, admin_token: str | None = None) -> S
     )
     app.router.redirect_slashes = False
     return app
+
+
+class _App(Starlette):
+    """Starlette, with the faults around all of it: what it calls middleware is inside its own error handling."""
+
+    def __init__(self, chaos: Chaos, **options: Any) -> None:
+        self._chaos = chaos
+        super().__init__(**options)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return ChaosLayer(super().build_middleware_stack(), self._chaos)
 
 
 class _Token:

@@ -15,6 +15,7 @@ import uvicorn
 
 from ..errors import MrCeleryError
 from .app import create_app
+from .chaos import Chaos
 from .store import Store
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -24,10 +25,10 @@ _STOP_SECONDS = 10.0
 class _Server(uvicorn.Server):
     """uvicorn, which says when it has started. It leaves the logging of the process as it is."""
 
-    def __init__(self, store: Store, token: str) -> None:
+    def __init__(self, store: Store, token: str, chaos: Chaos) -> None:
         super().__init__(
             uvicorn.Config(
-                create_app(store, token),
+                create_app(store, token, chaos),
                 http="h11",
                 ws="none",
                 lifespan="off",
@@ -38,13 +39,25 @@ class _Server(uvicorn.Server):
             )
         )
         self.up = threading.Event()
+        self._chaos = chaos
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._chaos.stopping = False
         await super().startup(sockets)
         self.up.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._chaos.stopping = True
+        await super().shutdown(sockets)
 
-def run(host: str = "127.0.0.1", port: int = 8765, token: str | None = None, db: str | None = None) -> None:
+
+def run(
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    token: str | None = None,
+    db: str | None = None,
+    chaos: str | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
@@ -52,10 +65,12 @@ def run(host: str = "127.0.0.1", port: int = 8765, token: str | None = None, db:
         port: the port; 0: a free one.
         token: the worker token; default: a new one, which is printed.
         db: the SQLite file that keeps the state; default: memory.
+        chaos: the JSON file that says which faults to answer with; default: none.
 
     Raises:
-        MrCeleryError: the port is taken, or the file cannot be used.
+        MrCeleryError: the port is taken, or a file cannot be used.
     """
+    faults = Chaos.from_file(chaos) if chaos else Chaos()
     secret = token or secrets.token_urlsafe(24)
     with _listen(host, port) as listening, _until_interrupted():
         store = Store(db)
@@ -64,10 +79,12 @@ def run(host: str = "127.0.0.1", port: int = 8765, token: str | None = None, db:
             print(f"ModelReins sandbox at {address}, state in {db or 'memory'}", flush=True)  # noqa: T201 - a command
             if token is None:
                 print(f"MODELREINS_URL={address} MODELREINS_TOKEN={secret}", flush=True)  # noqa: T201
+            if chaos:
+                print(f"faults from {chaos}: rules {len(faults.rules)}, seed {faults.seed}", flush=True)  # noqa: T201
             if host not in _LOOPBACK:
                 warning = f"warning: listening on {host}: whoever reaches it and has the token can do everything"
                 print(warning, file=sys.stderr, flush=True)  # noqa: T201
-            _Server(store, secret).run(sockets=[listening])
+            _Server(store, secret, faults).run(sockets=[listening])
         finally:
             store.close()
 
@@ -79,9 +96,11 @@ class Sandbox:
         token: the worker token; default: a new one.
         db: the SQLite file that keeps the state; default: memory.
         port: the port; 0: a free one.
+        chaos: the faults to answer with; default: none, until some are set.
 
     Attributes:
         token: the worker token.
+        chaos: the faults: ``sandbox.chaos.set([Rule("drop", rate=0.1)])``, ``sandbox.chaos.clear()``.
         url: the base URL, once it was started.
         store: its state, while it runs.
 
@@ -93,8 +112,11 @@ class Sandbox:
             assert sandbox.store.job(job["id"])["status"] == "done"
     """
 
-    def __init__(self, token: str | None = None, db: str | None = None, port: int = 0) -> None:
+    def __init__(
+        self, token: str | None = None, db: str | None = None, port: int = 0, *, chaos: Chaos | None = None
+    ) -> None:
         self.token = token or secrets.token_urlsafe(24)
+        self.chaos = chaos or Chaos()
         self.port = port
         self._db = db
         self._store: Store | None = None
@@ -126,7 +148,7 @@ class Sandbox:
             listening.close()
             raise
         self.port = int(listening.getsockname()[1])
-        self._server = _Server(self._store, self.token)
+        self._server = _Server(self._store, self.token, self.chaos)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listening]}, name="modelreins-sandbox", daemon=True
         )

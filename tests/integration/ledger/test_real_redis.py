@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -16,6 +17,7 @@ from mr_celery.errors import LedgerUnavailable
 from mr_celery.job import Job
 from mr_celery.ledger import Fleet, Ledger, Node, RunKey
 from mr_celery.ledger.connection import MINIMUM_VERSION, connect
+from mr_celery.ledger.ledger import MOST_REDELIVERIES
 from mr_celery.outcome import Outcome
 from support.ledgers import DONE, FAILED, LATER, ROUTE, Books
 from support.ports import free_port, until
@@ -89,12 +91,14 @@ def test_a_job_lives_from_admission_to_its_close(books: Books) -> None:
     assert ledger.survey(["celery"]).load == {"celery": 1}
     blob = bytes(range(256)) * 100
     assert ledger.finish(run, DONE, blobs=[blob], deliver_seconds=0) == "finished"
-    assert ledger.take("finished", hold_seconds=LATER) == [7]
+    assert ledger.collect(10, hold_seconds=LATER) == {7: 1}
     assert ledger.blob(7, 0) == blob
     record = ledger.read(7)
     assert record is not None
     assert (record.outcome, record.deliveries) == (DONE, 1)
-    assert ledger.delivered_part(7, "artifact:0", "{}", hold_seconds=LATER)
+    assert not ledger.carry(7, 2, hold_seconds=LATER)
+    assert ledger.carry(7, 1, hold_seconds=LATER)
+    assert ledger.delivered_part(7, 1, "artifact:0", "{}", hold_seconds=LATER)
     assert ledger.close(7, "delivered")
     assert ledger.in_flight() == {}
     assert ledger.survey(["celery"]).load == {"celery": 0}
@@ -122,6 +126,42 @@ def test_a_lost_run_a_lost_message_and_an_abort(books: Books) -> None:
     assert ledger.due("claimed") == [7]
     assert ledger.abort(7, "operator") == record.task_id
     assert ledger.in_flight() == {}
+
+
+def test_a_closed_job_that_the_server_lists_as_running_is_closed_once_more_and_in_the_end_run_anew(
+    books: Books,
+) -> None:
+    ledger, job = books.ledger, Job({"id": 7, "prompt": "p"})
+    books.bring("closed", 7)
+    for _ in range(MOST_REDELIVERIES):
+        assert ledger.adopt(job, ROUTE, asked_at=books.now() + 0.001, wait_seconds=LATER) == "redelivered"
+        assert books.record(7).outcome == DONE
+        assert ledger.close(7, "delivered")
+    assert ledger.adopt(job, ROUTE, asked_at=books.now() + 0.001, wait_seconds=LATER) == "known"
+    books.outgrow_kept_outcome(7)
+    assert ledger.adopt(job, ROUTE, asked_at=books.now() + 0.001, wait_seconds=LATER) == "adopted"
+    assert ledger.in_flight() == {7: "claimed"}
+
+
+def test_lost_runs_are_looked_for_with_patience_after_a_gap(books: Books) -> None:
+    books.bring("running", 7)
+    books.make_due("running")
+    assert books.ledger.lost(lease=30) == [7]
+    books.age_look(seconds=11)
+    assert books.ledger.lost(lease=30) == []
+    for _ in range(2):
+        books.age_look(seconds=8)
+        answer = books.ledger.lost(lease=30)
+    assert answer == [7]
+
+
+def test_misses_are_counted_in_a_row(books: Books) -> None:
+    books.ledger.missed([7, 8])
+    books.age_miss(7, seconds=50)
+    found = books.ledger.missed([8, 7])
+    assert (found[7].times, found[8].times) == (2, 2)
+    assert 50 <= found[7].seconds < 80
+    assert books.ledger.missed([8])[8].times == 3
 
 
 def test_the_bell_is_heard_by_another_client(books: Books, url: str) -> None:
@@ -197,12 +237,182 @@ def test_one_job_is_admitted_by_one_bridge(books: Books) -> None:
     assert Counter(answers) == {"admitted": 1, "known": THREADS - 1}
 
 
-def test_what_is_due_is_taken_by_one_courier(books: Books) -> None:
+def test_what_is_due_is_taken_by_one_bridge(books: Books) -> None:
     ledger = books.ledger
     for job_id in range(50):
         ledger.admit(Job({"id": job_id}), ROUTE, asked_at=books.now(), settle_seconds=0)
     taken = in_parallel(lambda index: ledger.take("admitted", 10, hold_seconds=LATER))
     assert sorted(chain.from_iterable(taken)) == list(range(50))
+
+
+def test_what_is_due_is_collected_by_one_courier(books: Books) -> None:
+    for job_id in range(50):
+        books.bring("finished", job_id)
+    books.make_due("finished")
+    taken = in_parallel(lambda index: books.ledger.collect(10, hold_seconds=LATER))
+    assert sorted(chain.from_iterable(each.items() for each in taken)) == [(job_id, 2) for job_id in range(50)]
+
+
+def test_of_many_couriers_the_last_one_delivers(books: Books) -> None:
+    books.bring("finished", 7)
+    numbers = [books.collect(7) for _ in range(THREADS)]
+    answers = in_parallel(lambda index: books.ledger.carry(7, numbers[index], hold_seconds=LATER))
+    assert answers == [False] * (THREADS - 1) + [True]
+
+
+# -- a memory that is full ---------------------------------------------------------------------------------
+
+Step = Callable[[Ledger, RunKey], object]
+
+KNOWN_WORK: dict[str, tuple[str, Step, object]] = {
+    "claimed": ("admitted", lambda ledger, run: bool(ledger.claimed(run.job_id)), True),
+    "settle_later": ("admitted", lambda ledger, run: ledger.settle_later(run.job_id, LATER), True),
+    "drop": ("admitted", lambda ledger, run: ledger.drop(run.job_id), True),
+    "sent": ("claimed", lambda ledger, run: ledger.sent(run.job_id, run.task_id, wait_seconds=LATER), "sent"),
+    "start": ("sent", lambda ledger, run: ledger.start(run, node="n", lease=LATER, nonce="n").refusal, ""),
+    "hold": ("running", lambda ledger, run: ledger.hold([(7, run.task_id)], lease=LATER, wait_seconds=LATER), {}),
+    "hold a message": ("sent", lambda ledger, run: ledger.hold([(7, run.task_id)], lease=9, wait_seconds=9), {}),
+    "retry": ("running", lambda ledger, run: ledger.retry(run, wait_seconds=LATER), True),
+    "finish": (
+        "running",
+        lambda ledger, run: ledger.finish(run, DONE, blobs=[b"x" * 9], deliver_seconds=9),
+        "finished",
+    ),
+    "fail": ("running", lambda ledger, run: ledger.fail(run.job_id, run.task_id, Outcome.failed("no")), True),
+    "lose": ("running", lambda ledger, run: ledger.lose(7, run.task_id, only_due=False, why="", **FAILED), "again"),
+    "resend": (
+        "sent",
+        lambda ledger, run: ledger.resend(7, run.task_id, why="", budget=3, wait_seconds=0, exhausted=DONE),
+        "again",
+    ),
+    "abort": ("running", lambda ledger, run: ledger.abort(run.job_id, "operator") == run.task_id, True),
+    "collect": ("finished", lambda ledger, run: ledger.collect(9, hold_seconds=LATER), {7: 2}),
+    "carry": ("finished", lambda ledger, run: ledger.carry(7, 1, hold_seconds=LATER), True),
+    "delivered_part": (
+        "finished",
+        lambda ledger, run: ledger.delivered_part(7, 1, "review:0", "7", hold_seconds=LATER),
+        True,
+    ),
+    "undelivered": ("finished", lambda ledger, run: ledger.undelivered(7, 1, "503", wait_seconds=LATER), True),
+    "replace_outcome": ("finished", lambda ledger, run: ledger.replace_outcome(7, 1, Outcome.failed("413")), True),
+    "close": ("finished", lambda ledger, run: ledger.close(run.job_id, "delivered"), True),
+    "take": ("sent", lambda ledger, run: ledger.take("sent", hold_seconds=LATER), [7]),
+    "lost": ("running", lambda ledger, run: ledger.lost(lease=LATER), [7]),
+    "missed": ("running", lambda ledger, run: ledger.missed([7])[7].times, 1),
+    "my_turn": ("running", lambda ledger, run: ledger.my_turn("sync", LATER), True),
+    "found": ("running", lambda ledger, run: ledger.found(), True),
+    "survey": ("running", lambda ledger, run: ledger.survey().in_flight, 1),
+    "in_flight": ("running", lambda ledger, run: ledger.in_flight(), {7: "running"}),
+}
+"""What looks after work that was taken in: the state it begins from, the step, and its answer."""
+
+
+@contextmanager
+def full_memory(client: Any) -> Iterator[None]:
+    """A Redis that has reached its memory limit and may not throw anything away."""
+    used = client.info("memory")["used_memory"]
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", used // 2)
+    try:
+        yield
+    finally:
+        client.config_set("maxmemory", 0)
+
+
+@pytest.fixture
+def own_books(redis_server: RedisServer) -> Books:
+    """A ledger on the one Redis of the session, which the test may put into a bad state for a while."""
+    return Books(Ledger(redis_server.url(1), "w"), redis_server.client(1))
+
+
+@pytest.mark.parametrize("step", KNOWN_WORK)
+def test_work_that_was_taken_in_goes_on_when_the_memory_is_full(own_books: Books, step: str) -> None:
+    state, do, answer = KNOWN_WORK[step]
+    run = own_books.bring(state, 7)
+    if state != "finished" or step == "collect":
+        own_books.make_due(state)
+    with full_memory(own_books.redis):
+        assert do(own_books.ledger, run) == answer
+
+
+def take_in(books: Books, step: str) -> str:
+    now = books.now() + 0.001
+    if step == "admit":
+        return books.ledger.admit(Job({"id": 8}), ROUTE, asked_at=now)
+    return books.ledger.adopt(Job({"id": 8}), ROUTE, asked_at=now, wait_seconds=LATER)
+
+
+@pytest.mark.parametrize("earlier", ["unknown", "aborted", "closed"])
+@pytest.mark.parametrize("step", ["admit", "adopt"])
+def test_no_more_work_is_taken_in_while_the_memory_is_full(own_books: Books, step: str, earlier: str) -> None:
+    own_books.bring("running", 7)
+    own_books.bring(earlier, 8)
+    before = own_books.ledger.read(8)
+    with full_memory(own_books.redis):
+        with pytest.raises(LedgerUnavailable, match=r"127\.0\.0\.1.*maxmemory"):
+            take_in(own_books, step)
+        assert own_books.ledger.read(8) == before
+        assert own_books.ledger.survey(["celery"]).load == {"celery": 1}
+    adopted = "redelivered" if earlier == "closed" else "adopted"
+    assert take_in(own_books, step) == ("admitted" if step == "admit" else adopted)
+
+
+def test_a_job_ends_although_the_memory_is_full_and_makes_room(own_books: Books) -> None:
+    run = own_books.bring("sent", 7)
+    ledger = own_books.ledger
+    with full_memory(own_books.redis):
+        assert own_books.start(run).job is not None
+        assert ledger.hold([(7, run.task_id)], lease=LATER, wait_seconds=LATER) == {}
+        assert ledger.finish(run, DONE, blobs=[b"blob"], deliver_seconds=0) == "finished"
+        assert ledger.collect(9, hold_seconds=LATER) == {7: 1}
+        assert ledger.delivered_part(7, 1, "artifact:0", "{}", hold_seconds=LATER)
+        assert ledger.undelivered(7, 1, "503", wait_seconds=0)
+        assert ledger.collect(9, hold_seconds=LATER) == {7: 2}
+        assert ledger.close(7, "delivered")
+        assert ledger.in_flight() == {}
+        assert own_books.state(7) == "closed"
+
+
+# -- a replica ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def replica(own_books: Books) -> Iterator[Books]:
+    """A ledger whose Redis has just become a replica of another one, as in a failover."""
+    own_books.bring("running", 7)
+    own_books.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+    yield own_books
+    own_books.redis.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def test_a_ledger_that_has_become_a_replica_says_so_and_is_used_again_when_it_is_none(replica: Books) -> None:
+    ledger, run = replica.ledger, RunKey(7, replica.record(7).task_id)
+    steps: list[Callable[[], object]] = [
+        lambda: ledger.hold([(7, run.task_id)], lease=LATER, wait_seconds=LATER),
+        lambda: ledger.finish(run, DONE, deliver_seconds=0),
+        lambda: ledger.admit(Job({"id": 8}), ROUTE, asked_at=0.0),
+        lambda: ledger.my_turn("sync", 1.0),
+        lambda: ledger.found(),
+    ]
+    for step in steps:
+        with pytest.raises(
+            LedgerUnavailable, match=r"the ledger at redis://127\.0\.0\.1:\d+/1 is read-only, a replica"
+        ):
+            step()
+    assert ledger.in_flight() == {7: "running"}
+    replica.redis.execute_command("REPLICAOF", "NO", "ONE")
+    assert ledger.finish(run, DONE, deliver_seconds=0) == "finished"
+    assert replica.state(7) == "finished"
+
+
+def test_who_meets_a_replica_connects_anew(replica: Books) -> None:
+    ledger = replica.ledger
+    client = connect(f"redis://127.0.0.1:{replica.redis.connection_pool.connection_kwargs['port']}/1")
+    before = client.client_id()
+    assert client.client_id() == before
+    with pytest.raises(LedgerUnavailable):
+        ledger.found()
+    assert client.client_id() != before
 
 
 # -- away --------------------------------------------------------------------------------------------------

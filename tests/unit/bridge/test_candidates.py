@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from mr_celery import Job
-from mr_celery.bridge.candidates import MOST, Candidate, candidates, refused_route, urgency
+from mr_celery.bridge.candidates import (
+    DOUBT_SECONDS,
+    MOST,
+    Candidate,
+    Doubts,
+    candidates,
+    doubt,
+    refused_route,
+    urgency,
+)
 from mr_celery.bridge.capacity import REFUSED_QUEUE, Capacity
 from mr_celery.ledger import Route
 from mr_celery.routing import Declaration, Handler, Registry
@@ -157,3 +166,98 @@ class TestUnrouted:
 
     def test_a_routed_job_has_no_refusal(self) -> None:
         assert chosen([image(1)])[0].refusal == ""
+
+
+def entry(job_id: int = 1, **fields: Any) -> dict[str, Any]:
+    return {"id": job_id, "prompt": "paint", **fields}
+
+
+class TestDoubt:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {},
+            {"prompt": ""},
+            {"capability": None, "capabilities": None, "tags": None},
+            {"capability": "image", "capabilities": "image, text", "tags": "gpu,eu"},
+            {"capabilities": ["image"], "tags": []},
+            {"capabilities": [{"name": "image", "risk_tier": "audit"}]},
+            {"input": 7, "model": ["x"], "priority": 3, "anything": {}},
+        ],
+    )
+    def test_has_no_reason_where_the_fields_are_as_the_protocol_has_them(self, fields: dict[str, Any]) -> None:
+        assert doubt(entry(**fields)) == ""
+
+    @pytest.mark.parametrize(
+        ("fields", "reason"),
+        [
+            ({"prompt": None}, "its prompt is NoneType"),
+            ({"prompt": 7}, "its prompt is int"),
+            ({"prompt": {"text": "x"}}, "its prompt is dict"),
+            ({"capability": 7}, "its capability is int"),
+            ({"capability": ["image"]}, "its capability is list"),
+            ({"capabilities": {"image": True}}, "its capabilities are dict"),
+            ({"tags": 7}, "its tags are int"),
+            ({"tags": ["gpu", None]}, "its tags are not all texts"),
+            ({"capabilities": [["image"]]}, "its capabilities are not all texts"),
+        ],
+    )
+    def test_names_the_field_and_not_its_content(self, fields: dict[str, Any], reason: str) -> None:
+        assert doubt(entry(**fields)) == reason
+
+    def test_is_of_a_job_without_a_prompt(self) -> None:
+        assert doubt({"id": 1}) == "its prompt is NoneType"
+
+
+class TestDoubts:
+    def test_believe_what_is_as_it_should_be(self) -> None:
+        listed = [entry(2), entry(1, tags=["gpu"])]
+
+        assert Doubts().believed(listed, 0.0) == listed
+
+    def test_believe_once_what_is_listed_twice(self) -> None:
+        assert Doubts().believed([entry(1), entry(2), entry(1)], 0.0) == [entry(1), entry(2)]
+
+    def test_do_not_keep_the_others_back(self) -> None:
+        assert Doubts().believed([entry(1, prompt=7), entry(2)], 0.0) == [entry(2)]
+
+    @pytest.mark.parametrize(
+        "listed",
+        [
+            [entry(1, prompt=7)],
+            [entry(1), entry(1, prompt="other")],
+            [entry(1), entry(1, prompt="other"), entry(1)],
+            [entry(1), entry(1, tags=["gpu"])],
+        ],
+        ids=["garbled", "twice", "three times", "other tags"],
+    )
+    def test_end_with_a_better_answer(self, listed: list[dict[str, Any]]) -> None:
+        doubts = Doubts()
+
+        assert doubts.believed(listed, 0.0) == []
+        assert doubts.believed([entry(1)], 1.0) == [entry(1)]
+
+    def test_end_after_a_while(self) -> None:
+        doubts, listed = Doubts(), [entry(1, prompt=7)]
+        for now in (1000.0, 1100.0, 1000.0 + DOUBT_SECONDS - 0.1):
+            assert doubts.believed(listed, now) == []
+
+        assert doubts.believed(listed, 1000.0 + DOUBT_SECONDS) == listed
+
+    def test_begin_anew_after_a_better_answer(self) -> None:
+        doubts, listed = Doubts(), [entry(1, prompt=7)]
+        doubts.believed(listed, 0.0)
+        doubts.believed([entry(1)], 100.0)
+        doubts.believed(listed, 200.0)
+
+        assert doubts.believed(listed, DOUBT_SECONDS) == []
+        assert doubts.believed(listed, 200.0 + DOUBT_SECONDS) == listed
+
+    def test_are_logged_once_and_without_the_jobs_content(self, caplog: pytest.LogCaptureFixture) -> None:
+        doubts = Doubts()
+        for now in (0.0, 1.0, 2.0):
+            doubts.believed([entry(1), entry(1, prompt="secret")], now)
+
+        assert [record.getMessage() for record in caplog.records] == [
+            "job=1 waits for a better answer of the server: it is listed twice, and differently"
+        ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from mr_celery.bridge import claimer as module
+from mr_celery.bridge.candidates import DOUBT_SECONDS
 from mr_celery.bridge.claimer import Claimer
-from mr_celery.bridge.heartbeat import Heartbeat
 from mr_celery.bridge.sync import InFlightSync
 from mr_celery.errors import LedgerUnavailable, WorkerError
 from mr_celery.ledger import RunKey
@@ -55,6 +56,12 @@ def claimer(desk: Desk, make: Make) -> Claimer:
 
 def away(*args: Any, **kwargs: Any) -> Any:
     raise LedgerUnavailable("the ledger is away")
+
+
+def settle(desk: Desk) -> None:
+    """The server's lists settle what claims had no clear answer."""
+    desk.books.make_due("admitted")
+    InFlightSync(desk.office).run_once()
 
 
 def end(desk: Desk, job_id: int) -> None:
@@ -228,46 +235,12 @@ def test_jobs_that_no_handler_takes_are_left_to_others_on_request(monkeypatch: p
 # -- what the server answers -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [400, 404, 410])
-def test_a_job_that_the_server_gave_to_somebody_else_is_dropped_and_not_asked_for_at_once(
-    desk: Desk, books: Books, claimer: Claimer, status: int
-) -> None:
-    desk.server.dispatch(1)
-    desk.server.faults["claim"] = [refusal(status)]
-    claimer.run_once()
-    assert books.state() == "unknown"
-    assert books.load() == 0
-    desk.clock.advance(POLL / 2 - 0.1)
-    claimer.run_once()
-    assert desk.server.asked("claim") == [1]
-    desk.clock.advance(POLL)
-    claimer.run_once()
-    assert desk.server.asked("claim") == [1, 1]
-    assert desk.sender.jobs == [1]
+REFUSALS = [None, 400, 404, 409, 410, 429, 500, 503]
+"""What may be answered to a claim that the server carried out all the same, or not."""
 
 
-def test_a_job_that_is_refused_again_is_asked_for_less_often(desk: Desk, claimer: Claimer) -> None:
-    desk.server.dispatch(1)
-    desk.server.faults["claim"] = [refusal(404)] * 20
-    times: list[float] = []
-    for _ in range(200):
-        before = len(desk.server.asked("claim"))
-        claimer.run_once()
-        if len(desk.server.asked("claim")) > before:
-            times.append(desk.clock())
-        desk.clock.advance(POLL + 0.1)
-    assert 6 < len(times) < 20
-
-
-def test_a_refused_job_does_not_keep_the_others_back(desk: Desk, claimer: Claimer) -> None:
-    desk.server.dispatch(1, 2, 3)
-    desk.server.faults["claim"] = [refusal(404)]
-    claimer.run_once()
-    assert desk.sender.jobs == [2, 3]
-
-
-@pytest.mark.parametrize("status", [None, 409, 429, 500, 503])
-def test_an_unclear_claim_is_neither_dropped_nor_repeated(
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_claim_that_is_refused_is_neither_dropped_nor_repeated(
     desk: Desk, books: Books, claimer: Claimer, status: int | None
 ) -> None:
     desk.server.dispatch(1)
@@ -275,10 +248,34 @@ def test_an_unclear_claim_is_neither_dropped_nor_repeated(
     claimer.run_once()
     assert books.state() == "admitted"
     assert books.load() == 1
+    assert desk.office.claims_unclear
     desk.clock.advance(POLL * 10)
     claimer.run_once()
     assert desk.server.asked("claim") == [1]
     assert desk.sender.sent == []
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_claim_that_is_refused_is_settled_by_the_servers_list(
+    desk: Desk, books: Books, claimer: Claimer, status: int | None, ours: bool
+) -> None:
+    desk.server.dispatch(1)
+
+    def somebody_claims() -> None:
+        claimed = desk.server.pending.pop(1)
+        if ours:
+            desk.server.running[1] = claimed
+        raise refusal(status)
+
+    desk.server.faults["claim"] = [somebody_claims]
+    claimer.run_once()
+    settle(desk)
+    assert books.state() == ("sent" if ours else "unknown")
+    assert books.load() == (1 if ours else 0)
+    assert desk.sender.jobs == ([1] if ours else [])
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1]
 
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [(None, 2.0), (1.0, 2.0), (60.0, 60.0)])
@@ -294,27 +291,47 @@ def test_an_unclear_claim_is_settled_after_the_time_that_the_server_asks_for(
     assert seconds <= score - now < seconds + 1.5
 
 
-@pytest.mark.parametrize("ours", [True, False])
-@pytest.mark.parametrize("status", [None, 409, 503])
-def test_an_unclear_claim_is_settled_by_the_servers_list(
-    desk: Desk, books: Books, claimer: Claimer, status: int | None, ours: bool
-) -> None:
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_job_that_is_pending_still_is_not_asked_for_at_once(desk: Desk, claimer: Claimer, status: int | None) -> None:
     desk.server.dispatch(1)
-
-    def somebody_claims() -> None:
-        claimed = desk.server.pending.pop(1)
-        if ours:
-            desk.server.running[1] = claimed
-        raise refusal(status)
-
-    desk.server.faults["claim"] = [somebody_claims]
+    desk.server.faults["claim"] = [refusal(status)]
     claimer.run_once()
-    books.make_due("admitted")
-    InFlightSync(desk.office).run_once()
-    assert books.state() == ("sent" if ours else "unknown")
-    assert desk.sender.jobs == ([1] if ours else [])
+    settle(desk)
+    desk.clock.advance(POLL / 2 - 0.1)
     claimer.run_once()
     assert desk.server.asked("claim") == [1]
+    desk.clock.advance(POLL)
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1, 1]
+    assert desk.sender.jobs == [1]
+
+
+@pytest.mark.parametrize(
+    ("status", "pauses"), [(404, [5, 10, 20, 40, 80, 160, 300, 300]), (503, [5, 10, 20, 30, 30, 30, 30, 30])]
+)
+def test_a_job_that_is_refused_again_is_asked_for_less_often(
+    desk: Desk, claimer: Claimer, monkeypatch: pytest.MonkeyPatch, status: int, pauses: list[int]
+) -> None:
+    monkeypatch.setattr("mr_celery.backoff.random.uniform", lambda low, high: high)
+    desk.server.dispatch(1)
+    desk.server.faults["claim"] = [refusal(status)] * 50
+    times: list[float] = []
+    while len(times) < 9:
+        before = len(desk.server.asked("claim"))
+        claimer.run_once()
+        if len(desk.server.asked("claim")) > before:
+            times.append(desk.clock())
+            settle(desk)
+        desk.clock.advance(1.0)
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert gaps == [pytest.approx(pause, abs=POLL + 1.0) for pause in pauses]
+
+
+def test_a_refused_job_does_not_keep_the_others_back(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(1, 2, 3)
+    desk.server.faults["claim"] = [refusal(404)]
+    claimer.run_once()
+    assert desk.sender.jobs == [2, 3]
 
 
 @pytest.mark.parametrize("status", [None, 500, 503])
@@ -327,20 +344,70 @@ def test_an_inbox_that_cannot_be_asked_is_the_loops_to_repeat(desk: Desk, claime
     assert desk.sender.jobs == [1]
 
 
-@pytest.mark.parametrize("request_", ["jobs", "claim"])
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_token_stops_the_claiming_until_presence_is_taken_again(
-    desk: Desk, books: Books, claimer: Claimer, request_: str, status: int
+def test_a_token_that_is_refused_for_the_inbox_is_tried_again_after_a_pause(
+    desk: Desk, claimer: Claimer, status: int
 ) -> None:
     desk.server.dispatch(1)
-    desk.server.faults[request_] = [refusal(status)]
+    desk.server.faults["jobs"] = [refusal(status)]
     claimer.run_once()
-    assert books.state() == "unknown"
+    assert desk.office.token_rejected
+    assert claimer.run_once() == desk.office.token_pause > 0.0
+    assert desk.server.asked("jobs") == ["pending"]
+    desk.clock.advance(desk.office.token_pause)
+    claimer.run_once()
+    assert not desk.office.token_rejected
+    assert desk.sender.jobs == [1]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_is_refused_for_a_claim_is_tried_again_after_a_pause_with_what_the_lists_say_of_the_job(
+    desk: Desk, books: Books, claimer: Claimer, status: int
+) -> None:
+    desk.server.dispatch(1, 2)
+    desk.server.faults["claim"] = [refusal(status)] * 2
+    claimer.run_once()
+    assert (books.state(1), books.state(2)) == ("admitted", "admitted")
+    assert desk.office.claims_unclear
     calls = len(desk.server.calls)
-    desk.clock.advance(3600)
-    assert POLL <= claimer.run_once() <= POLL * 1.2
+    assert claimer.run_once() == desk.office.token_pause > 0.0
     assert len(desk.server.calls) == calls
-    Heartbeat(desk.office, desk.server).run_once()  # type: ignore[arg-type]
+    desk.clock.advance(POLL)
+    claimer.run_once()
+    assert not desk.office.token_rejected
+    settle(desk)
+    desk.clock.advance(POLL + 1.0)
+    claimer.run_once()
+    assert desk.sender.jobs == [1, 2]
+
+
+def test_a_claim_that_is_carried_out_shows_that_a_refusal_was_a_lapse(desk: Desk, claimer: Claimer) -> None:
+    for _ in range(5):
+        desk.office.reject_token(refusal(401))
+        desk.clock.advance(desk.office.token_pause)
+    desk.server.dispatch(1)
+    claimer.run_once()
+    desk.office.reject_token(refusal(401))
+    assert desk.office.token_pause <= 1.0
+
+
+def test_an_entry_that_was_garbled_waits_for_a_better_answer_and_keeps_no_other_back(
+    desk: Desk, claimer: Claimer
+) -> None:
+    desk.server.dispatch(1, prompt=7)
+    desk.server.dispatch(2)
+    claimer.run_once()
+    assert desk.sender.jobs == [2]
+    desk.server.dispatch(1)
+    desk.clock.advance(POLL + 0.1)
+    claimer.run_once()
+    assert desk.sender.jobs == [2, 1]
+
+
+def test_a_job_that_stays_doubtful_is_claimed_in_the_end(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(1, prompt=7)
+    claimer.run_once()
+    desk.clock.advance(DOUBT_SECONDS)
     claimer.run_once()
     assert desk.sender.jobs == [1]
 

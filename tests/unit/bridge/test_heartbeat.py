@@ -7,8 +7,10 @@ from typing import Any, cast
 import pytest
 
 from mr_celery.bridge.heartbeat import REJECTED_PACE, Heartbeat
+from mr_celery.bridge.office import TOKEN_LAPSES, TOKEN_PAUSE
 from mr_celery.errors import LedgerUnavailable, WorkerError
-from support.ledgers import Desk, FakeServer, make_desk, refusal
+from mr_celery.ledger import Fleet, Ledger
+from support.ledgers import INSIDE, Desk, FakeServer, make_desk, refusal
 
 
 @pytest.fixture
@@ -23,8 +25,24 @@ def server() -> FakeServer:
 
 
 @pytest.fixture
-def heartbeat(desk: Desk, server: FakeServer) -> Heartbeat:
-    return Heartbeat(desk.office, cast(Any, server))
+def ledger(desk: Desk) -> Ledger:
+    """The heartbeat's own way to the ledger."""
+    return Ledger(INSIDE, "w")
+
+
+@pytest.fixture
+def fleet(desk: Desk) -> Fleet:
+    """The heartbeat's own way to the register of workers."""
+    return Fleet(INSIDE)
+
+
+@pytest.fixture
+def heartbeat(desk: Desk, server: FakeServer, ledger: Ledger, fleet: Fleet) -> Heartbeat:
+    return Heartbeat(desk.office, cast(Any, server), ledger, fleet)
+
+
+def away(*args: Any, **kwargs: Any) -> Any:
+    raise LedgerUnavailable("away")
 
 
 def test_presence_tells_the_state_of_work_and_the_declared_capabilities(
@@ -46,34 +64,65 @@ def test_a_slow_answer_does_not_slow_the_pace(desk: Desk, server: FakeServer, he
     assert heartbeat.run_once() == 0.0
 
 
+@pytest.mark.parametrize("part", ["ledger", "fleet"])
 def test_presence_is_reported_while_the_ledger_is_away(
-    desk: Desk, server: FakeServer, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    server: FakeServer,
+    heartbeat: Heartbeat,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
 ) -> None:
-    def away(*args: Any) -> Any:
-        raise LedgerUnavailable("away")
-
-    monkeypatch.setattr(desk.office.ledger, "survey", away)
+    monkeypatch.setattr(request.getfixturevalue(part), "survey" if part == "ledger" else "online", away)
     assert heartbeat.run_once() == 5.0
     assert server.asked("presence") == [("active", "ledger away", "slow,text.upper")]
 
 
+def test_presence_asks_only_on_its_own_connections(
+    desk: Desk, server: FakeServer, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk.office.ledger, "survey", away)
+    monkeypatch.setattr(desk.office.fleet, "online", away)
+    heartbeat.run_once()
+    assert desk.server.calls == []
+    assert server.asked("presence") == [("active", "in flight 0, waiting 0, capacity 8", "slow,text.upper")]
+
+
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_token_slows_the_pace_and_stops_the_claiming(
+def test_a_token_that_is_refused_again_and_again_slows_the_pace_and_stops_the_claiming(
     desk: Desk, server: FakeServer, heartbeat: Heartbeat, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.faults["presence"] = [refusal(status)] * 3
-    assert [heartbeat.run_once() for _ in range(3)] == [5.0 * REJECTED_PACE] * 3
-    assert desk.office.token_rejected.is_set()
-    assert caplog.text.count("refuses the token") == 1
+    server.faults["presence"] = [refusal(status)] * (TOKEN_LAPSES + 2)
+    paces: list[float] = []
+    for _ in range(TOKEN_LAPSES + 2):
+        paces.append(heartbeat.run_once())
+        assert desk.office.token_rejected
+        desk.clock.advance(TOKEN_PAUSE)
+    assert paces == [5.0] * (TOKEN_LAPSES - 1) + [5.0 * REJECTED_PACE] * 3
+    assert caplog.text.count("the server refuses the token") == 1
 
 
 def test_a_token_that_is_taken_again_restores_the_pace_and_the_claiming(
     desk: Desk, server: FakeServer, heartbeat: Heartbeat
 ) -> None:
-    server.faults["presence"] = [refusal(401)]
-    heartbeat.run_once()
+    server.faults["presence"] = [refusal(401)] * TOKEN_LAPSES
+    for _ in range(TOKEN_LAPSES):
+        heartbeat.run_once()
+        desk.clock.advance(TOKEN_PAUSE)
     assert heartbeat.run_once() == 5.0
-    assert not desk.office.token_rejected.is_set()
+    assert not desk.office.token_rejected
+    server.faults["presence"] = [refusal(401)]
+    assert heartbeat.run_once() == 5.0  # the count began anew
+
+
+def test_a_presence_that_is_taken_does_not_end_the_pause_of_a_token_that_was_just_refused(
+    desk: Desk, server: FakeServer, heartbeat: Heartbeat
+) -> None:
+    desk.office.reject_token(refusal(401))
+    heartbeat.run_once()
+    assert desk.office.token_rejected
+    desk.clock.advance(desk.office.token_pause)
+    heartbeat.run_once()
+    assert not desk.office.token_rejected
 
 
 @pytest.mark.parametrize("status", [None, 404, 429, 500, 503])
@@ -83,7 +132,7 @@ def test_another_failure_is_the_loops_to_repeat_and_says_nothing_of_the_token(
     server.faults["presence"] = [refusal(status)]
     with pytest.raises(WorkerError):
         heartbeat.run_once()
-    assert not desk.office.token_rejected.is_set()
+    assert not desk.office.token_rejected
 
 
 def test_a_bridge_that_leaves_says_that_it_is_idle(server: FakeServer, heartbeat: Heartbeat) -> None:

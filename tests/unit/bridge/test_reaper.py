@@ -104,16 +104,16 @@ def test_a_job_that_keeps_killing_its_worker_fails_and_says_so(desk: Desk, books
 def test_after_a_time_without_the_ledger_runs_get_time_to_renew_their_leases(
     desk: Desk, books: Books, reaper: Reaper
 ) -> None:
+    reaper.run_once()
     desk.bring("running")
     books.make_due("running")
-    desk.clock.advance(LEASE)
+    books.age_look(seconds=LEASE)
+    for _ in range(2):
+        reaper.run_once()
+        books.age_look(seconds=LEASE / 4 - 0.1)
     reaper.run_once()
     assert books.state() == "running"
-    for _ in range(2):
-        desk.clock.advance(LEASE / 4 - 0.1)
-        reaper.run_once()
-    assert books.state() == "running"
-    desk.clock.advance(1.0)
+    books.age_look(seconds=1.0)
     reaper.run_once()
     assert books.state() == "sent"
     assert books.record().attempt == 2
@@ -122,7 +122,7 @@ def test_after_a_time_without_the_ledger_runs_get_time_to_renew_their_leases(
 def test_in_its_usual_pace_nobody_gets_more_time(desk: Desk, books: Books, reaper: Reaper) -> None:
     desk.bring("running")
     for _ in range(20):
-        desk.clock.advance(reaper.run_once())
+        books.age_look(seconds=reaper.run_once())
     books.make_due("running")
     reaper.run_once()
     assert books.record().attempt == 2
@@ -196,6 +196,61 @@ def test_a_message_that_is_out_of_sight_for_long_is_sent_again_without_a_limit(
     assert (books.state(), books.record().resends) == ("sent", 0)
 
 
+@pytest.mark.parametrize("length", [0, 3, None])
+def test_a_message_whose_worker_fell_silent_is_sent_again_at_once_and_without_a_limit(
+    desk: Desk, books: Books, reaper: Reaper, length: int | None
+) -> None:
+    run = desk.bring("sent")
+    desk.sender.length = length
+    for _ in range(RESEND_BUDGET + 2):
+        books.ledger.hold([(1, run.task_id)], lease=LEASE, wait_seconds=LEASE)
+        books.make_due("sent")
+        reaper.run_once()
+    assert desk.sender.sent == [(1, run.task_id)] * (RESEND_BUDGET + 2)
+    assert (books.state(), books.record().attempt, books.record().resends) == ("sent", 1, 0)
+    assert "fell silent" in books.record().why
+
+
+def test_a_message_that_is_gone_after_its_worker_fell_silent_is_counted(
+    desk: Desk, books: Books, reaper: Reaper
+) -> None:
+    run = desk.bring("sent")
+    books.ledger.hold([(1, run.task_id)], lease=LEASE, wait_seconds=LEASE)
+    for _ in range(3):
+        books.make_due("sent")
+        reaper.run_once()
+    assert books.record().resends == 2
+
+
+def test_a_retry_that_waits_behind_others_is_not_taken_for_held(desk: Desk, books: Books, reaper: Reaper) -> None:
+    run = desk.bring("sent")
+    books.ledger.hold([(1, run.task_id)], lease=LEASE, wait_seconds=LEASE)
+    books.start(run)
+    books.ledger.retry(run, wait_seconds=LEASE)
+    desk.sender.length = 3
+    books.make_due("sent")
+    reaper.run_once()
+    assert desk.sender.sent == []
+
+
+def test_the_broker_is_asked_once_for_each_queue_in_a_pass(desk: Desk, books: Books, reaper: Reaper) -> None:
+    for job_id in (1, 2, 3):
+        desk.bring("sent", job_id)
+    for job_id in (4, 5):
+        desk.bring("sent", job_id, task="tiny.slow")
+    desk.sender.length = 7
+    for _ in range(2):
+        books.make_due("sent")
+        reaper.run_once()
+    assert sorted(desk.sender.counted) == ["celery", "celery", "slow", "slow"]
+
+
+def test_the_broker_is_not_asked_where_no_message_is_missing(desk: Desk, reaper: Reaper) -> None:
+    desk.bring("sent")
+    reaper.run_once()
+    assert desk.sender.counted == []
+
+
 def test_the_reason_that_a_worker_gave_is_the_one_that_the_job_fails_with(
     desk: Desk, books: Books, reaper: Reaper
 ) -> None:
@@ -252,13 +307,45 @@ def test_a_publish_that_fails_is_repeated_later_with_the_same_id(
     assert desk.sender.sent == [(1, run.task_id)]
 
 
-def test_a_publish_that_fails_does_not_stop_the_others(desk: Desk, books: Books, reaper: Reaper) -> None:
+def three_unsent(desk: Desk, *fails: Exception) -> None:
+    """Three jobs that are to be sent, by a broker that fails so."""
     for job_id in (1, 2, 3):
         desk.bring("claimed", job_id)
-    desk.sender.fails = [OSError("the broker is away")]
+    desk.sender.fails = list(fails)
+    desk.books.make_due("claimed")
+
+
+def test_after_a_publish_that_failed_the_broker_is_left_alone_until_the_next_time(
+    desk: Desk, books: Books, reaper: Reaper
+) -> None:
+    three_unsent(desk, OSError("the broker is away"))
+    reaper.run_once()
+    assert desk.sender.sent == []
+    assert [books.state(job_id) for job_id in (1, 2, 3)] == ["claimed"] * 3
     books.make_due("claimed")
     reaper.run_once()
-    assert len(desk.sender.sent) == 2
+    assert sorted(desk.sender.jobs) == [1, 2, 3]
+
+
+def test_a_broker_that_is_away_keeps_no_lost_run_from_being_found(desk: Desk, books: Books, reaper: Reaper) -> None:
+    three_unsent(desk, *[OSError("the broker is away")] * 2)
+    desk.bring("running", 4)
+    for attempt in (2, 3):
+        books.make_due("claimed")
+        books.make_due("running", 4)
+        reaper.run_once()
+        assert books.record(4).attempt == attempt
+        books.start(RunKey(4, books.record(4).task_id))
+    assert desk.sender.sent == []
+
+
+def test_jobs_are_sent_in_no_certain_order(
+    desk: Desk, books: Books, reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mr_celery.bridge.reaper.random.shuffle", lambda job_ids: job_ids.reverse())
+    three_unsent(desk)
+    reaper.run_once()
+    assert desk.sender.jobs == [3, 2, 1]
 
 
 def test_a_job_whose_handler_is_not_declared_any_more_fails_and_names_it(
@@ -274,18 +361,7 @@ def test_a_job_whose_handler_is_not_declared_any_more_fails_and_names_it(
     assert desk.sender.sent == []
 
 
-# -- claims of this bridge ---------------------------------------------------------------------------------
-
-
-def test_a_claim_that_takes_long_is_held_while_it_lasts(desk: Desk, books: Books, reaper: Reaper) -> None:
-    desk.bring("admitted")
-    with desk.office.claim_under_way(1):
-        books.make_due("admitted")
-        reaper.run_once()
-        assert not books.is_due("admitted")
-    books.make_due("admitted")
-    reaper.run_once()
-    assert books.is_due("admitted")
+# -- how often ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("lease", "pause"), [(30.0, 1.0), (60.0, 1.0), (4.0, 0.4)])

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from mr_celery.bridge.candidates import DOUBT_SECONDS
+from mr_celery.bridge.office import UNCLEAR_SECONDS
 from mr_celery.bridge.reaper import Reaper
-from mr_celery.bridge.sync import MISSES, MISSES_IN_EMPTY, InFlightSync
-from mr_celery.errors import WorkerError
+from mr_celery.bridge.sync import FEW, MISSES, SILENT_SECONDS, InFlightSync
+from mr_celery.errors import LedgerUnavailable, WorkerError
+from mr_celery.ledger.ledger import MOST_REDELIVERIES
 from mr_celery.outcome import Outcome
-from support.ledgers import Books, Desk, make_desk, refusal
+from support.ledgers import DONE, Books, Desk, listed, make_desk, refusal
 
 POLL = 5.0
-
-
-class Revoked:
-    """Celery's remote control, of which only this is asked."""
-
-    def __init__(self) -> None:
-        self.tasks: list[str] = []
-        self.fails = False
-
-    def revoke(self, task_id: str, *, terminate: bool) -> None:
-        assert terminate
-        if self.fails:
-            raise OSError("the broker is away")
-        self.tasks.append(task_id)
 
 
 @pytest.fixture
@@ -40,13 +30,6 @@ def books(desk: Desk) -> Books:
 
 
 @pytest.fixture
-def revoked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Revoked:
-    made = Revoked()
-    monkeypatch.setattr(type(desk.office.app), "control", made)
-    return made
-
-
-@pytest.fixture
 def sync(desk: Desk) -> InFlightSync:
     return InFlightSync(desk.office)
 
@@ -57,6 +40,10 @@ def compare(desk: Desk, sync: InFlightSync, times: int = 1) -> None:
         desk.clock.advance(POLL + 0.1)
         desk.books.redis.delete(desk.books.key("turn:sync"))
         sync.run_once()
+
+
+def away(*args: Any, **kwargs: Any) -> Any:
+    raise LedgerUnavailable("away")
 
 
 # -- when the server is asked ------------------------------------------------------------------------------
@@ -98,6 +85,81 @@ def test_of_several_bridges_one_asks(desk: Desk, sync: InFlightSync) -> None:
     assert len(desk.server.calls) == before + 1
 
 
+def test_after_the_last_job_it_is_asked_once_more(desk: Desk, sync: InFlightSync) -> None:
+    desk.bring("running")
+    compare(desk, sync)
+    desk.books.ledger.abort(1, "operator")
+    del desk.server.running[1]
+    compare(desk, sync, 5)
+    assert desk.server.asked("jobs") == ["running"] * 2
+
+
+def test_a_job_that_is_running_all_the_same_after_the_last_one_is_found(
+    desk: Desk, books: Books, sync: InFlightSync
+) -> None:
+    desk.bring("running")
+    compare(desk, sync)
+    books.ledger.abort(1, "operator")
+    desk.server.running[2] = listed(2)
+    compare(desk, sync)
+    assert books.state(2) == "claimed"
+
+
+@pytest.mark.parametrize("status", [None, 401, 500])
+def test_a_last_comparison_that_the_server_did_not_answer_is_repeated(
+    desk: Desk, books: Books, sync: InFlightSync, status: int | None
+) -> None:
+    desk.server.running[1] = listed(1)
+    desk.server.faults["jobs"] = [refusal(status)]
+    with suppress(WorkerError):
+        compare(desk, sync)
+    assert books.state() == "unknown"
+    desk.clock.advance(desk.office.token_pause)
+    desk.office.accept_token()
+    compare(desk, sync)
+    assert books.state() == "claimed"
+
+
+@pytest.mark.parametrize("step", ["survey", "in_flight", "adopt"])
+def test_a_last_comparison_that_the_ledger_did_not_take_is_repeated(
+    desk: Desk, books: Books, sync: InFlightSync, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    desk.server.running[1] = listed(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(books.ledger, step, away)
+        with pytest.raises(LedgerUnavailable):
+            compare(desk, sync)
+    compare(desk, sync)
+    assert books.state() == "claimed"
+
+
+def test_a_last_list_of_which_a_part_is_lost_is_asked_for_again(desk: Desk, books: Books, sync: InFlightSync) -> None:
+    desk.server.torn.add("running")
+    compare(desk, sync)
+    desk.server.torn.clear()
+    desk.server.running[1] = listed(1)
+    compare(desk, sync)
+    assert books.state() == "claimed"
+
+
+def test_while_a_claim_without_a_clear_answer_may_come_to_light_it_is_asked(
+    desk: Desk, books: Books, sync: InFlightSync
+) -> None:
+    compare(desk, sync)
+    desk.office.claim_unclear()
+    compare(desk, sync, 3)
+    desk.server.running[1] = listed(1)  # the server carries the claim out at last
+    compare(desk, sync)
+    assert books.state() == "claimed"
+
+
+def test_when_no_claim_can_come_to_light_any_more_it_is_not_asked(desk: Desk, sync: InFlightSync) -> None:
+    desk.office.claim_unclear()
+    desk.clock.advance(UNCLEAR_SECONDS)
+    compare(desk, sync, 5)
+    assert desk.server.asked("jobs") == ["running"]
+
+
 def test_a_ledger_that_was_emptied_is_filled_again_from_the_servers_list(
     desk: Desk, books: Books, sync: InFlightSync
 ) -> None:
@@ -115,7 +177,7 @@ def test_an_unclear_claim_that_the_server_lists_as_running_is_published(
     desk: Desk, books: Books, sync: InFlightSync
 ) -> None:
     desk.bring("admitted", priority="high")
-    desk.server.running[1] = {"id": 1}
+    desk.server.running[1] = listed(1)
     books.make_due("admitted")
     sync.run_once()
     assert books.state() == "sent"
@@ -143,6 +205,20 @@ def test_a_claim_under_way_is_not_settled(desk: Desk, books: Books, sync: InFlig
     assert books.state() == "admitted"
 
 
+@pytest.mark.parametrize("listed_as_running", [True, False])
+def test_a_list_of_which_a_part_is_lost_settles_nothing(
+    desk: Desk, books: Books, sync: InFlightSync, listed_as_running: bool
+) -> None:
+    desk.bring("admitted")
+    desk.server.torn.add("running")
+    if listed_as_running:
+        desk.server.running[1] = listed(1)
+    books.make_due("admitted")
+    sync.run_once()
+    assert books.state() == "admitted"
+    assert not books.is_due("admitted")
+
+
 @pytest.mark.parametrize("status", [None, 200, 429, 500, 503])
 def test_without_a_list_nothing_is_settled(desk: Desk, books: Books, sync: InFlightSync, status: int | None) -> None:
     desk.bring("admitted")
@@ -152,7 +228,7 @@ def test_without_a_list_nothing_is_settled(desk: Desk, books: Books, sync: InFli
         sync.run_once()
     assert books.state() == "admitted"
     assert not books.is_due("admitted")  # held for a while, then it is asked for again
-    desk.server.running[1] = {"id": 1}
+    desk.server.running[1] = listed(1)
     books.make_due("admitted")
     sync.run_once()
     assert books.state() == "sent"
@@ -162,7 +238,7 @@ def test_a_settled_claim_whose_publish_fails_is_left_to_the_reaper(
     desk: Desk, books: Books, sync: InFlightSync
 ) -> None:
     desk.bring("admitted")
-    desk.server.running[1] = {"id": 1}
+    desk.server.running[1] = listed(1)
     desk.sender.fails = [OSError("the broker is away")]
     books.make_due("admitted")
     sync.run_once()
@@ -178,7 +254,7 @@ def test_a_settled_claim_whose_publish_fails_is_left_to_the_reaper(
 def test_a_job_that_the_ledger_has_lost_is_adopted_and_sent_after_a_lease(
     desk: Desk, books: Books, sync: InFlightSync
 ) -> None:
-    desk.server.running[1] = {"id": 1, "prompt": "hello", "capability": "text.upper", "priority": "low"}
+    desk.server.running[1] = listed(1, priority="low")
     now = books.now()
     sync.run_once()
     assert books.state() == "claimed"
@@ -196,7 +272,7 @@ def test_a_job_that_the_ledger_has_lost_is_adopted_and_sent_after_a_lease(
 def test_only_jobs_of_our_own_name_are_adopted(
     desk: Desk, books: Books, sync: InFlightSync, assigned_to: str, state: str
 ) -> None:
-    desk.server.running[1] = {"id": 1, "capability": "text.upper", "assigned_to": assigned_to}
+    desk.server.running[1] = listed(1, assigned_to=assigned_to)
     sync.run_once()
     assert books.state() == state
 
@@ -220,7 +296,7 @@ def test_a_job_that_ended_while_the_server_was_asked_is_not_adopted(
 def test_an_adopted_job_that_no_handler_takes_fails_with_the_reason(
     desk: Desk, books: Books, sync: InFlightSync
 ) -> None:
-    desk.server.running[1] = {"id": 1, "capability": "unheard.of"}
+    desk.server.running[1] = listed(1, capability="unheard.of")
     sync.run_once()
     outcome = books.record().outcome
     assert outcome is not None
@@ -232,9 +308,59 @@ def test_an_adopted_job_that_no_handler_takes_fails_with_the_reason(
 def test_an_entry_that_is_no_job_does_not_keep_the_others_from_being_adopted(
     desk: Desk, books: Books, sync: InFlightSync
 ) -> None:
-    desk.server.running[-1] = {"id": -1}
-    desk.server.running[1] = {"id": 1, "capability": "text.upper"}
+    desk.server.running[-1] = listed(-1)
+    desk.server.running[1] = listed(1)
     sync.run_once()
+    assert books.state() == "claimed"
+
+
+def test_an_entry_that_was_garbled_waits_for_a_better_answer(desk: Desk, books: Books, sync: InFlightSync) -> None:
+    desk.server.running[1] = listed(1, prompt=None)
+    compare(desk, sync, 3)
+    assert books.state() == "unknown"
+    desk.server.running[1] = listed(1)
+    compare(desk, sync)
+    assert books.state() == "claimed"
+
+
+def test_an_entry_that_stays_doubtful_is_adopted_in_the_end(desk: Desk, books: Books, sync: InFlightSync) -> None:
+    desk.server.running[1] = listed(1, prompt=None)
+    compare(desk, sync)
+    desk.clock.advance(DOUBT_SECONDS)
+    compare(desk, sync)
+    assert books.state() == "claimed"
+
+
+def closed_but_listed(desk: Desk, *, outcome: Outcome = DONE) -> None:
+    """The server says that job 1 is closed, and goes on listing it as running."""
+    run = desk.bring("running")
+    desk.books.ledger.finish(run, outcome, deliver_seconds=30)
+    desk.books.ledger.close(1, "delivered")
+
+
+def test_a_job_that_the_server_lists_as_running_though_it_took_the_close_is_closed_once_more(
+    desk: Desk, books: Books, sync: InFlightSync, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed_but_listed(desk)
+    sync.run_once()
+    assert books.state() == "finished"
+    assert books.is_due("finished")
+    assert books.record().outcome == DONE
+    assert desk.sender.sent == []
+    assert "job=1 closed once more" in caplog.text
+
+
+def test_a_job_that_the_server_never_closes_is_looked_at_until_it_gets_a_new_life(
+    desk: Desk, books: Books, sync: InFlightSync
+) -> None:
+    closed_but_listed(desk)
+    for _ in range(MOST_REDELIVERIES):
+        compare(desk, sync)
+        assert books.ledger.close(1, "delivered")
+    compare(desk, sync, 3)
+    assert books.state() == "closed"
+    books.outgrow_kept_outcome()
+    compare(desk, sync)
     assert books.state() == "claimed"
 
 
@@ -250,68 +376,99 @@ def two_jobs(desk: Desk, sync: InFlightSync, state: str = "running") -> str:
     return run.task_id
 
 
-@pytest.mark.parametrize("state", ["claimed", "sent", "running"])
+@pytest.mark.parametrize(("state", "told"), [("claimed", ""), ("sent", ""), ("running", "celery@test")])
 def test_a_job_that_is_listed_nowhere_twice_in_a_row_was_aborted(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked, state: str
+    desk: Desk, books: Books, sync: InFlightSync, state: str, told: str
 ) -> None:
     task_id = two_jobs(desk, sync, state)
     compare(desk, sync, MISSES - 1)
     assert books.state(1) == state
-    assert revoked.tasks == []
+    assert desk.sender.announced == []
     compare(desk, sync)
     assert books.state(1) == "aborted"
-    assert revoked.tasks == [task_id]
+    assert desk.sender.announced == [(task_id, told)]
     assert books.state(2) == "running"
 
 
-def test_a_job_that_is_listed_again_was_not_aborted(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked
-) -> None:
+def test_a_job_that_is_listed_again_was_not_aborted(desk: Desk, books: Books, sync: InFlightSync) -> None:
     two_jobs(desk, sync)
     for _ in range(3):
         compare(desk, sync)
-        desk.server.running[1] = {"id": 1}
+        desk.server.running[1] = listed(1)
         compare(desk, sync)
         del desk.server.running[1]
     assert books.state(1) == "running"
 
 
-def test_a_job_that_is_pending_again_was_not_aborted(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked
-) -> None:
+def test_a_job_that_is_pending_again_was_not_aborted(desk: Desk, books: Books, sync: InFlightSync) -> None:
     two_jobs(desk, sync)
     desk.server.dispatch(1)
     compare(desk, sync, 6)
     assert books.state(1) == "running"
-    assert revoked.tasks == []
+    assert desk.sender.announced == []
 
 
-def test_lists_that_are_empty_are_believed_later(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked
-) -> None:
+def test_a_job_that_may_not_be_claimed_yet_is_not_missed(desk: Desk, books: Books, sync: InFlightSync) -> None:
+    desk.bring("running", 2)
+    desk.bring("admitted", 1)
+    compare(desk, sync, MISSES + 1)
+    assert books.state(1) == "admitted"
+    assert desk.server.asked("jobs") == ["running"] * (MISSES + 1)
+
+
+def test_lists_that_are_empty_are_believed_after_a_while(desk: Desk, books: Books, sync: InFlightSync) -> None:
     two_jobs(desk, sync)
     desk.server.running.clear()
-    compare(desk, sync, MISSES_IN_EMPTY - 1)
+    compare(desk, sync, MISSES + 3)
     assert [books.state(1), books.state(2)] == ["running", "running"]
+    for job_id in (1, 2):
+        books.age_miss(job_id, seconds=SILENT_SECONDS)
     compare(desk, sync)
     assert [books.state(1), books.state(2)] == ["aborted", "aborted"]
-    assert len(revoked.tasks) == 2
+    assert len(desk.sender.announced) == 2
 
 
-def test_a_server_whose_list_has_never_shown_a_job_of_ours_is_not_believed(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked
+def test_a_job_that_the_server_has_never_shown_is_not_believed_to_be_aborted(
+    desk: Desk, books: Books, sync: InFlightSync
 ) -> None:
-    desk.bring("running")
-    desk.server.running.clear()
-    desk.server.running[99] = {"id": 99, "assigned_to": "somebody-else"}
-    compare(desk, sync, 10)
+    desk.bring("running", 1)
+    desk.bring("running", 2)
+    del desk.server.running[1]
+    compare(desk, sync, MISSES + 3)
+    books.age_miss(1, seconds=SILENT_SECONDS * 10)
+    compare(desk, sync)
+    assert [books.state(1), books.state(2)] == ["running", "running"]
+
+
+@pytest.mark.parametrize("told_by", ["list", "job"])
+def test_an_abort_of_which_the_server_tells_counts_though_it_has_never_shown_the_job(
+    desk: Desk, books: Books, sync: InFlightSync, told_by: str
+) -> None:
+    run = desk.bring("running")
+    desk.server.abort(1)
+    if told_by == "job":
+        desk.server.ended.clear()
+        desk.server.known[1] = {"id": 1, "status": "failed"}
+    compare(desk, sync, MISSES - 1)
     assert books.state() == "running"
+    compare(desk, sync)
+    assert books.state() == "aborted"
+    assert desk.sender.announced == [(run.task_id, "celery@test")]
+
+
+def test_the_bridges_count_together(desk: Desk, books: Books, sync: InFlightSync) -> None:
+    desk.bring("running")
+    desk.server.abort(1)
+    other = InFlightSync(desk.office)
+    compare(desk, sync, MISSES - 1)
+    compare(desk, other)
+    assert books.state() == "aborted"
 
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("status", [None, 200, 404, 500, 503])
 def test_a_list_that_failed_or_was_none_is_never_read_as_an_abort(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked, which: int, status: int | None
+    desk: Desk, books: Books, sync: InFlightSync, which: int, status: int | None
 ) -> None:
     two_jobs(desk, sync)
     for _ in range(6):
@@ -319,17 +476,30 @@ def test_a_list_that_failed_or_was_none_is_never_read_as_an_abort(
         with pytest.raises(WorkerError):
             compare(desk, sync)
     assert books.state(1) == "running"
-    assert revoked.tasks == []
+    assert desk.sender.announced == []
+
+
+@pytest.mark.parametrize("torn", ["running", "pending"])
+def test_a_list_of_which_a_part_is_lost_is_never_read_as_an_abort(
+    desk: Desk, books: Books, sync: InFlightSync, torn: str
+) -> None:
+    two_jobs(desk, sync)
+    desk.server.torn.add(torn)
+    compare(desk, sync, MISSES + 3)
+    assert books.state(1) == "running"
+    desk.server.torn.clear()
+    compare(desk, sync, MISSES - 1)
+    assert books.state(1) == "running"
+    compare(desk, sync)
+    assert books.state(1) == "aborted"
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_token_is_never_read_as_an_abort(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked, status: int
-) -> None:
+def test_a_refused_token_is_never_read_as_an_abort(desk: Desk, books: Books, sync: InFlightSync, status: int) -> None:
     two_jobs(desk, sync)
     desk.server.faults["jobs"] = [refusal(status)]
     compare(desk, sync)
-    assert desk.office.token_rejected.is_set()
+    assert desk.office.token_rejected
     calls = len(desk.server.calls)
     compare(desk, sync, 6)
     assert len(desk.server.calls) == calls
@@ -342,25 +512,26 @@ def test_a_refused_token_is_never_read_as_an_abort(
         (None, "aborted"),
         ({"id": 1, "status": "failed"}, "aborted"),
         ({"id": 1, "status": "done"}, "aborted"),
+        ({"id": 1, "status": "escalated"}, "aborted"),
         ({"id": 1, "status": "running"}, "running"),
         ({"id": 1, "status": "pending"}, "running"),
-        ({"id": 1, "status": "paused"}, "running"),
+        ({"id": 1, "status": "paused"}, "aborted"),  # what is no status tells nothing
         ({"id": 1, "status": 7}, "aborted"),
         ({}, "aborted"),
     ],
 )
 def test_where_the_server_tells_of_single_jobs_that_decides(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked, known: dict[str, Any] | None, state: str
+    desk: Desk, books: Books, sync: InFlightSync, known: dict[str, Any] | None, state: str
 ) -> None:
     two_jobs(desk, sync)
     if known is not None:
         desk.server.known[1] = known
-    compare(desk, sync, MISSES)
+    compare(desk, sync, MISSES + 3)
     assert books.state(1) == state
 
 
 def test_an_outcome_whose_close_may_just_have_been_done_is_not_aborted(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked
+    desk: Desk, books: Books, sync: InFlightSync
 ) -> None:
     two_jobs(desk, sync, "finished")
     compare(desk, sync, 6)
@@ -368,7 +539,7 @@ def test_an_outcome_whose_close_may_just_have_been_done_is_not_aborted(
 
 
 def test_an_outcome_that_nobody_has_begun_to_deliver_is_not_delivered_after_an_abort(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked
+    desk: Desk, books: Books, sync: InFlightSync
 ) -> None:
     run = desk.bring("running", 1)
     books.ledger.fail(1, run.task_id, Outcome.failed("time limit"))
@@ -379,24 +550,30 @@ def test_an_outcome_that_nobody_has_begun_to_deliver_is_not_delivered_after_an_a
     assert books.state(1) == "aborted"
 
 
-def test_an_abort_counts_although_its_task_cannot_be_revoked(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked, caplog: pytest.LogCaptureFixture
+def test_an_abort_counts_although_no_worker_can_be_told_of_it(
+    desk: Desk, books: Books, sync: InFlightSync, caplog: pytest.LogCaptureFixture
 ) -> None:
     two_jobs(desk, sync)
-    revoked.fails = True
+    desk.sender.deaf = True
     compare(desk, sync, MISSES)
     assert books.state(1) == "aborted"
-    assert "not revoked" in caplog.text
+    assert "job=1 abort not announced" in caplog.text
+
+
+def some_vanished(desk: Desk, sync: InFlightSync, count: int) -> list[int]:
+    """Jobs in flight that the server has shown, of which ``count`` are not listed any more. Returns those."""
+    for job_id in range(1, count + 2):
+        desk.bring("running", job_id)
+    compare(desk, sync)
+    for job_id in range(1, count + 1):
+        del desk.server.running[job_id]
+    return list(range(1, count + 1))
 
 
 def test_a_job_of_which_the_server_cannot_tell_does_not_keep_others_from_being_aborted(
-    desk: Desk, books: Books, sync: InFlightSync, revoked: Revoked, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, books: Books, sync: InFlightSync, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for job_id in (1, 2, 3, 4):
-        desk.bring("running", job_id)
-    compare(desk, sync)
-    for job_id in (1, 2, 3):
-        del desk.server.running[job_id]
+    some_vanished(desk, sync, 3)
     tell = desk.server.job
 
     def tell_of_others(job_id: int) -> dict[str, Any] | None:
@@ -405,9 +582,44 @@ def test_a_job_of_which_the_server_cannot_tell_does_not_keep_others_from_being_a
         return tell(job_id)
 
     monkeypatch.setattr(desk.server, "job", tell_of_others)
-    for _ in range(MISSES * 3):
-        try:
-            compare(desk, sync)
-        except WorkerError:
-            continue
+    compare(desk, sync, MISSES)
     assert [books.state(job_id) for job_id in (1, 2, 3, 4)] == ["aborted", "running", "aborted", "running"]
+
+
+def test_many_aborts_at_once_are_read_from_one_list(desk: Desk, books: Books, sync: InFlightSync) -> None:
+    vanished = some_vanished(desk, sync, FEW * 3)
+    desk.server.abort(*vanished)
+    compare(desk, sync, MISSES)
+    assert [books.state(job_id) for job_id in vanished] == ["aborted"] * len(vanished)
+    assert desk.server.asked("job") == []
+    assert desk.server.asked("jobs")[-3:] == ["running", "pending", "failed"]
+
+
+def test_of_many_jobs_that_are_missing_a_few_are_asked_for_at_a_time(
+    desk: Desk, books: Books, sync: InFlightSync
+) -> None:
+    vanished = some_vanished(desk, sync, FEW * 2)
+    left: list[int] = []
+    for _ in range(MISSES + 2):
+        before = len(desk.server.asked("job"))
+        compare(desk, sync)
+        assert len(desk.server.asked("job")) - before <= FEW
+        left.append(sum(books.state(job_id) == "running" for job_id in vanished))
+    assert left == [FEW * 2] * (MISSES - 1) + [FEW, 0, 0]
+
+
+@pytest.mark.parametrize(("status", "aborted"), [(None, False), (503, False), (400, True), (404, True)])
+def test_a_server_that_does_not_list_failed_jobs_is_asked_for_each(
+    desk: Desk, books: Books, sync: InFlightSync, status: int | None, aborted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vanished = some_vanished(desk, sync, FEW + 1)
+    give = desk.server.jobs
+
+    def give_lists(of: str) -> Any:
+        if of in ("failed", "done", "escalated"):
+            raise refusal(status)
+        return give(of)
+
+    monkeypatch.setattr(desk.server, "jobs", give_lists)
+    compare(desk, sync, MISSES + 1)
+    assert [books.state(job_id) == "aborted" for job_id in vanished] == [aborted] * len(vanished)

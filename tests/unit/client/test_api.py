@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import requests_mock
 
-from mr_celery.client import Api
+from mr_celery.client import Api, Listing
 from mr_celery.client import api as api_module
+from mr_celery.client.api import STATUSES
 from mr_celery.client.parts import Measured
 from mr_celery.errors import WorkerError
 
@@ -96,7 +97,7 @@ def test_presence(api: Api, requests_mock: requests_mock.Mocker) -> None:
 class TestJobs:
     def test_the_name_is_encoded(self, requests_mock: requests_mock.Mocker) -> None:
         requests_mock.get(f"{BASE}/my-jobs", json={"jobs": []})
-        assert Api(BASE, TOKEN, "a b&status=x/ü#").jobs("running") == []
+        assert Api(BASE, TOKEN, "a b&status=x/ü#").jobs("running") == Listing(())
         assert last(requests_mock).url == f"{BASE}/my-jobs?worker=a%20b%26status%3Dx%2F%C3%BC%23&status=running"
 
     @pytest.mark.parametrize(
@@ -133,7 +134,9 @@ class TestJobs:
         unusable += [{"id": "9" * 19}, {"id": "1" * 5000}]
         usable = [{"id": 0, "prompt": "a"}, {"id": "0012"}, {"id": 2**63 - 1}, {"id": 5, "status": None}]
         requests_mock.get(f"{BASE}/my-jobs", json={"jobs": unusable + usable})
-        assert api.jobs() == [{"id": 0, "prompt": "a"}, {"id": 12}, {"id": 2**63 - 1}, {"id": 5, "status": None}]
+        assert api.jobs() == Listing(
+            ({"id": 0, "prompt": "a"}, {"id": 12}, {"id": 2**63 - 1}, {"id": 5, "status": None}), whole=False
+        )
         assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
             f"GET /my-jobs: {len(unusable)} entries without a usable id left out"
         ]
@@ -141,8 +144,36 @@ class TestJobs:
     def test_entries_in_another_status_are_dropped(self, api: Api, requests_mock: requests_mock.Mocker) -> None:
         jobs = [{"id": 1, "status": "pending"}, {"id": 2, "status": "running"}, {"id": 3}, {"id": 4, "status": 1}]
         requests_mock.get(f"{BASE}/my-jobs", json={"jobs": jobs})
-        assert [job["id"] for job in api.jobs("pending")] == [1, 3, 4]
-        assert [job["id"] for job in api.jobs("running")] == [2, 3, 4]
+        assert [job["id"] for job in api.jobs("pending").jobs] == [1, 3, 4]
+        assert [job["id"] for job in api.jobs("running").jobs] == [2, 3, 4]
+        assert api.jobs("running").ids == {2, 3, 4}
+
+    @pytest.mark.parametrize(
+        ("entries", "whole"),
+        [
+            ([], True),
+            ([{"id": 1}, {"id": 2, "status": None}], True),
+            ([{"id": 1, "status": "running"}, {"id": 2, "status": "done"}], True),
+            ([{"id": each, "status": status} for each, status in enumerate(STATUSES)], True),
+            ([{"id": 1}, {}], False),
+            ([{"id": 1}, None], False),
+            ([{"id": 1}, {"id": "x"}], False),
+            ([{"id": 1, "status": "pausiert"}], False),
+            ([{"id": 1, "status": ""}], False),
+            ([{"id": 1, "status": 7}], False),
+            ([{"id": 1, "status": ["running"]}], False),
+        ],
+    )
+    def test_a_list_is_whole_if_each_entry_can_be_understood(
+        self, api: Api, requests_mock: requests_mock.Mocker, entries: list[object], whole: bool
+    ) -> None:
+        requests_mock.get(f"{BASE}/my-jobs", json={"jobs": entries})
+        assert api.jobs("running").whole is whole
+
+    def test_the_same_job_may_be_listed_twice(self, api: Api, requests_mock: requests_mock.Mocker) -> None:
+        requests_mock.get(f"{BASE}/my-jobs", json={"jobs": [{"id": 1}, {"id": "1", "prompt": "x"}]})
+        assert api.jobs() == Listing(({"id": 1}, {"id": 1, "prompt": "x"}))
+        assert api.jobs().ids == {1}
 
 
 class TestClaimAndClose:

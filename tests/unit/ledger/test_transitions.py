@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from mr_celery.job import Job
-from mr_celery.ledger import Ledger, Route, RunKey
+from mr_celery.ledger import Ledger, Missed, Route, RunKey
+from mr_celery.ledger.ledger import KEPT_OUTCOME, MOST_REDELIVERIES
 from mr_celery.outcome import Outcome
-from support.ledgers import DONE, FAILED, LATER, ROUTE, STATES, Books, fake_books
+from support.ledgers import DONE, FAILED, INSIDE, LATER, ROUTE, STATES, Books, fake_books
 
 SLOT_STATES = ("admitted", "claimed", "sent", "running")
 OVER = ("closed", "aborted")
@@ -62,9 +63,10 @@ STEPS: dict[str, Step] = {
     "lose": lambda ledger, run: lose(ledger, run) != "kept",
     "resend": lambda ledger, run: resend(ledger, run) != "kept",
     "abort": lambda ledger, run: ledger.abort(run.job_id, "operator"),
-    "delivered_part": lambda ledger, run: ledger.delivered_part(run.job_id, "review:0", "7", hold_seconds=LATER),
-    "undelivered": lambda ledger, run: ledger.undelivered(run.job_id, "503", wait_seconds=LATER),
-    "replace_outcome": lambda ledger, run: ledger.replace_outcome(run.job_id, Outcome.failed("refused")),
+    "carry": lambda ledger, run: ledger.carry(run.job_id, 1, hold_seconds=LATER),
+    "delivered_part": lambda ledger, run: ledger.delivered_part(run.job_id, 1, "review:0", "7", hold_seconds=LATER),
+    "undelivered": lambda ledger, run: ledger.undelivered(run.job_id, 1, "503", wait_seconds=LATER),
+    "replace_outcome": lambda ledger, run: ledger.replace_outcome(run.job_id, 1, Outcome.failed("refused")),
     "close": lambda ledger, run: ledger.close(run.job_id, "delivered"),
 }
 
@@ -81,6 +83,7 @@ LEADS: dict[str, dict[str, str]] = {
     "lose": {"running": "claimed"},
     "resend": {"claimed": "claimed", "sent": "claimed"},
     "abort": {"claimed": "aborted", "sent": "aborted", "running": "aborted", "finished": "aborted"},
+    "carry": {"finished": "finished"},
     "delivered_part": {"finished": "finished"},
     "undelivered": {"finished": "finished"},
     "replace_outcome": {"finished": "finished"},
@@ -88,6 +91,9 @@ LEADS: dict[str, dict[str, str]] = {
 }
 
 ANSWERS_WITH_THE_STATE = ("sent", "finish")
+
+CHANGED_THOUGH_REFUSED = {("lose", "finished"): b"carrier"}
+"""The field that a refused step takes away: what a run that died was delivering is the courier's."""
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -100,6 +106,7 @@ def test_each_step_is_taken_from_its_states_and_refused_from_all_others(books: B
 
     assert books.state() == LEADS[step].get(state, state)
     if state not in LEADS[step]:
+        before.pop(CHANGED_THOUGH_REFUSED.get((step, state)), None)
         assert books.redis.hgetall(books.key("job:1")) == before
     if step not in ANSWERS_WITH_THE_STATE:
         assert bool(answer) == (state in LEADS[step])
@@ -262,12 +269,27 @@ def test_a_worker_that_was_faster_than_the_bridge_keeps_its_run(books: Books, le
     assert books.score("running") == lease
 
 
-@pytest.mark.parametrize("state", ["unknown", "closed", "aborted"])
-def test_a_job_running_on_the_server_is_adopted_where_the_ledger_has_none_in_flight(
-    books: Books, ledger: Ledger, state: str
-) -> None:
+# -- adopt -------------------------------------------------------------------------------------------------
+
+
+def adopt(books: Books, *, asked_at: float | None = None, **fields: Any) -> str:
+    """The server lists job 1 as ours and running: in an answer to a question of just now, or of ``asked_at``."""
+    if asked_at is None:
+        asked_at = books.now() + 0.001
+    return books.ledger.adopt(job(**fields), ROUTE, asked_at=asked_at, wait_seconds=LATER)
+
+
+def close_and_redeliver(books: Books, times: int) -> None:
+    """The server says so many times that it closed job 1, and goes on listing it as running."""
+    for _ in range(times):
+        assert adopt(books) == "redelivered"
+        assert books.ledger.close(1, "delivered")
+
+
+@pytest.mark.parametrize("state", ["unknown", "aborted"])
+def test_a_job_running_on_the_server_is_adopted_where_the_ledger_has_none_in_flight(books: Books, state: str) -> None:
     books.bring(state)
-    assert ledger.adopt(job(), ROUTE, asked_at=books.now() + 0.001, wait_seconds=LATER)
+    assert adopt(books) == "adopted"
     assert books.state() == "claimed"
     assert books.record().attempt == 1
     assert books.load() == 1
@@ -275,19 +297,95 @@ def test_a_job_running_on_the_server_is_adopted_where_the_ledger_has_none_in_fli
 
 
 @pytest.mark.parametrize("state", STATES[1:6])
-def test_a_job_in_flight_is_not_adopted(books: Books, ledger: Ledger, state: str) -> None:
+def test_a_job_in_flight_is_not_adopted(books: Books, state: str) -> None:
     books.bring(state)
     before = books.redis.hgetall(books.key("job:1"))
-    assert not ledger.adopt(job(), ROUTE, asked_at=books.now() + 0.001, wait_seconds=LATER)
+    assert adopt(books) == "known"
     assert books.redis.hgetall(books.key("job:1")) == before
 
 
 @pytest.mark.parametrize("state", OVER)
-def test_a_job_that_ended_since_the_server_was_asked_is_not_adopted(books: Books, ledger: Ledger, state: str) -> None:
+def test_a_job_that_ended_since_the_server_was_asked_is_not_adopted(books: Books, state: str) -> None:
     asked_at = books.now()
     books.bring(state)
-    assert not ledger.adopt(job(), ROUTE, asked_at=asked_at, wait_seconds=LATER)
+    assert adopt(books, asked_at=asked_at) == "known"
     assert books.state() == state
+
+
+def test_a_job_that_the_server_lists_as_running_though_it_was_closed_just_now_is_closed_once_more(books: Books) -> None:
+    run = books.bring("running")
+    books.ledger.finish(run, DONE, blobs=[b"blob"], deliver_seconds=LATER)
+    books.ledger.delivered_part(1, 1, "artifact:0", '{"slug":"a"}', hold_seconds=LATER)
+    books.ledger.close(1, "delivered")
+    assert adopt(books, prompt="changed") == "redelivered"
+    assert books.state() == "finished"
+    assert books.is_due("finished")
+    assert books.record().outcome == DONE
+    assert books.record().parts == {"artifact:0": '{"slug":"a"}'}  # it is not uploaded again
+    assert books.load() == 0
+    assert books.redis.ttl(books.key("job:1")) == -1
+    assert books.start(run, nonce="late").refusal == "finished"
+    assert books.collect() == 2
+
+
+def test_a_job_is_closed_once_more_only_so_many_times(books: Books) -> None:
+    books.bring("closed")
+    close_and_redeliver(books, MOST_REDELIVERIES)
+    assert adopt(books) == "known"
+    assert books.state() == "closed"
+
+
+def test_a_job_that_the_server_does_not_close_gets_a_new_life_when_its_outcome_is_not_kept_any_more(
+    books: Books,
+) -> None:
+    old = books.bring("closed")
+    close_and_redeliver(books, MOST_REDELIVERIES)
+    books.outgrow_kept_outcome()
+    assert adopt(books) == "adopted"
+    assert books.state() == "claimed"
+    assert books.record().outcome is None
+    assert books.start(old).refusal == "superseded"
+
+
+def test_a_new_life_may_be_closed_once_more_as_often_as_the_first_one(books: Books, ledger: Ledger) -> None:
+    books.bring("closed")
+    close_and_redeliver(books, MOST_REDELIVERIES)
+    ledger.admit(job(), ROUTE, asked_at=books.now() + 0.001)
+    run = RunKey(1, ledger.claimed(1) or "")
+    books.start(run)
+    ledger.finish(run, DONE, deliver_seconds=LATER)
+    ledger.close(1, "delivered")
+    close_and_redeliver(books, MOST_REDELIVERIES)
+
+
+def test_the_outcome_of_a_closed_job_is_kept_for_a_while(books: Books) -> None:
+    books.bring("closed")
+    kept = books.redis.pttl(books.key("outcome:1"))
+    assert 0.9 * KEPT_OUTCOME * 1000 < kept <= KEPT_OUTCOME * 1000
+
+
+def test_the_outcome_of_a_job_that_somebody_else_closed_is_not_kept(books: Books, ledger: Ledger) -> None:
+    books.bring("finished")
+    ledger.close(1, "superseded")
+    assert not books.redis.exists(books.key("outcome:1"))
+    assert adopt(books) == "adopted"
+
+
+def test_a_job_that_was_requeued_and_finds_no_slot_is_not_forgotten(books: Books, ledger: Ledger) -> None:
+    books.bring("closed")
+    before = books.redis.hgetall(books.key("job:1"))
+    assert ledger.admit(job(), ROUTE, asked_at=books.now() + 0.001, queue_limit=0) == "full"
+    assert books.redis.hgetall(books.key("job:1")) == before
+    assert adopt(books) == "redelivered"
+
+
+def test_an_outcome_is_not_kept_for_a_job_that_was_requeued(books: Books, ledger: Ledger) -> None:
+    books.bring("closed")
+    assert ledger.admit(job(), ROUTE, asked_at=books.now() + 0.001) == "admitted"
+    assert not books.redis.exists(books.key("outcome:1"))
+    ledger.drop(1)
+    assert adopt(books) == "adopted"
+    assert books.state() == "claimed"
 
 
 # -- start: the fence --------------------------------------------------------------------------------------
@@ -374,11 +472,72 @@ def test_holding_a_waiting_message_never_shortens_its_time(books: Books, ledger:
     assert books.score("sent") == long
 
 
-def test_an_outcome_that_the_courier_has_is_not_held_by_the_worker(books: Books, ledger: Ledger) -> None:
+def put_off(books: Books) -> None:
+    books.ledger.undelivered(1, 1, "503", wait_seconds=0)
+
+
+def replace(books: Books) -> None:
+    books.ledger.replace_outcome(1, 1, Outcome.failed("413"))
+
+
+def collect(books: Books) -> None:
+    books.collect()
+    books.make_due("finished")
+
+
+@pytest.mark.parametrize("hand_over", [put_off, replace, collect])
+def test_an_outcome_that_the_courier_has_is_not_held_by_the_worker(
+    books: Books, ledger: Ledger, hand_over: Callable[[Books], None]
+) -> None:
     run = books.bring("finished")
-    ledger.undelivered(1, "503", wait_seconds=0)
+    hand_over(books)
     assert ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER) == {}
     assert books.is_due("finished")
+
+
+@pytest.mark.parametrize(
+    ("state", "held"), [("claimed", True), ("sent", True), ("running", False), ("finished", False)]
+)
+def test_a_message_that_a_worker_has_is_marked_as_held(books: Books, ledger: Ledger, state: str, held: bool) -> None:
+    run = books.bring(state)
+    assert not books.record().held
+    ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER)
+    assert books.record().held == held
+
+
+def test_a_message_of_another_attempt_marks_nothing(books: Books, ledger: Ledger) -> None:
+    books.bring("sent")
+    ledger.hold([(1, "mr-1-7-other")], lease=LATER, wait_seconds=LATER)
+    assert not books.record().held
+
+
+def retry(books: Books, run: RunKey) -> None:
+    books.start(run)
+    books.ledger.retry(run, wait_seconds=LATER)
+
+
+def give_back(books: Books, run: RunKey) -> None:
+    books.start(run)
+    books.ledger.give_back(run, wait_seconds=LATER)
+
+
+def send_again(books: Books, run: RunKey) -> None:
+    resend(books.ledger, run)
+
+
+def lose_the_run(books: Books, run: RunKey) -> None:
+    books.start(run)
+    lose(books.ledger, run)
+
+
+@pytest.mark.parametrize("new_message", [retry, give_back, send_again, lose_the_run])
+def test_nobody_has_told_that_it_has_a_new_message(
+    books: Books, ledger: Ledger, new_message: Callable[[Books, RunKey], None]
+) -> None:
+    run = books.bring("sent")
+    ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER)
+    new_message(books, run)
+    assert not books.record().held
 
 
 def test_what_is_not_the_workers_any_more_is_reported_with_the_reason(books: Books, ledger: Ledger) -> None:
@@ -555,6 +714,121 @@ def test_a_run_is_lost_once(books: Books, ledger: Ledger) -> None:
     assert books.record().attempt == 2
 
 
+def test_an_outcome_whose_run_died_while_it_delivered_is_the_couriers_at_once(books: Books, ledger: Ledger) -> None:
+    run = books.bring("finished")
+    bell = ledger.bell(0.01)
+    assert next(bell) == ""
+    assert lose(ledger, run) == "kept"
+    assert books.is_due("finished")
+    assert next(bell) == "deliver"
+    assert books.record().outcome == DONE
+    assert ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER) == {}
+    assert books.is_due("finished")
+
+
+def test_an_outcome_that_waits_for_its_next_delivery_is_not_hurried_by_the_death_of_its_run(
+    books: Books, ledger: Ledger
+) -> None:
+    run = books.bring("finished")
+    ledger.undelivered(1, 1, "503", wait_seconds=LATER)
+    assert lose(ledger, run) == "kept"
+    assert not books.is_due("finished")
+
+
+def test_the_reaper_takes_no_outcome_from_the_run_that_delivers_it(books: Books, ledger: Ledger) -> None:
+    run = books.bring("finished")
+    assert lose(ledger, run, only_due=True) == "kept"
+    assert not books.is_due("finished")
+
+
+# -- lost --------------------------------------------------------------------------------------------------
+
+
+def two_due_runs(books: Books) -> None:
+    """Two runs whose lease has run out, and one whose lease has not."""
+    for job_id in (1, 2, 3):
+        books.bring("running", job_id)
+    books.make_due("running", 1, 2)
+
+
+def test_the_runs_whose_lease_has_run_out_are_lost(books: Books, ledger: Ledger) -> None:
+    two_due_runs(books)
+    assert sorted(ledger.lost(lease=LATER)) == [1, 2]
+    assert sorted(ledger.lost(lease=LATER)) == [1, 2]  # until somebody says so
+    assert len(ledger.lost(1, lease=LATER)) == 1
+
+
+def test_after_a_time_in_which_nobody_looked_runs_get_half_a_lease(books: Books, ledger: Ledger) -> None:
+    assert ledger.lost(lease=30) == []
+    two_due_runs(books)
+    books.age_look(seconds=11)
+    assert ledger.lost(lease=30) == []
+    for _ in range(3):
+        books.age_look(seconds=4)
+        assert ledger.lost(lease=30) == []
+    books.age_look(seconds=4)
+    assert sorted(ledger.lost(lease=30)) == [1, 2]
+
+
+def test_who_looks_in_the_usual_pace_waits_for_nobody(books: Books, ledger: Ledger) -> None:
+    two_due_runs(books)
+    for _ in range(20):
+        assert sorted(ledger.lost(lease=30)) == [1, 2]
+        books.age_look(seconds=9)
+
+
+def test_the_patience_is_the_same_for_all_bridges_and_for_one_that_has_just_come(books: Books, ledger: Ledger) -> None:
+    ledger.lost(lease=30)
+    two_due_runs(books)
+    books.age_look(seconds=11)
+    for _ in range(3):
+        assert Ledger(INSIDE, ledger.worker).lost(lease=30) == []
+    books.age_look(seconds=15)
+    assert ledger.lost(lease=30) == []  # nobody looked for long, once more
+    books.age_look(seconds=9)
+    Ledger(INSIDE, ledger.worker).lost(lease=30)
+    books.age_look(seconds=9)
+    assert sorted(ledger.lost(lease=30)) == [1, 2]
+
+
+def test_the_first_look_of_all_waits_for_nobody(books: Books, ledger: Ledger) -> None:
+    two_due_runs(books)
+    assert sorted(ledger.lost(lease=30)) == [1, 2]
+
+
+# -- missed ------------------------------------------------------------------------------------------------
+
+
+def test_misses_are_counted_in_a_row_and_from_the_first(books: Books, ledger: Ledger) -> None:
+    assert ledger.missed([1, 2]) == {1: Missed(1, 0.0), 2: Missed(1, 0.0)}
+    books.age_miss(1, seconds=50)
+    found = ledger.missed([2, 1])
+    assert list(found) == [2, 1]
+    assert (found[1].times, found[2].times) == (2, 2)
+    assert 50 <= found[1].seconds < 55
+    assert found[2].seconds < 5
+
+
+def test_a_job_that_was_listed_in_between_begins_anew(books: Books, ledger: Ledger) -> None:
+    ledger.missed([1, 2])
+    books.age_miss(1, seconds=50)
+    assert list(ledger.missed([2])) == [2]
+    assert ledger.missed([1, 2])[1] == Missed(1, 0.0)
+    assert ledger.missed([]) == {}
+    assert ledger.missed([2])[2] == Missed(1, 0.0)
+
+
+def test_all_bridges_count_the_same_misses(books: Books, ledger: Ledger) -> None:
+    other = Ledger(INSIDE, ledger.worker)
+    assert [each.missed([1])[1].times for each in (ledger, other, ledger, other)] == [1, 2, 3, 4]
+    assert Ledger(INSIDE, "another name").missed([1])[1].times == 1
+
+
+def test_misses_are_forgotten_when_nobody_counts_any_more(books: Books, ledger: Ledger) -> None:
+    ledger.missed([1])
+    assert 0 < books.redis.ttl(books.key("missed")) <= 3600
+
+
 # -- resend ------------------------------------------------------------------------------------------------
 
 
@@ -614,9 +888,10 @@ def test_a_job_that_is_over_leaves_only_a_light_record_that_expires(
 ) -> None:
     books = fake_books(monkeypatch, history=1000.0)
     run = books.bring("finished")
-    books.ledger.delivered_part(1, "review:0", "7", hold_seconds=LATER)
+    books.ledger.delivered_part(1, 1, "review:0", "7", hold_seconds=LATER)
     if state == "closed":
         books.ledger.close(1, "delivered")
+        books.outgrow_kept_outcome()
     else:
         books.ledger.abort(1, "operator")
     record = books.record()
@@ -634,16 +909,18 @@ def test_a_job_that_is_over_leaves_only_a_light_record_that_expires(
 # -- delivering --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", STATES[1:6])
+@pytest.mark.parametrize("state", STATES[1:4])
 def test_what_is_due_is_taken_once_until_its_time_is_over(books: Books, ledger: Ledger, state: str) -> None:
     books.bring(state, 1)
     books.bring(state, 2)
+    before = books.redis.hgetall(books.key("job:1"))
     assert ledger.take(state, hold_seconds=LATER) == []
     books.make_due(state, 1)
     assert ledger.take(state, hold_seconds=LATER) == [1]
     assert ledger.take(state, hold_seconds=LATER) == []
     books.make_due(state, 1)
     assert ledger.take(state, hold_seconds=LATER) == [1]
+    assert books.redis.hgetall(books.key("job:1")) == before
 
 
 def test_no_more_is_taken_than_was_asked_for(books: Books, ledger: Ledger) -> None:
@@ -656,36 +933,104 @@ def test_no_more_is_taken_than_was_asked_for(books: Books, ledger: Ledger) -> No
     assert sorted(first + second) == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("state", STATES[1:6])
-def test_only_the_taking_of_an_outcome_counts_as_a_delivery(books: Books, ledger: Ledger, state: str) -> None:
-    books.bring(state)
-    before = books.record().deliveries
-    books.make_due(state)
-    ledger.take(state, hold_seconds=LATER)
-    assert books.record().deliveries == before + (1 if state == "finished" else 0)
+def test_an_outcome_that_is_due_is_collected_once_until_its_time_is_over(books: Books, ledger: Ledger) -> None:
+    books.bring("finished", 1)
+    books.bring("finished", 2)
+    assert ledger.collect(10, hold_seconds=LATER) == {}
+    books.make_due("finished", 1)
+    assert ledger.collect(10, hold_seconds=LATER) == {1: 2}
+    assert ledger.collect(10, hold_seconds=LATER) == {}
+    books.make_due("finished")
+    assert ledger.collect(10, hold_seconds=LATER) == {1: 3, 2: 2}
+
+
+def test_an_outcome_that_nobody_tried_to_deliver_is_collected_as_the_first_delivery(
+    books: Books, ledger: Ledger
+) -> None:
+    for job_id, state in ((1, "running"), (2, "sent")):
+        books.bring(state, job_id)
+    ledger.finish(RunKey(1, books.record(1).task_id), DONE, deliver_seconds=0)
+    ledger.fail(2, books.record(2).task_id, Outcome.failed("time limit"))
+    assert ledger.collect(10, hold_seconds=LATER) == {1: 1, 2: 1}
+
+
+def test_no_more_is_collected_than_was_asked_for(books: Books, ledger: Ledger) -> None:
+    for job_id in range(1, 6):
+        books.bring("finished", job_id)
+    books.make_due("finished")
+    first = ledger.collect(3, hold_seconds=LATER)
+    second = ledger.collect(3, hold_seconds=LATER)
+    assert (len(first), len(second)) == (3, 2)
+    assert sorted([*first, *second]) == [1, 2, 3, 4, 5]
+
+
+# -- delivering, by whose turn it is -----------------------------------------------------------------------
+
+DELIVERY_STEPS: dict[str, Callable[[Ledger, int], bool]] = {
+    "carry": lambda ledger, number: ledger.carry(1, number, hold_seconds=LATER),
+    "delivered_part": lambda ledger, number: ledger.delivered_part(1, number, "review:0", "8", hold_seconds=LATER),
+    "undelivered": lambda ledger, number: ledger.undelivered(1, number, "503", wait_seconds=0),
+    "replace_outcome": lambda ledger, number: ledger.replace_outcome(1, number, Outcome.failed("413")),
+}
+
+
+@pytest.mark.parametrize("step", DELIVERY_STEPS)
+def test_a_delivery_that_was_overtaken_changes_nothing(books: Books, ledger: Ledger, step: str) -> None:
+    books.bring("finished")
+    first, second = books.collect(), books.collect()
+    before = books.redis.hgetall(books.key("job:1"))
+    for number in (1, first, second + 1):
+        assert not DELIVERY_STEPS[step](ledger, number)
+    assert books.redis.hgetall(books.key("job:1")) == before
+    assert not books.is_due("finished")
+    assert DELIVERY_STEPS[step](ledger, second)
+
+
+@pytest.mark.parametrize("step", DELIVERY_STEPS)
+@pytest.mark.parametrize("end", OVER)
+def test_a_delivery_whose_job_is_over_changes_nothing(books: Books, ledger: Ledger, step: str, end: str) -> None:
+    books.bring("finished")
+    number = books.collect()
+    if end == "closed":
+        ledger.close(1, "delivered")
+    else:
+        ledger.abort(1, "operator")
+    before = books.redis.hgetall(books.key("job:1"))
+    assert not DELIVERY_STEPS[step](ledger, number)
+    assert books.redis.hgetall(books.key("job:1")) == before
+    assert books.state() == end
+
+
+def test_who_delivers_keeps_the_job_for_as_long_as_it_says_so(books: Books, ledger: Ledger) -> None:
+    books.bring("finished")
+    number = books.collect()
+    books.make_due("finished")
+    now = books.now()
+    assert ledger.carry(1, number, hold_seconds=15)
+    assert books.score("finished") == pytest.approx(now + 15, abs=5)
 
 
 def test_a_delivered_part_is_kept_and_prolongs_the_delivery(books: Books, ledger: Ledger) -> None:
     books.bring("finished")
     books.make_due("finished")
-    assert ledger.delivered_part(1, "artifact:0", '{"slug":"a"}', hold_seconds=LATER)
-    assert ledger.delivered_part(1, "review:1", "12", hold_seconds=LATER)
+    assert ledger.delivered_part(1, 1, "artifact:0", '{"slug":"a"}', hold_seconds=LATER)
+    assert ledger.delivered_part(1, 1, "review:1", "12", hold_seconds=LATER)
     assert not books.is_due("finished")
     assert books.record().parts == {"artifact:0": '{"slug":"a"}', "review:1": "12"}
 
 
 def test_a_failed_delivery_is_due_again_after_its_pause(books: Books, ledger: Ledger) -> None:
     books.bring("finished")
-    assert ledger.undelivered(1, "503", wait_seconds=LATER)
+    assert ledger.undelivered(1, 1, "503", wait_seconds=LATER)
     assert not books.is_due("finished")
-    assert ledger.undelivered(1, "still 503", wait_seconds=0)
+    assert ledger.undelivered(1, 1, "still 503", wait_seconds=0)
     assert books.is_due("finished")
     assert books.record().why == "still 503"
 
 
 def test_an_outcome_that_replaces_a_refused_one_is_due_at_once(books: Books, ledger: Ledger) -> None:
     books.bring("finished")
-    assert ledger.replace_outcome(1, Outcome.failed("413"))
+    assert ledger.replace_outcome(1, 1, Outcome.failed("413"))
     assert books.record().outcome == Outcome.failed("413")
     assert books.is_due("finished")
 
@@ -706,7 +1051,7 @@ def test_the_survey_counts_states_and_queues_from_the_sets(books: Books, ledger:
 
 def test_the_ledgers_of_two_worker_names_know_nothing_of_each_other(books: Books) -> None:
     books.bring("running")
-    other = Ledger("redis://inside.the.test/0", "other {name}")
+    other = Ledger(INSIDE, "other {name}")
     assert other.in_flight() == {}
     assert other.read(1) is None
     assert other.admit(job(), ROUTE, asked_at=0.0, total_limit=1) == "admitted"
@@ -739,6 +1084,14 @@ def test_a_ledger_is_new_once_and_again_when_it_was_emptied(books: Books, ledger
     assert not ledger.found()
     books.redis.flushall()
     assert ledger.found()
+
+
+def test_a_ledger_that_nobody_uses_counts_as_new_when_its_history_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    books = fake_books(monkeypatch, history=1000.0)
+    books.ledger.found()
+    books.redis.expire(books.key("founded"), 10)
+    books.ledger.found()
+    assert 990 < books.redis.ttl(books.key("founded")) <= 1000
 
 
 RINGS: list[tuple[str, str, str]] = [

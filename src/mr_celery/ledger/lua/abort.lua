@@ -6,6 +6,6 @@ local state = known[1]
 if not (state == 'claimed' or state == 'sent' or state == 'running' or state == 'finished') then
   return false
 end
-set('why', why)
 finish_off(state, 'aborted', history)
+set('why', why)
 return known[2]

@@ -7,11 +7,11 @@ local queue_limit, total_limit = tonumber(ARGV[9]), tonumber(ARGV[10])
 local asked_at, settle_seconds = tonumber(ARGV[11]), tonumber(ARGV[12])
 
 local known = get('state', 'claimed_at', 'ended_at')
-if known[1] == 'closed' or known[1] == 'aborted' then
+local requeued = known[1] == 'closed' or known[1] == 'aborted'
+if requeued then
   if tonumber(known[3]) >= asked_at then
     return 'known'
   end
-  redis.call('DEL', record) -- requeued on the server: a new life
 elseif known[1] then
   if known[1] == 'admitted' or tonumber(known[2]) >= asked_at then
     return 'known'
@@ -29,7 +29,10 @@ if (total_limit >= 0 and total >= total_limit)
     or (queue_limit >= 0 and redis.call('SCARD', load) >= queue_limit) then
   return 'full'
 end
+redis.call('SADD', load, id) -- the first write: where the memory is full, it is the one that Redis refuses
+if requeued then
+  forget()
+end
 set('job', job, 'route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
-redis.call('SADD', load, id)
 place('admitted', now + settle_seconds)
 return 'admitted'

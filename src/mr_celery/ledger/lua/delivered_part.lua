@@ -1,8 +1,8 @@
 -- finished -> finished: one artifact or review is delivered; what the server answered is written down, so
--- that a later delivery goes on from there. The taker holds the job for hold_seconds more.
--- Answers: 1, or 0 where the job is not being delivered any more.
-local part, answer, hold_seconds = ARGV[3], ARGV[4], tonumber(ARGV[5])
-if get('state')[1] ~= 'finished' then
+-- that a later delivery goes on from there. Who delivers keeps the job for hold_seconds more.
+-- Answers: 1, or 0 where it is not his any more.
+local delivery, part, answer, hold_seconds = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+if not carries(delivery) then
   return 0
 end
 set(part, answer)

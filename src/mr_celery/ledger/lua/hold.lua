@@ -14,6 +14,7 @@ for index = 5, #ARGV, 2 do
     redis.call('ZADD', prefix .. 'running', 'XX', stamp(now + lease), job)
   elseif known[1] == 'sent' or known[1] == 'claimed' then
     redis.call('ZADD', prefix .. 'sent', 'XX', 'GT', stamp(now + wait_seconds), job)
+    redis.call('HSET', prefix .. 'job:' .. job, 'held', 1)
   elseif known[1] == 'finished' then
     if known[3] == 'run' then
       redis.call('ZADD', prefix .. 'finished', 'XX', stamp(now + lease), job)

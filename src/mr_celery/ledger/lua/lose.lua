@@ -4,6 +4,12 @@
 local task, only_due, why = ARGV[3], ARGV[4], ARGV[5]
 local must_not_outcome, too_often_outcome = ARGV[6], ARGV[7]
 local known = get('state', 'task', 'attempt', 'nonce', 'max_attempts', 'on_lost')
+if only_due == '0' and known[1] == 'finished' and known[2] == task and redis.call('HDEL', record, 'carrier') == 1 then
+  -- It died while it delivered: its outcome is recorded, and a courier need not wait.
+  redis.call('ZADD', prefix .. 'finished', stamp(now), id)
+  ring('deliver')
+  return 'kept'
+end
 if known[1] ~= 'running' or known[2] ~= task then
   return 'kept'
 end

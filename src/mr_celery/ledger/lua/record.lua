@@ -6,12 +6,14 @@
 --   admitted, claimed, sent, running, finished
 --                 sorted sets: the jobs in that state, scored by the time at which somebody must look again
 --   load:<queue>  set: the jobs that hold a slot of that queue (admitted to running)
+--   outcome:<id>  string: what a closed job ended with, for a little while (see adopt.lua)
 --   bell          channel: rung with the new state when a slot becomes free or work becomes due
 --
 -- ARGV[1] is the prefix, ARGV[2] the job's id. All times are this server's clock, in seconds.
 local prefix = ARGV[1]
 local id = ARGV[2]
 local record = prefix .. 'job:' .. id
+local kept_outcome = prefix .. 'outcome:' .. id
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
 
@@ -53,7 +55,18 @@ end
 -- A new attempt with budgets of its own, to be sent when it is due.
 local function begin_attempt(attempt, nonce)
   set('attempt', attempt, 'task', task_id(attempt, nonce), 'resends', 0, 'retries', 0)
-  redis.call('HDEL', record, 'why')
+  redis.call('HDEL', record, 'why', 'held')
+end
+
+-- Whether the delivery of that number is the one that is under way.
+local function carries(delivery)
+  local known = get('state', 'deliveries')
+  return known[1] == 'finished' and known[2] == delivery
+end
+
+-- An earlier life of the job is over, and counts no more.
+local function forget()
+  redis.call('DEL', record, kept_outcome)
 end
 
 -- The outcome is known, and is to be delivered from `due` on by whoever takes it first.

@@ -8,6 +8,7 @@ if not (state == 'sent' or state == 'claimed') or known[2] ~= task then
   return 'kept'
 end
 set('why', why)
+redis.call('HDEL', record, 'held')
 if budget >= 0 then
   local resends = tonumber(known[3]) + 1
   set('resends', resends)

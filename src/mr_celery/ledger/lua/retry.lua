@@ -7,5 +7,6 @@ if known[1] ~= 'running' or known[2] ~= task or tonumber(known[3]) ~= retries th
   return 0
 end
 set('retries', next_retries)
+redis.call('HDEL', record, 'held') -- no worker has told yet that it has the new message
 move('running', 'sent', now + wait_seconds)
 return 1

@@ -1,7 +1,7 @@
 -- finished -> finished: the delivery failed; the courier tries again after wait_seconds.
--- Answers: 1, or 0 where the job is not being delivered any more.
-local why, wait_seconds = ARGV[3], tonumber(ARGV[4])
-if get('state')[1] ~= 'finished' then
+-- Answers: 1, or 0 where it was not his any more.
+local delivery, why, wait_seconds = ARGV[3], ARGV[4], tonumber(ARGV[5])
+if not carries(delivery) then
   return 0
 end
 set('why', why)

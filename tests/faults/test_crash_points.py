@@ -1,0 +1,263 @@
+"""A process dies by SIGKILL before, and after, every effect there is; the job ends once, with the right result.
+
+The list of effects is found in the code (support/crash.py): one that no story here leads to fails a test.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mr_celery.delivery.deliver import REFUSAL
+from mr_celery.ledger import Ledger
+from mr_celery.sandbox import Rule, Sandbox
+from support.crash import Point, Victim, When, arm, effects
+from support.fleet import Fleet
+from support.ports import until
+from support.servers import RedisServer
+
+
+@pytest.fixture(scope="module")
+def crash_sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def crash_redis() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.stop()
+
+
+def fleet_that_dies(sandbox: Sandbox, redis: RedisServer, folder: Path, *, delivery: str) -> Fleet:
+    """A bridge and a worker that are started again whenever they die, with crash points in them."""
+    first = 0 if delivery == "worker" else 2
+    made = Fleet(
+        sandbox,
+        broker=redis.url(first),
+        ledger=redis.url(first + 1),
+        folder=folder,
+        app="support.proj_crash",
+        name=delivery,
+    )
+    points = folder / "points"
+    points.mkdir()
+    made.environment |= {"CRASH_POINTS": str(points), "MODELREINS_LEASE": "3", "MODELREINS_DELIVERY": delivery}
+    made.worker("-c", "1", "--without-mingle", "--without-gossip")
+    made.bridge()
+    made.keep_running()
+    return made
+
+
+@pytest.fixture(scope="module")
+def by_worker(
+    crash_sandbox: Sandbox, crash_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """An installation whose workers deliver."""
+    made = fleet_that_dies(crash_sandbox, crash_redis, tmp_path_factory.mktemp("by-worker"), delivery="worker")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def by_bridge(
+    crash_sandbox: Sandbox, crash_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """An installation whose bridge delivers."""
+    made = fleet_that_dies(crash_sandbox, crash_redis, tmp_path_factory.mktemp("by-bridge"), delivery="bridge")
+    yield made
+    made.stop()
+
+
+# -- what happens to a job, so that its life passes the points ---------------------------------------------------
+
+
+def plain(capability: str, **fields: Any) -> Callable[[Fleet, str], int]:
+    """A job of a handler, and nothing else."""
+
+    def story(fleet: Fleet, prompt: str) -> int:
+        return fleet.dispatch(prompt, capability, **fields)
+
+    return story
+
+
+def with_fault(capability: str, *rules: Rule, **fields: Any) -> Callable[[Fleet, str], int]:
+    """A job while the server answers with faults."""
+
+    def story(fleet: Fleet, prompt: str) -> int:
+        fleet.sandbox.chaos.set(rules)
+        return fleet.dispatch(prompt, capability, **fields)
+
+    return story
+
+
+def prefetched(fleet: Fleet, prompt: str) -> int:
+    """A job whose message a worker has, that dies before it starts the task."""
+    other = fleet.dispatch(f"before {prompt}", "nap", seconds=2.5)
+    until(lambda: fleet.started(f"before {prompt}") == 1, what="the worker is busy")
+    job_id = fleet.dispatch(prompt, "nap", seconds=0.1)
+    until(lambda: f"proj.nap[mr-{job_id}-" in fleet.processes[0].output, what="the worker has the message")
+    until(lambda: ledger_of(fleet).read(job_id).held, what="it has told so")  # type: ignore[union-attr]
+    fleet.processes[0].signal(signal.SIGKILL)
+    fleet.ended(other)
+    return job_id
+
+
+def aborted(fleet: Fleet, prompt: str) -> int:
+    """A job that an operator aborts while it runs."""
+    job_id = fleet.dispatch(prompt, "nap", seconds=40)
+    until(lambda: fleet.started(prompt) == 1, what="it runs")
+    fleet.sandbox.store.abort(job_id)
+    until(lambda: state_of(fleet, job_id) == "aborted", what="the ledger knows")
+    return job_id
+
+
+def ledger_lost(fleet: Fleet, prompt: str) -> int:
+    """A job that runs while the ledger loses its data."""
+    job_id = fleet.dispatch(prompt, "nap", seconds=1)
+    until(lambda: fleet.started(prompt) == 1, what="it runs")
+    redis = RedisServer.client_of(fleet.environment["MODELREINS_LEDGER_URL"])
+    redis.flushdb()
+    return job_id
+
+
+def ledger_of(fleet: Fleet) -> Ledger:
+    return Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
+
+
+def state_of(fleet: Fleet, job_id: int) -> str:
+    record = ledger_of(fleet).read(job_id)
+    return record.state if record else "unknown"
+
+
+BOTH: tuple[When, ...] = ("before", "after")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A story in which one effect is passed, by a process that dies before it, and the next time after it.
+
+    Args:
+        effect: its name.
+        story: brings a job to pass it.
+        runs: how often the handler runs in the end.
+        delivery: who delivers.
+        victim: what dies.
+        artifacts: how many artifacts of the job the server has in the end.
+        reviews: how many reviews.
+        result: the job's output, if not the prompt in capitals.
+        status: how the job ends.
+        when: where it dies, if the job does not pass the effect a second time.
+    """
+
+    effect: str
+    story: Callable[[Fleet, str], int]
+    runs: int = 1
+    delivery: str = "worker"
+    victim: Victim = "process"
+    artifacts: int = 0
+    reviews: int = 0
+    result: str | None = None
+    status: str = "done"
+    when: tuple[When, ...] = BOTH
+
+    def __str__(self) -> str:
+        return f"{' and '.join(self.when)} {self.effect}, {self.victim}, {self.delivery} delivers"
+
+
+def _poster(effect: str, *, runs: int = 1, artifacts: int = 1, reviews: int = 1, **more: Any) -> Case:
+    return Case(effect, plain("poster"), runs=runs, artifacts=artifacts, reviews=reviews, **more)
+
+
+def _delivery(**more: Any) -> list[Case]:
+    return [
+        # Who dies after an upload, and before it is written down, uploads again: this the design excludes.
+        _poster("server.upload", artifacts=2, **more),
+        _poster("ledger.delivered_part", artifacts=2, **more),
+        _poster("server.review", reviews=2, **more),
+        _poster("server.close", **more),
+        _poster("ledger.close", **more),
+    ]
+
+
+CASES = [
+    # claiming
+    *(_poster(effect) for effect in ("ledger.admit", "server.claim", "ledger.claimed", "broker.send")),
+    *(_poster("ledger.sent", when=(when,)) for when in BOTH),
+    *(Case(effect, plain("nap", seconds=2)) for effect in ("server.presence", "ledger.found", "ledger.my_turn")),
+    *(
+        Case(
+            "ledger.settle_later",
+            with_fault("nap", Rule("drop", routes=("claim",), after=True, seconds=2)),
+            when=(when,),
+        )
+        for when in BOTH
+    ),
+    Case("ledger.take", with_fault("nap", Rule("drop", routes=("claim",), after=True, seconds=2))),
+    Case("ledger.drop", with_fault("nap", Rule("drop", routes=("claim",), seconds=2))),
+    # running
+    _poster("ledger.start"),
+    _poster("ledger.start", victim="node"),
+    _poster("ledger.finish", runs=2),
+    _poster("ledger.finish", runs=2, victim="node"),
+    Case("ledger.hold", plain("nap", seconds=4), runs=3, victim="node"),
+    Case("ledger.retry", plain("retried"), runs=3),
+    *(Case("ledger.give_back", plain("given-back"), runs=2, when=(when,)) for when in BOTH),
+    Case("ledger.fail", plain("too-slow"), runs=2, victim="node", status="failed", result="hard time limit"),
+    # what is lost
+    Case("ledger.lose", plain("child-dies"), runs=2, victim="node"),
+    Case("ledger.lost", plain("node-dies"), runs=2),
+    Case("ledger.lose", plain("node-dies"), runs=2),
+    Case("ledger.resend", prefetched),
+    Case("ledger.adopt", ledger_lost, runs=2),
+    Case("ledger.missed", aborted, status="failed", result="aborted by an operator"),
+    Case("ledger.abort", aborted, status="failed", result="aborted by an operator"),
+    # delivering
+    *_delivery(),
+    *_delivery(victim="node"),
+    *_delivery(delivery="bridge"),
+    _poster("ledger.collect", delivery="bridge"),
+    Case("ledger.carry", with_fault("nap", Rule("latency", routes=("close",), delay=2.5)), delivery="bridge"),
+    Case("ledger.undelivered", with_fault("nap", Rule("status", status=503, routes=("close",), seconds=4))),
+    Case(
+        "ledger.replace_outcome",
+        with_fault("poster", Rule("status", status=400, routes=("artifact",))),
+        status="failed",
+        result=REFUSAL,
+    ),
+]
+
+
+def test_every_effect_in_the_code_has_its_case() -> None:
+    assert {case.effect for case in CASES} == set(effects())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_death_before_and_after(case: Case, request: pytest.FixtureRequest) -> None:
+    fleet: Fleet = request.getfixturevalue(f"by_{case.delivery}")
+    prompt = str(case).lower()
+    points = Path(fleet.environment["CRASH_POINTS"])
+    armed = [arm(points, Point(when, case.effect, case.victim)) for when in case.when]
+    try:
+        job_id = case.story(fleet, prompt)
+        (job,) = fleet.ended(job_id, seconds=60)
+        until(lambda: state_of(fleet, job_id) in ("closed", "aborted"), what="the ledger has closed it")
+        for file in armed:
+            until(lambda file=file: not file.exists(), seconds=10, what=f"somebody dies {file.name}")  # type: ignore[misc]
+    finally:
+        fleet.sandbox.chaos.clear()
+        for file in armed:
+            file.unlink(missing_ok=True)
+    assert job["status"] == case.status
+    assert (case.result or prompt.upper()) in job["result"]
+    assert fleet.started(prompt) == case.runs
+    assert sum(event.startswith(("close", "abort")) for event in fleet.events(job_id)) == 1
+    assert len(fleet.sandbox.store.artifacts(job_id)) == case.artifacts
+    assert sum(review["job_id"] == job_id for review in fleet.sandbox.store.reviews()) == case.reviews
+    assert ledger_of(fleet).in_flight() == {}

@@ -1,0 +1,66 @@
+"""The server is away while thousands of jobs finish: nothing is lost, nothing grows, and it is not run over after."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mr_celery.ledger import Ledger
+from support.campaign import Campaign, all_survive, jobs_each
+from support.counted import CountedSandbox
+from support.fleet import Fleet
+from support.ports import until
+
+GROWTH = 32 * 2**20
+"""Bytes by which a process may grow while outcomes pile up in the ledger: less than the outcomes themselves take."""
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[CountedSandbox]:
+    with CountedSandbox(db=str(tmp_path / "server.db")) as running:
+        yield running
+
+
+def memory(fleet: Fleet) -> dict[str, int]:
+    """The bytes that each process of the fleet has in memory, with its children."""
+    found = {}
+    for process in fleet.processes:
+        parent = psutil.Process(process.popen.pid)
+        found[process.log.name] = max(each.memory_info().rss for each in [parent, *parent.children(recursive=True)])
+    return found
+
+
+def test_five_thousand_jobs_finish_while_the_server_is_away(fleet: Fleet, sandbox: CountedSandbox) -> None:
+    jobs = jobs_each(5000)
+    campaign = Campaign(fleet)
+    fleet.environment["MODELREINS_MAX_INFLIGHT"] = str(jobs + 10)
+    # The handlers wait for the outage, so that all of them finish in it.
+    gate = fleet.folder / "gate"
+    worker = fleet.worker("-c", "4", PROJ_GATE=str(gate))
+    fleet.bridge()
+    campaign.dispatch(jobs, "gated")
+    ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
+    until(lambda: ledger.survey().in_flight == jobs, seconds=180, what="all are claimed")
+    sandbox.stop()
+    before = memory(fleet)
+    gate.touch()
+    until(lambda: ledger.survey().states["finished"] == jobs, seconds=180, what="all have finished")
+    threading.Event().wait(10)  # the outage is the fault: there is nothing to wait for
+    grown = {name: size - before[name] for name, size in memory(fleet).items()}
+    assert max(grown.values()) < GROWTH, grown
+    sandbox.requests.clear()
+    sandbox.most_at_once = 0
+    with all_survive(fleet):
+        sandbox.start()
+        began = time.monotonic()
+        campaign.audit(seconds=60)
+        print(f"{jobs} outcomes delivered {time.monotonic() - began:.1f} s after the server was back")
+    assert sandbox.most_at_once <= 8 + 4 + 4, "no more than a courier's, the workers' and a bridge's own requests"
+    assert worker.output.count("not delivered yet") < jobs / 10
+    assert os.path.getsize(fleet.processes[1].log) < 2**20, "an outage does not fill the log"

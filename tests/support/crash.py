@@ -1,0 +1,110 @@
+"""Crash points: places between two effects at which a process of the fleet dies by SIGKILL, when it is told to.
+
+The effects are found in the code: every method of the ledger, of the server's client and of the sender that changes
+something. Before and after each there is a point. Nothing of this is in the product: the test application puts it
+around these methods (:func:`install`) in the processes that import it.
+
+A point is armed by a file in the folder that ``CRASH_POINTS`` names; who passes the point first removes it, and dies.
+So each armed point kills one process once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal
+
+from mr_celery.bridge.sender import Sender
+from mr_celery.client import Api
+from mr_celery.ledger import Ledger
+
+When = Literal["before", "after"]
+Victim = Literal["process", "node"]
+"""``process``: who passes the point. ``node``: its whole process group: a Celery worker with all its children."""
+
+READS = {
+    Ledger: {"bell", "blob", "due", "holds", "in_flight", "read", "server_version", "survey"},
+    Api: {"job", "jobs"},
+    Sender: {"announce_abort", "close", "waiting"},
+}
+"""What changes nothing. Every other public method is an effect."""
+
+LOOKS = ("ledger.collect", "ledger.lost", "ledger.missed", "ledger.take")
+"""Effects that are none where they find nothing: then their point afterwards is not passed."""
+
+
+def effects() -> dict[str, tuple[type, str]]:
+    """Every effect of bridge, runner and delivery, by name: ``ledger.admit``, ``server.claim``, ``broker.send``, …"""
+    where = {Ledger: "ledger", Api: "server", Sender: "broker"}
+    return {
+        f"{where[owner]}.{name}": (owner, name)
+        for owner, reads in READS.items()
+        for name, _ in inspect.getmembers(owner, inspect.isfunction)
+        if not name.startswith("_") and name not in reads
+    }
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place at which a process dies.
+
+    Args:
+        when: before or after the effect.
+        effect: its name.
+        victim: what dies with it.
+    """
+
+    when: When
+    effect: str
+    victim: Victim = "process"
+
+    def __str__(self) -> str:
+        return f"{self.when} {self.effect} ({self.victim})"
+
+    @property
+    def file(self) -> str:
+        return f"{self.when} {self.effect} {self.victim}"
+
+
+def arm(folder: Path, point: Point) -> Path:
+    """The next process that passes the point dies. Returns the file that is gone then."""
+    file = folder / point.file
+    file.touch()
+    return file
+
+
+def install() -> None:
+    """Put the points around the effects, in this process, if there is a folder for them."""
+    folder = os.environ.get("CRASH_POINTS")
+    if not folder:
+        return
+    for effect, (owner, name) in effects().items():
+        setattr(owner, name, _with_points(getattr(owner, name), effect, folder))
+
+
+def _with_points(method: Callable[..., Any], effect: str, folder: str) -> Callable[..., Any]:
+    @wraps(method)
+    def passing(*args: Any, **kwargs: Any) -> Any:
+        _pass(folder, "before", effect)
+        answer = method(*args, **kwargs)
+        if answer or effect not in LOOKS:
+            _pass(folder, "after", effect)
+        return answer
+
+    return passing
+
+
+def _pass(folder: str, when: When, effect: str) -> None:
+    victims: tuple[Victim, ...] = ("process", "node")
+    for victim in victims:
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, Point(when, effect, victim).file))
+            if victim == "process":
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.killpg(os.getpgid(0), signal.SIGKILL)
