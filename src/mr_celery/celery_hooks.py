@@ -25,6 +25,7 @@ from celery import bootsteps, signals
 from celery.app.task import Task
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.local import Proxy
+from redis.exceptions import RedisError
 from celery.worker import state as worker_state
 from celery.worker.control import control_command
 
@@ -308,10 +309,30 @@ class JobKeeper(bootsteps.StartStopStep):
 
 
 class KeeperSwitch(bootsteps.StartStopStep):
-    """A consumer's step: it comes and goes with the connection to the broker, and the keeper's timer with it."""
+    """A consumer's step: it comes and goes with the connection to the broker, and the keeper's timer with it.
+
+    It also keeps the worker alive where a Redis broker has a bad time, so that the worker looks for it again:
+    what Redis refuses while it is a replica or has no memory left counts as a lost connection (as for Celery's own
+    setting ``broker_channel_error_retry``; not for other brokers, whose refusals tell of wrong declarations); and so
+    does whatever the end of the old connection raises: with messages unacknowledged, kombu's Redis transport raises an
+    AttributeError there (kombu issue 582).
+    """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     label = "ModelReins jobs' timer"
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        clean_up = consumer.on_connection_error_after_connected
+
+        def clean_up_and_go_on(error: Exception) -> None:
+            try:
+                clean_up(error)
+            except Exception as failure:
+                logger.warning("the lost connection to the broker was not closed cleanly: %r", failure)
+
+        consumer.on_connection_error_after_connected = clean_up_and_go_on
+        consumer.connection_errors += (RedisError,)
 
     def start(self, consumer: Any) -> None:
         """The consumer is connected."""

@@ -34,8 +34,8 @@ logger = logging.getLogger("mr_celery.runner")
 START_PATIENCE = 30.0
 """Seconds for which a start is repeated while the ledger is away; then the message is left to the reaper."""
 
-FINISH_PATIENCE = 600.0
-"""Seconds for which an outcome is kept in memory while the ledger is away."""
+FINISH_PATIENCE = 3600.0
+"""Seconds for which an outcome is kept in memory while the ledger is away: without it, nothing else could run here."""
 
 LARGE_UPLOAD_PATIENCE = 300.0
 """Seconds for which the upload of an artifact that the ledger cannot hold is repeated."""

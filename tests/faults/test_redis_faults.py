@@ -55,8 +55,8 @@ def test_paused_for_longer_than_the_lease(busy: Fleet, own_redis: RedisServer) -
 def test_restarted_with_its_data(busy: Fleet, own_redis: RedisServer) -> None:
     own_redis.kill()
     own_redis.start()
-    busy.worker("-c", "4")  # Celery 5.7's own worker may not survive this, and is started again by whoever runs it
-    jobs = busy.ended(*range(1, 151), seconds=120)
+    with all_survive(busy):
+        jobs = busy.ended(*range(1, 151), seconds=120)
     assert {job["status"] for job in jobs} == {"done"}
     assert all(busy.events(job["id"]).count("close done") == 1 for job in jobs)
 
@@ -75,10 +75,28 @@ def test_restarted_without_its_data(busy: Fleet, own_redis: RedisServer) -> None
     for file in own_redis.folder.rglob("*.aof*"):
         file.unlink()
     own_redis.start()
-    busy.worker("-c", "4")  # as in test_restarted_with_its_data
-    jobs = busy.ended(*range(1, 151), seconds=120)
+    with all_survive(busy):
+        jobs = busy.ended(*range(1, 151), seconds=120)
     assert {job["status"] for job in jobs} == {"done"}
     assert all(busy.events(job["id"]).count("close done") == 1 for job in jobs)
+
+
+def test_a_read_only_replica_for_a_while(busy: Fleet, own_redis: RedisServer) -> None:
+    """Broker and ledger refuse every write for longer than the lease."""
+    own_redis.client().execute_command("REPLICAOF", "127.0.0.1", "1")
+    with all_survive(busy):
+        threading.Event().wait(6)
+        own_redis.client().execute_command("REPLICAOF", "NO", "ONE")
+        all_done_once(busy)
+
+
+def test_a_full_memory_for_a_while(busy: Fleet, own_redis: RedisServer) -> None:
+    """Broker and ledger refuse whatever takes memory for longer than the lease."""
+    own_redis.client().config_set("maxmemory", "1mb")
+    with all_survive(busy):
+        threading.Event().wait(6)
+        own_redis.client().config_set("maxmemory", "0")
+        all_done_once(busy)
 
 
 @pytest.fixture

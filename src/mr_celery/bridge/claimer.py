@@ -35,6 +35,9 @@ NO_WORKER_SECONDS = 2.0
 SETTLE_SECONDS = 2.0
 """How long after a claim without a clear answer the server is asked for its fate."""
 
+MOST_SETTLE_SECONDS = 15.0
+"""The same where the server asks for patience: until then the job holds a slot."""
+
 Claim = Literal["claimed", "full", "passed"]
 
 
@@ -214,11 +217,11 @@ class Claimer:
         office = self._office
         failures = self._refused.get(job_id, (0, 0.0))[0] + 1
         pause = backoff(failures, first=office.settings.poll_interval, most=30.0 if error.trouble else 300.0)
-        self._refused[job_id] = (failures, office.clock() + pause)
+        self._refused[job_id] = (failures, office.clock() + max(pause, error.retry_after or 0.0))
         if error.unauthorized:
             office.reject_token(error)
         if not admitted:
             return
         office.claim_unclear()
-        office.ledger.settle_later(job_id, max(SETTLE_SECONDS, error.retry_after or 0.0))
+        office.ledger.settle_later(job_id, min(max(SETTLE_SECONDS, error.retry_after or 0.0), MOST_SETTLE_SECONDS))
         logger.warning("job=%d not claimed, or not clearly; the server's lists settle it: %s", job_id, error.summary)

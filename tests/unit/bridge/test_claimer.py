@@ -278,8 +278,10 @@ def test_a_claim_that_is_refused_is_settled_by_the_servers_list(
     assert desk.server.asked("claim") == [1]
 
 
-@pytest.mark.parametrize(("retry_after", "seconds"), [(None, 2.0), (1.0, 2.0), (60.0, 60.0)])
-def test_an_unclear_claim_is_settled_after_the_time_that_the_server_asks_for(
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"), [(None, 2.0), (1.0, 2.0), (10.0, 10.0), (600.0, module.MOST_SETTLE_SECONDS)]
+)
+def test_an_unclear_claim_is_settled_when_the_server_has_had_time_though_not_for_ever(
     desk: Desk, books: Books, claimer: Claimer, retry_after: float | None, seconds: float
 ) -> None:
     desk.server.dispatch(1)
@@ -303,6 +305,19 @@ def test_a_job_that_is_pending_still_is_not_asked_for_at_once(desk: Desk, claime
     desk.clock.advance(POLL)
     claimer.run_once()
     assert desk.server.asked("claim") == [1, 1]
+    assert desk.sender.jobs == [1]
+
+
+def test_a_job_is_not_asked_for_before_the_time_that_the_server_asks_for(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(1)
+    desk.server.faults["claim"] = [refusal(429, retry_after=600.0)]
+    claimer.run_once()
+    settle(desk)
+    desk.clock.advance(599.0)
+    claimer.run_once()
+    assert desk.server.asked("claim") == [1]
+    desk.clock.advance(1.0 + POLL)
+    claimer.run_once()
     assert desk.sender.jobs == [1]
 
 
