@@ -1,12 +1,13 @@
-# make demo    sets everything up, and shows the main job at work
-# make test    sets everything up, and runs all tests (TESTS="tests/unit -k ledger" for some)
-# make check   ruff and mypy
+# make demo       sets everything up, and shows the main job at work
+# make test       sets everything up, and runs all tests (TESTS="tests/unit -k ledger" for some)
+# make campaign   the fault tests in their long form, and a soak of ten minutes: about two hours
+# make check      ruff and mypy
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: demo test check format clean
+.PHONY: demo test campaign check format clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +25,12 @@ demo: $(VENV)/installed
 test: $(VENV)/developing
 	tools/install-servers.sh
 	$(BIN)/pytest --numprocesses 2 --dist worksteal $(TESTS)
+
+campaign: $(VENV)/developing
+	tools/install-servers.sh
+	MR_CELERY_FULL=1 MR_CELERY_JOBS=500 MR_CELERY_SECONDS=180 \
+		$(BIN)/pytest --timeout 900 --numprocesses 2 --dist worksteal tests/faults
+	$(BIN)/python tests/soak.py --minutes 10
 
 check: $(VENV)/developing
 	$(BIN)/ruff check .

@@ -25,9 +25,9 @@ from celery import bootsteps, signals
 from celery.app.task import Task
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.local import Proxy
-from redis.exceptions import RedisError
 from celery.worker import state as worker_state
 from celery.worker.control import control_command
+from redis.exceptions import RedisError
 
 from .errors import LedgerUnavailable, RoutingError, SettingsError
 from .ledger import Node

@@ -12,6 +12,7 @@ import pytest
 
 from mr_celery import ledger
 from mr_celery.ledger import Node
+from mr_celery.sandbox import Rule
 from support.counted import CountedSandbox
 from support.fleet import Fleet
 from support.ports import until
@@ -176,6 +177,16 @@ def test_presence_goes_on_while_handlers_take_long_and_stops_with_a_last_word(
     assert max(sandbox.gaps("PUT /presence")) < 2 * interval
     assert bridge.terminate() == 0
     assert sandbox.store.workers()[0]["status"] == "idle"
+
+
+@pytest.mark.parametrize("fault", ["latency", "trickle", "hang"])
+def test_presence_goes_on_while_the_server_answers_it_late(fleet: Fleet, sandbox: CountedSandbox, fault: str) -> None:
+    interval = 2.0
+    fleet.environment["MODELREINS_HEARTBEAT_INTERVAL"] = str(interval)
+    sandbox.chaos.set([Rule(fault, routes=("presence",), delay=5.0)])
+    fleet.bridge()
+    until(lambda: sandbox.counts()["PUT /presence"] >= 5, what="five reports")
+    assert max(sandbox.gaps("PUT /presence")) < 2 * interval
 
 
 def test_a_slow_handler_does_not_delay_others(fleet: Fleet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from ..client import Api
 from ..errors import LedgerUnavailable, WorkerError
@@ -15,12 +16,15 @@ logger = logging.getLogger("mr_celery.bridge")
 REJECTED_PACE = 6
 """How many times slower presence is reported while the token is refused."""
 
+SIDE_BY_SIDE = 4
+"""How many reports may wait for their answers."""
+
 
 class Heartbeat:
     """Reports presence, with the declared capabilities as tags and the state of work as details.
 
-    It has connections of its own, with time-outs so short that presence does not lapse because the server or the
-    ledger is slow.
+    It has connections of its own, with short time-outs, and a report whose answer is late does not delay the next one:
+    so presence does not lapse because the server or the ledger is slow.
 
     Args:
         office: the bridge's parts.
@@ -36,6 +40,8 @@ class Heartbeat:
         self._fleet = fleet
         self._tags = ",".join(office.registry.offered) or None
         self._refusals = 0
+        self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="modelreins-heartbeat")
+        self._under_way: list[Future[object]] = []
 
     def run_once(self) -> float:
         """Report presence. Returns seconds until the next report.
@@ -43,20 +49,31 @@ class Heartbeat:
         Raises:
             WorkerError: it could not be reported, for another reason than the token.
         """
-        office = self._office
-        interval = office.settings.heartbeat_interval
-        began = office.clock()
-        try:
-            self._api.presence("active", self._details(), self._tags)
-        except WorkerError as error:
-            if not error.unauthorized:
-                raise
-            self._refusals += 1
-            office.reject_token(error)
-            return interval * (REJECTED_PACE if self._refusals >= TOKEN_LAPSES else 1)
-        self._refusals = 0
-        office.accept_token()
-        return max(0.0, interval - (office.clock() - began))
+        interval = self._office.settings.heartbeat_interval
+        began = self._office.clock()
+        if len(self._under_way) < SIDE_BY_SIDE:
+            self._under_way.append(self._pool.submit(self._api.presence, "active", self._details(), self._tags))
+        wait(self._under_way[-1:], timeout=interval)
+        if self._learn() >= TOKEN_LAPSES:
+            return interval * REJECTED_PACE
+        return max(0.0, interval - (self._office.clock() - began))
+
+    def _learn(self) -> int:
+        """Learn from the answers that are there. Returns how often in a row the token was refused."""
+        answered = [each for each in self._under_way if each.done()]
+        self._under_way = [each for each in self._under_way if each not in answered]
+        for report in answered:
+            try:
+                report.result()
+            except WorkerError as error:
+                if not error.unauthorized:
+                    raise
+                self._refusals += 1
+                self._office.reject_token(error)
+            else:
+                self._refusals = 0
+                self._office.accept_token()
+        return self._refusals
 
     def leave(self) -> None:
         """Report a last time that this worker name was here, and is idle now."""
@@ -64,6 +81,7 @@ class Heartbeat:
             self._api.presence("idle", "bridge stopped", self._tags)
         except WorkerError as error:
             logger.warning("last presence not reported: %s", error.summary)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _details(self) -> str:
         office = self._office

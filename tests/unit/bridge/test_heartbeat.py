@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, cast
 
 import pytest
 
-from mr_celery.bridge.heartbeat import REJECTED_PACE, Heartbeat
+from mr_celery.bridge.heartbeat import REJECTED_PACE, SIDE_BY_SIDE, Heartbeat
 from mr_celery.bridge.office import TOKEN_LAPSES, TOKEN_PAUSE
 from mr_celery.errors import LedgerUnavailable, WorkerError
 from mr_celery.ledger import Fleet, Ledger
@@ -147,3 +148,19 @@ def test_a_last_presence_that_is_not_taken_stops_nothing(
     server.faults["presence"] = [refusal(status)]
     heartbeat.leave()
     assert len(server.asked("presence")) == 1
+
+
+@pytest.mark.parametrize("beats", [2, SIDE_BY_SIDE, SIDE_BY_SIDE + 1])
+def test_answers_that_are_late_do_not_delay_the_next_reports(
+    monkeypatch: pytest.MonkeyPatch, server: FakeServer, beats: int
+) -> None:
+    desk = make_desk(monkeypatch, heartbeat_interval=0.5)
+    answered = threading.Event()
+    server.faults["presence"] = [answered.wait] * beats
+    heartbeat = Heartbeat(desk.office, cast(Any, server), Ledger(INSIDE, "w"), Fleet(INSIDE))
+    try:
+        for _ in range(beats):
+            heartbeat.run_once()
+        assert len(server.asked("presence")) == min(beats, SIDE_BY_SIDE)
+    finally:
+        answered.set()
