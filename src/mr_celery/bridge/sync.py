@@ -123,8 +123,9 @@ class InFlightSync:
                 return
             raise
         self._seen = (self._seen | running.ids) & in_flight.keys()
-        if running.whole:
-            for job_id in settling:
+        for job_id in settling:
+            # That a job is listed tells of it even where another entry of the list makes no sense.
+            if job_id in running.ids or running.whole or job_id in listing("pending").ids:
                 self._settle(job_id, listed_running=job_id in running.ids)
         if running.whole and pending.whole:
             self._look_for(unlisted - pending.ids, listing, lists_empty=not (running.jobs or pending.jobs))

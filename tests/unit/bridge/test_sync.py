@@ -205,17 +205,19 @@ def test_a_claim_under_way_is_not_settled(desk: Desk, books: Books, sync: InFlig
     assert books.state() == "admitted"
 
 
-@pytest.mark.parametrize("listed_as_running", [True, False])
-def test_a_list_of_which_a_part_is_lost_settles_nothing(
-    desk: Desk, books: Books, sync: InFlightSync, listed_as_running: bool
+@pytest.mark.parametrize(
+    ("listed_as", "state"), [("running", "sent"), ("pending", "unknown"), ("ended", "admitted"), ("", "admitted")]
+)
+def test_a_list_of_which_a_part_is_lost_settles_what_is_listed(
+    desk: Desk, books: Books, sync: InFlightSync, listed_as: str, state: str
 ) -> None:
     desk.bring("admitted")
-    desk.server.torn.add("running")
-    if listed_as_running:
-        desk.server.running[1] = listed(1)
+    desk.server.torn |= {"running", "pending"}
+    if listed_as:
+        getattr(desk.server, listed_as)[1] = listed(1)
     books.make_due("admitted")
     sync.run_once()
-    assert books.state() == "admitted"
+    assert books.state() == state
     assert not books.is_due("admitted")
 
 
