@@ -13,6 +13,7 @@ No hook is the only way in which a job ends: what they miss, the leases and the 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import weakref
 from collections import defaultdict
@@ -142,23 +143,32 @@ class _Received:
     """The job messages that this worker process has, from receipt until Celery lets go of them."""
 
     def __init__(self) -> None:
-        self._requests: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+        # By identity: a redelivered copy and a Celery retry come under the same task id.
+        self._requests: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
     def add(self, request: Any) -> None:
         if message_of(request.request_dict, request.id) is not None:
-            self._requests[request.id] = request
+            self._requests[id(request)] = request
 
-    def message(self, task_id: str) -> Message | None:
-        request = self._requests.get(task_id)
-        if request is None:
+    def _all(self) -> list[Any]:
+        # Through a list of references, taken in one step: other threads add requests meanwhile.
+        requests = [reference() for reference in self._requests.valuerefs()]
+        return [request for request in requests if request is not None]
+
+    def failed(self, task_id: str) -> Message | None:
+        """The message whose execution has failed just now; ``None`` where it brings no job."""
+        active = _active(task_id)
+        # Celery has begun it, and does not count it as active any more.
+        over = [each for each in self._all() if each.id == task_id and each.time_start and each not in active]
+        if not over:
             return None
-        return message_of(request.request_dict, task_id, request.request_dict.get("retries"))
+        last = max(over, key=lambda request: request.time_start)
+        return message_of(last.request_dict, task_id, last.request_dict.get("retries"))
 
     def by_worker(self) -> dict[str, list[tuple[int, str]]]:
         found: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        # Through a list of references, taken in one step: other threads add requests meanwhile.
-        for request in [reference() for reference in self._requests.valuerefs()]:
-            if request is not None and (message := message_of(request.request_dict, request.id)):
+        for request in self._all():
+            if message := message_of(request.request_dict, request.id):
                 found[message.worker].append((message.job_id, message.task_id))
         return found
 
@@ -172,6 +182,8 @@ def _active(task_id: str) -> list[Any]:
 
 received = _Received()
 _workplace: Workplace | None = None
+_HOLDER = secrets.token_hex(8)
+"""What tells this worker from others, also from an earlier one of the same node name; its pool processes inherit it."""
 
 
 STOPS = {"aborted": "aborted", "superseded": "given to another worker"}
@@ -282,7 +294,7 @@ class JobKeeper(bootsteps.StartStopStep):
         while runs:
             # One attempt of each job at a time: a worker may have two of them, and the answer tells jobs apart only.
             tasks = dict(runs)
-            lost = workplace.ledger(worker).hold(tasks.items(), lease=lease, wait_seconds=lease)
+            lost = workplace.ledger(worker).hold(tasks.items(), holder=_HOLDER, lease=lease, wait_seconds=lease)
             for job_id, state in lost.items():
                 logger.debug("job=%d is %s", job_id, state)
                 if state in STOPS:
@@ -386,7 +398,7 @@ def set_up_worker(worker: Any) -> None:
         return
     _workplace = Workplace(settings, ledger_timeout=2.0)
     # The runner has connections of its own: it can wait longer than the worker's event loop.
-    install(worker.app, Runner(Workplace(settings), worker.hostname))
+    install(worker.app, Runner(Workplace(settings), worker.hostname, _HOLDER))
     worker.app.steps["worker"].add(JobKeeper)
     worker.app.steps["consumer"].add(KeeperSwitch)
 
@@ -434,7 +446,7 @@ def _on_task_received(request: Any = None, **_: Any) -> None:
 
 @signals.task_failure.connect(weak=False)
 def _on_task_failure(task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:
-    message = received.message(task_id)
+    message = received.failed(task_id)
     if message is None:
         return
     if isinstance(exception, TimeLimitExceeded):
@@ -455,7 +467,7 @@ def _on_task_revoked(request: Any = None, terminated: bool = False, expired: boo
         why = "the task was revoked and terminated while it ran (celery control terminate)"
     else:
         why = "the task was revoked before it ran (celery control revoke)"
-    _quietly("record a revoked task", lambda: _fail(message, why))
+    _quietly("record a revoked task", lambda: _fail(message, why, unstarted=not terminated))
 
 
 @signals.task_unknown.connect(weak=False)
@@ -475,9 +487,17 @@ def _on_task_rejected(sender: Any = None, message: Any = None, exc: BaseExceptio
         _quietly("record an unreadable task", lambda: _not_started(job, why))
 
 
-def _fail(message: Message, why: str) -> None:
+def _fail(message: Message, why: str, *, unstarted: bool = False) -> None:
     if _workplace is not None:
-        _workplace.ledger(message.worker).fail(message.job_id, message.task_id, Outcome.failed(why))
+        ledger = _workplace.ledger(message.worker)
+        ledger.fail(
+            message.job_id,
+            message.task_id,
+            Outcome.failed(why),
+            unstarted=unstarted,
+            retries=message.retries,
+            holder=_HOLDER,
+        )
 
 
 def _lose(message: Message, why: str) -> None:
@@ -487,7 +507,8 @@ def _lose(message: Message, why: str) -> None:
     _workplace.ledger(message.worker).lose(
         message.job_id,
         message.task_id,
-        only_due=False,
+        retries=message.retries,
+        holder=_HOLDER,
         why=why,
         must_not=Outcome.failed(must_not),
         too_often=Outcome.failed(too_often),

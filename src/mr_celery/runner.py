@@ -24,7 +24,7 @@ from .current import Run, Watch, current_run, running
 from .delivery import Away, Consignment, Parcel, pack
 from .errors import Escalate, JobAborted, JobError, LedgerUnavailable, WorkerError
 from .job import Job
-from .ledger import Ledger, RunKey, Started
+from .ledger import DeliveryKey, Ledger, RunKey, Started
 from .outcome import Outcome
 from .routing import Declaration, bind
 from .workplace import Workplace
@@ -70,11 +70,13 @@ class Runner:
     Args:
         workplace: this application's connections.
         node: this Celery worker's node name.
+        holder: what tells this worker from others, also from an earlier one of the same name.
     """
 
-    def __init__(self, workplace: Workplace, node: str) -> None:
+    def __init__(self, workplace: Workplace, node: str, holder: str) -> None:
         self._workplace = workplace
         self._node = node
+        self._holder = holder
         self._away = Away()
 
     def run(
@@ -112,7 +114,7 @@ class Runner:
         logger.info("job=%d attempt=%d started", job.id, started.attempt)
         run = Run(message.task_id, job, started.attempt, lambda: self._workplace.client(message.worker))
         with running(run):
-            ending = self._call(ledger, message, handler, declaration, job, args, kwargs)
+            ending = self._call(ledger, message, started.nonce, handler, declaration, job, args, kwargs)
         self._end(ledger, message, job, ending, time.monotonic() - began)
         if ending.error is not None:
             raise ending.error
@@ -123,7 +125,7 @@ class Runner:
         lease = self._workplace.settings.lease
         try:
             return patiently(
-                lambda: ledger.start(message.key, node=self._node, lease=lease, nonce=nonce),
+                lambda: ledger.start(message.key, node=self._node, holder=self._holder, lease=lease, nonce=nonce),
                 errors=LedgerUnavailable,
                 seconds=START_PATIENCE,
             )
@@ -135,6 +137,7 @@ class Runner:
         self,
         ledger: Ledger,
         message: Message,
+        nonce: str,
         handler: Callable[..., Any],
         declaration: Declaration,
         job: Job,
@@ -147,13 +150,13 @@ class Runner:
             parcel = pack(value, job, result=declaration.result, review=declaration.review)
             return _Ending(self._ship_large(message, parcel))
         except Retry as retry:
-            self._start_again(message, partial(ledger.retry, message.key), _seconds_until(retry.when))
+            self._start_again(message, partial(ledger.retry, message.key, nonce=nonce), _seconds_until(retry.when))
             raise
         except Escalate as escalation:
             return _Ending(Parcel(Outcome("escalated", escalation.why)))
         except Reject as rejection:
             if rejection.requeue:  # type: ignore[attr-defined]
-                self._start_again(message, partial(ledger.give_back, message.key), 0.0)
+                self._start_again(message, partial(ledger.give_back, message.key, nonce=nonce), 0.0)
                 raise
             return self._failed(declaration, job, rejection, f"the handler rejected its task: {rejection}")
         except JobAborted as stopped:
@@ -244,6 +247,9 @@ class Runner:
         except LedgerUnavailable as error:
             logger.error("job=%d its outcome could not be recorded, it will be run again: %s", job.id, error)
             return
+        if answer == "carried":
+            logger.info("job=%d %s after %.3f s, left to the courier", job.id, outcome.status, seconds)
+            return
         if answer != "finished":
             logger.warning("job=%d task=%s outcome dropped: the job is %s", job.id, message.task_id, answer)
             return
@@ -252,7 +258,8 @@ class Runner:
             self._deliver(message, outcome, blobs)
 
     def _deliver(self, message: Message, outcome: Outcome, blobs: list[bytes]) -> None:
-        consignment = Consignment(message.job_id, outcome, lambda index: blobs[index], parts={})
+        key = DeliveryKey(message.job_id, message.task_id, 1)
+        consignment = Consignment(key, outcome, lambda index: blobs[index], parts={})
         try:
             error = self._workplace.delivery(message.worker).deliver(consignment)
         except Exception as failure:

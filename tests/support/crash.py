@@ -29,7 +29,7 @@ Victim = Literal["process", "node"]
 """``process``: who passes the point. ``node``: its whole process group: a Celery worker with all its children."""
 
 READS = {
-    Ledger: {"bell", "blob", "due", "holds", "in_flight", "read", "server_version", "survey"},
+    Ledger: {"bell", "blob", "due", "holds", "in_flight", "inventory", "read", "server_version", "survey"},
     Api: {"job", "jobs"},
     Sender: {"announce_abort", "close", "waiting"},
 }

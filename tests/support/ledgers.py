@@ -14,7 +14,8 @@ from mr_celery.bridge.office import Office
 from mr_celery.client import Listing
 from mr_celery.errors import WorkerError
 from mr_celery.job import Job
-from mr_celery.ledger import Fleet, Ledger, Node, Record, Route, RunKey, Started, connection
+from mr_celery.ledger import DeliveryKey, Fleet, Ledger, Node, Record, Route, RunKey, Started, connection
+from mr_celery.ledger.records import Loss
 from mr_celery.outcome import Outcome
 from mr_celery.routing import Declaration, Handler, Registry
 from mr_celery.settings import Settings
@@ -29,6 +30,12 @@ ROUTE = Route("proj.upper", "celery")
 DONE = Outcome("done", "DONE")
 LATER = 30.0
 """Seconds that are not over while a test runs."""
+
+HOLDER = "this worker"
+"""The worker process in which runs start, unless a test says otherwise."""
+
+NONCE = "first"
+"""The nonce of a start, unless a test says otherwise."""
 
 FAILED = {
     "must_not": Outcome.failed("must not run again"),
@@ -87,12 +94,41 @@ class Books:
             return run
         assert ledger.finish(run, DONE, blobs=[b"blob"], deliver_seconds=LATER) == "finished"
         if state == "closed":
-            assert ledger.close(job_id, "delivered")
+            assert self.close(job_id)
         return run
 
-    def start(self, run: RunKey, *, nonce: str = "first", node: str = "celery@test", lease: float = LATER) -> Started:
+    def start(
+        self,
+        run: RunKey,
+        *,
+        nonce: str = NONCE,
+        node: str = "celery@test",
+        holder: str = HOLDER,
+        lease: float = LATER,
+    ) -> Started:
         """The start of a run."""
-        return self.ledger.start(run, node=node, lease=lease, nonce=nonce)
+        return self.ledger.start(run, node=node, holder=holder, lease=lease, nonce=nonce)
+
+    def hold(self, *runs: RunKey, holder: str = HOLDER, seconds: float = LATER) -> dict[int, str]:
+        """A worker tells that it has these messages. Returns those that are not its own any more."""
+        pairs = [(run.job_id, run.task_id) for run in runs]
+        return self.ledger.hold(pairs, holder=holder, lease=seconds, wait_seconds=seconds)
+
+    def retry(self, run: RunKey, *, nonce: str = NONCE, seconds: float = LATER) -> bool:
+        """A run ends by asking Celery for a retry."""
+        return self.ledger.retry(run, nonce=nonce, wait_seconds=seconds)
+
+    def give_back(self, run: RunKey, *, nonce: str = NONCE, seconds: float = LATER) -> bool:
+        """A run ends by giving its message back to the broker."""
+        return self.ledger.give_back(run, nonce=nonce, wait_seconds=seconds)
+
+    def die(self, run: RunKey, *, holder: str = HOLDER) -> Loss:
+        """A worker saw the process of a run die."""
+        return self.ledger.lose(run.job_id, run.task_id, retries=run.retries, holder=holder, why="it died", **FAILED)
+
+    def reap(self, run: RunKey) -> Loss:
+        """A reaper takes the lease of a run's attempt for run out."""
+        return self.ledger.lose(run.job_id, run.task_id, retries=None, why="no sign of life", **FAILED)
 
     def record(self, job_id: int = 1) -> Record:
         """A job's record, which must be there."""
@@ -137,10 +173,20 @@ class Books:
         count, first = self.redis.hget(self.key("missed"), job_id).decode().split()
         self.redis.hset(self.key("missed"), job_id, f"{count} {float(first) - seconds:.6f}")
 
-    def collect(self, job_id: int = 1) -> int:
-        """Let a courier take a finished job. Returns the number of its delivery."""
+    def collect(self, job_id: int = 1) -> DeliveryKey:
+        """Let a courier take a finished job, and all others that are due. Returns the delivery that this begins."""
         self.make_due("finished", job_id)
-        return self.ledger.collect(100, hold_seconds=LATER)[job_id]
+        taken = {key.job_id: key for key in self.ledger.collect(100, hold_seconds=LATER)}
+        return taken[job_id]
+
+    def delivery(self, job_id: int = 1) -> DeliveryKey:
+        """The delivery of a job that began last."""
+        record = self.record(job_id)
+        return DeliveryKey(job_id, record.task_id, record.deliveries)
+
+    def close(self, job_id: int = 1, how: str = "delivered") -> bool:
+        """The server took the outcome of a job's present attempt, or has one already."""
+        return self.ledger.close(job_id, self.record(job_id).task_id, how)
 
     def outgrow_kept_outcome(self, job_id: int = 1) -> None:
         """Let the time be over for which a closed job's outcome is kept."""

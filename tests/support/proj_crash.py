@@ -53,10 +53,10 @@ def given_back(self: Task[Any, Any], prompt: str) -> str:
 
 @modelreins_job("retried")
 @app.task(bind=True)
-def retried(self: Task[Any, Any], prompt: str) -> str:
+def retried(self: Task[Any, Any], prompt: str, countdown: float) -> str:
     note(prompt)
     if self.request.retries == 0:
-        raise self.retry(countdown=0.2)
+        raise self.retry(countdown=countdown)
     return prompt.upper()
 
 

@@ -30,11 +30,10 @@ from mr_celery.current import Run, running
 from mr_celery.errors import JobAborted, LedgerUnavailable, RoutingError
 from mr_celery.job import Job
 from mr_celery.ledger import RunKey
-from mr_celery.outcome import Outcome
 from mr_celery.routing import Declaration, decorator
 from mr_celery.runner import Message
 from mr_celery.settings import Settings
-from support.ledgers import Books, fake_books
+from support.ledgers import HOLDER, Books, fake_books
 
 TASK_ID = "mr-7-1-x"
 MESSAGE = Message("w", 7, TASK_ID)
@@ -479,6 +478,7 @@ def books(monkeypatch: pytest.MonkeyPatch) -> Books:
     workplace = SimpleNamespace(ledger=lambda worker: {"w": made.ledger}[worker], settings=Settings(lease=30.0))
     monkeypatch.setattr(celery_hooks, "_workplace", workplace)
     monkeypatch.setattr(celery_hooks, "received", celery_hooks._Received())
+    monkeypatch.setattr(celery_hooks, "_HOLDER", HOLDER)
     return made
 
 
@@ -487,6 +487,7 @@ class Request:
 
     def __init__(self, run: RunKey, fields: Mapping[str, Any] | None = None) -> None:
         self.id = run.task_id
+        self.time_start: float | None = 1.0  # when Celery began it
         self.request_dict = {"retries": run.retries, **(header("w", run.job_id) if fields is None else fields)}
 
 
@@ -522,6 +523,44 @@ def test_a_dead_worker_process_is_known_at_once(books: Books) -> None:
     assert books.is_due("claimed")
 
 
+def test_a_dead_process_is_not_taken_for_the_retry_that_it_had_published(books: Books) -> None:
+    run = books.bring("running")
+    first, retry = Request(run), Request(RunKey(run.job_id, run.task_id, retries=1))
+    retry.time_start = None
+    for request in (first, retry):
+        signals.task_received.send(sender=None, request=request)
+    signals.task_failure.send(sender=None, task_id=run.task_id, exception=WorkerLostError("signal 9"))
+    assert (books.state(), books.record().attempt) == ("claimed", 2)
+
+
+def test_a_dead_process_takes_no_other_copy_of_its_message_with_it(books: Books) -> None:
+    run = books.bring("running")
+    overtaken, retry = Request(run), Running(RunKey(run.job_id, run.task_id, retries=1))
+    signals.task_received.send(sender=None, request=overtaken)
+    books.start(RunKey(run.job_id, run.task_id, retries=1), nonce="second")
+    signals.task_failure.send(sender=None, task_id=run.task_id, exception=WorkerLostError("signal 9"))
+    assert (books.state(), books.record().attempt) == ("running", 1)
+    assert retry in worker_state.active_requests
+
+
+def test_a_copy_that_dies_at_the_fence_takes_no_run_of_another_worker_with_it(books: Books) -> None:
+    run = books.bring("sent")
+    books.start(run, holder="another worker")
+    copy = Request(run)
+    signals.task_received.send(sender=None, request=copy)
+    signals.task_failure.send(sender=None, task_id=copy.id, exception=WorkerLostError("signal 9"))
+    assert (books.state(), books.record().attempt) == ("running", 1)
+
+
+def test_a_time_limit_takes_no_retry_with_it_that_the_run_had_published(books: Books) -> None:
+    run = books.bring("running")
+    overtaken = Request(run)
+    signals.task_received.send(sender=None, request=overtaken)
+    books.start(RunKey(run.job_id, run.task_id, retries=1), nonce="second")
+    signals.task_failure.send(sender=None, task_id=overtaken.id, exception=TimeLimitExceeded(5))
+    assert books.state() == "running"
+
+
 def test_a_handlers_own_failure_is_the_runners_to_record(books: Books) -> None:
     run = books.bring("running")
     request = Request(run)
@@ -543,6 +582,22 @@ def test_a_revoked_task_fails_its_job_and_says_why(books: Books, state: str, how
     context = Context({"id": run.task_id, "retries": 0, **header("w", 1)})
     signals.task_revoked.send(sender=None, request=context, **{"terminated": False, "expired": False, **how})
     assert text in outcome_text(books)
+
+
+def test_a_celery_retry_that_is_revoked_before_it_runs_fails_its_job(books: Books) -> None:
+    run = books.bring("running")
+    books.retry(run)
+    context = Context({"id": run.task_id, "retries": 1, **header("w", 1)})
+    signals.task_revoked.send(sender=None, request=context, terminated=False, expired=False)
+    assert "before it ran" in outcome_text(books)
+
+
+@pytest.mark.parametrize("how", [{}, {"expired": True}])
+def test_a_copy_that_was_revoked_before_it_ran_takes_no_running_one_with_it(books: Books, how: dict[str, bool]) -> None:
+    run = books.bring("running")
+    context = Context({"id": run.task_id, "retries": 0, **header("w", 1)})
+    signals.task_revoked.send(sender=None, request=context, **{"terminated": False, "expired": False, **how})
+    assert books.state() == "running"
 
 
 def test_a_task_that_was_revoked_because_of_an_abort_changes_nothing(books: Books) -> None:
@@ -656,8 +711,7 @@ def keeper(books: Books, monkeypatch: pytest.MonkeyPatch) -> Keeper:
 
 def lose(books: Books, run: RunKey) -> RunKey:
     """Let another worker have a run's job. Returns the new run."""
-    over = Outcome.failed("over")
-    assert books.ledger.lose(run.job_id, run.task_id, only_due=False, why="", must_not=over, too_often=over) == "again"
+    assert books.die(run) == "again"
     again = RunKey(run.job_id, books.record(run.job_id).task_id)
     assert books.start(again, nonce="again").job is not None
     return again
@@ -707,6 +761,16 @@ def test_each_copy_of_a_message_that_runs_is_interrupted(books: Books, keeper: K
     books.ledger.abort(7, "operator")
     assert len(keeper.tick()) == 2
     assert set(keeper.tick()) == {first, second}
+
+
+def test_a_worker_renews_the_leases_of_what_it_runs_itself(books: Books, keeper: Keeper) -> None:
+    mine, elsewhere = books.bring("sent", 7), books.bring("sent", 8)
+    books.start(mine)
+    books.start(elsewhere, holder="another worker")
+    requests = {Running(mine), Running(elsewhere)}
+    books.make_due("running")
+    assert requests.isdisjoint(keeper.tick())
+    assert books.ledger.due("running") == [8]
 
 
 def test_what_has_not_started_is_left_to_the_fence(books: Books, keeper: Keeper) -> None:

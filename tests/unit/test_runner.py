@@ -19,13 +19,13 @@ from mr_celery.delivery import Consignment
 from mr_celery.delivery.parcel import LEDGER_BLOB_LIMIT
 from mr_celery.errors import Escalate, JobAborted, JobError, LedgerUnavailable, WorkerError
 from mr_celery.job import Job
-from mr_celery.ledger import RunKey
+from mr_celery.ledger import DeliveryKey, RunKey
 from mr_celery.outcome import Outcome
 from mr_celery.result import Artifact, Result, Review
 from mr_celery.routing import Declaration
 from mr_celery.runner import Message, Runner, running_here
 from mr_celery.settings import Settings
-from support.ledgers import Books, fake_books
+from support.ledgers import HOLDER, Books, fake_books
 
 
 class FakeDelivery:
@@ -140,7 +140,7 @@ def run(
 ) -> str:
     """Run a handler for the job of a message."""
     message = Message("w", key.job_id, key.task_id, key.retries)
-    made = Runner(workplace, "celery@test")  # type: ignore[arg-type]
+    made = Runner(workplace, "celery@test", HOLDER)  # type: ignore[arg-type]
     return made.run(message, handler, declaration or Declaration(), args, kwargs)
 
 
@@ -153,7 +153,8 @@ def test_a_handlers_text_becomes_the_outcome_and_is_delivered_from_here(books: B
     assert shown == "ModelReins job 1: done"
     assert books.state() == "finished"
     assert books.record().outcome == Outcome("done", "HELLO")
-    assert [(each.job_id, each.outcome.text, each.number) for each in workplace.out.consignments] == [(1, "HELLO", 1)]
+    (consignment,) = workplace.out.consignments
+    assert (consignment.key, consignment.outcome.text) == (DeliveryKey(1, key.task_id, 1), "HELLO")
     assert not books.is_due("finished")
 
 
@@ -186,6 +187,20 @@ def test_the_job_is_running_while_its_handler_runs(books: Books, workplace: Fake
     run(workplace, key, lambda job: states.append(books.state()))
     assert states == ["running"]
     assert books.record().node == "celery@test"
+
+
+def test_the_worker_in_which_a_handler_runs_holds_its_job(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+    due: list[list[int]] = []
+
+    def handler(job: Job) -> None:
+        for holder in ("another worker", HOLDER):
+            books.make_due("running")
+            books.hold(key, holder=holder)
+            due.append(books.ledger.due("running"))
+
+    run(workplace, key, handler)
+    assert due == [[1], []]
 
 
 def test_arguments_that_the_message_has_go_before_the_jobs_fields(books: Books, workplace: FakeWorkplace) -> None:
@@ -539,8 +554,7 @@ def test_the_outcome_of_a_run_that_lost_its_lease_is_dropped(
         if end == "abort":
             books.ledger.abort(1, "operator")
         else:
-            failed = Outcome.failed("lost")
-            books.ledger.lose(1, key.task_id, only_due=False, why="", must_not=failed, too_often=failed)
+            books.die(key)
         return "too late"
 
     run(workplace, key, handler)
@@ -569,13 +583,12 @@ def test_an_outcome_beside_another_one_that_is_recorded_is_not_delivered(
 
 def take_away(books: Books, key: RunKey, how: str) -> None:
     """End a run's hold of its job."""
-    failed = Outcome.failed("over")
     if how == "aborted":
         books.ledger.abort(key.job_id, "operator")
     elif how == "lost":
-        books.ledger.lose(key.job_id, key.task_id, only_due=False, why="", must_not=failed, too_often=failed)
+        books.die(key)
     elif how == "failed":
-        books.ledger.fail(key.job_id, key.task_id, failed)
+        books.ledger.fail(key.job_id, key.task_id, Outcome.failed("over"))
     elif how == "retried":
         assert books.start(RunKey(key.job_id, key.task_id, 1), nonce="retry").job is not None
     elif how == "unknown":
@@ -766,6 +779,42 @@ def test_a_ledger_that_comes_back_in_time_is_waited_for(books: Books, clock: Clo
     assert len(clock.slept) == 4
     assert books.state() == "finished"
     assert len(workplace.out.consignments) == 1
+
+
+class DeafAtFirst:
+    """A ledger that takes an outcome, and whose answer to that is lost once, while something else happens."""
+
+    def __init__(self, ledger: Any, meanwhile: Callable[[], object]) -> None:
+        self._ledger = ledger
+        self._meanwhile: list[Callable[[], object]] = [meanwhile]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    def finish(self, *args: Any, **kwargs: Any) -> Any:
+        answer = self._ledger.finish(*args, **kwargs)
+        if self._meanwhile:
+            self._meanwhile.pop()()
+            raise LedgerUnavailable("the answer was lost")
+        return answer
+
+
+@pytest.mark.usefixtures("clock")
+def test_an_outcome_whose_answer_was_lost_is_delivered_from_here(books: Books) -> None:
+    workplace = FakeWorkplace(DeafAtFirst(books.ledger, lambda: None))
+    run(workplace, books.bring("sent"), lambda job: "text")
+    assert [each.outcome.text for each in workplace.out.consignments] == ["text"]
+
+
+@pytest.mark.usefixtures("clock")
+def test_an_outcome_that_a_courier_took_meanwhile_is_left_to_it(books: Books, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="mr_celery")
+    workplace = FakeWorkplace(DeafAtFirst(books.ledger, books.collect))
+    run(workplace, books.bring("sent"), lambda job: "text")
+    assert workplace.out.consignments == []
+    assert books.record().outcome == Outcome("done", "text")
+    assert "left to the courier" in caplog.text
+    assert "dropped" not in caplog.text
 
 
 def test_a_celery_retry_waits_for_the_ledger_too(books: Books, clock: Clock) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from ..backoff import backoff
 from ..delivery import HOLD_SECONDS, Consignment, Delivery
 from ..errors import LedgerUnavailable, WorkerError
+from ..ledger import DeliveryKey
 from .office import Office
 
 logger = logging.getLogger("mr_celery.bridge")
@@ -20,6 +21,10 @@ LOOK_SECONDS = 1.0
 
 MOST_PAUSE = 5.0
 """Seconds between two single deliveries that find out whether a server in trouble is back."""
+
+
+MOST_RETRY_AFTER = 30.0
+"""Seconds for which one answer may stop all deliveries; the delivery that got it waits for as long as it says."""
 
 
 class Window:
@@ -86,8 +91,7 @@ class Courier:
             wait(self._delivering, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED")
             return 0.0
         taken = self._office.ledger.collect(free, hold_seconds=self._hold_seconds)
-        for job_id, number in taken.items():
-            self._delivering.add(self._pool.submit(self._deliver, job_id, number))
+        self._delivering |= {self._pool.submit(self._deliver, key) for key in taken}
         return 0.0 if len(taken) == free else LOOK_SECONDS
 
     def _look_back(self) -> None:
@@ -102,7 +106,7 @@ class Courier:
                 self._window.succeeded()
                 self._office.token_works()
             elif error.trouble:
-                pause = max(self._window.failed(), error.retry_after or 0.0)
+                pause = max(self._window.failed(), min(error.retry_after or 0.0, MOST_RETRY_AFTER))
                 self._resume_at = max(self._resume_at, self._office.clock() + pause)
                 if error.unauthorized:
                     self._office.reject_token(error)
@@ -112,24 +116,23 @@ class Courier:
         wait(self._delivering, timeout=timeout)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _deliver(self, job_id: int, number: int) -> WorkerError | None:
+    def _deliver(self, key: DeliveryKey) -> WorkerError | None:
         """Deliver one outcome. Returns what put it off; after an exception the job becomes due again."""
-        ledger = self._office.ledger
+        ledger, job_id = self._office.ledger, key.job_id
         try:
             record = ledger.read(job_id)
             if record is None or record.state != "finished" or record.outcome is None:
                 return None
             consignment = Consignment(
-                job_id,
+                key,
                 record.outcome,
                 blob=lambda index: ledger.blob(job_id, index),
                 parts=record.parts,
-                number=number,
             )
-            with self._office.delivery_under_way(job_id, number):
+            with self._office.delivery_under_way(key):
                 error = self._delivery.deliver(consignment)
             if error is None:
-                logger.info("job=%d delivered by the courier, try %d", job_id, number)
+                logger.info("job=%d delivered by the courier, try %d", job_id, key.number)
             return error
         except LedgerUnavailable as error:
             logger.warning("job=%d delivery interrupted: %s", job_id, error)

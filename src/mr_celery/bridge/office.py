@@ -13,7 +13,7 @@ from ..backoff import backoff
 from ..client import Api
 from ..delivery import HOLD_SECONDS
 from ..errors import WorkerError
-from ..ledger import Fleet, Ledger, Route
+from ..ledger import DeliveryKey, Fleet, Ledger, Route
 from ..outcome import Outcome
 from ..routing import Registry
 from ..settings import Settings
@@ -83,7 +83,7 @@ class Office:
         self.queues: list[str] = sorted({route.queue for route in self.routes.values()})
         self._capacity: tuple[float, Capacity] | None = None
         self._claims_under_way: set[int] = set()
-        self._deliveries_under_way: dict[int, int] = {}
+        self._deliveries_under_way: set[DeliveryKey] = set()
         self._refusals = 0
         self._token_doubted_until = float("-inf")
         self._claims_unclear_until = float("-inf")
@@ -114,15 +114,15 @@ class Office:
                 self._claims_under_way.discard(job_id)
 
     @contextmanager
-    def delivery_under_way(self, job_id: int, number: int) -> Iterator[None]:
-        """Mark that a job is being delivered for the ``number``-th time, while the block lasts."""
+    def delivery_under_way(self, key: DeliveryKey) -> Iterator[None]:
+        """Mark that a job is being delivered, while the block lasts."""
         with self._lock:
-            self._deliveries_under_way[job_id] = number
+            self._deliveries_under_way.add(key)
         try:
             yield
         finally:
             with self._lock:
-                self._deliveries_under_way.pop(job_id, None)
+                self._deliveries_under_way.discard(key)
 
     def hold_claims(self) -> None:
         """Prolong the leases of the claims under way.
@@ -142,9 +142,9 @@ class Office:
             LedgerUnavailable: the ledger is away.
         """
         with self._lock:
-            under_way = dict(self._deliveries_under_way)
-        for job_id, number in under_way.items():
-            self.ledger.carry(job_id, number, hold_seconds=min(HOLD_SECONDS, self.settings.lease))
+            under_way = list(self._deliveries_under_way)
+        for key in under_way:
+            self.ledger.carry(key, hold_seconds=min(HOLD_SECONDS, self.settings.lease))
 
     def claim_unclear(self) -> None:
         """A claim got no clear answer: the server may yet carry it out, and the job is to be found then."""

@@ -72,7 +72,7 @@ class Reaper:
         result = ledger.lose(
             job_id,
             record.task_id,
-            only_due=True,
+            retries=None,
             why=why,
             must_not=Outcome.failed(must_not),
             too_often=Outcome.failed(too_often),

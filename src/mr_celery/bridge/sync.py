@@ -18,7 +18,7 @@ from ..errors import JobError, RoutingError, WorkerError
 from ..job import Job
 from ..ledger import Missed
 from ..outcome import Outcome
-from .candidates import Doubts, refused_route
+from .candidates import DOUBT_SECONDS, Doubts, refused_route
 from .office import CLAIM_LEASE, Office
 from .sender import NotPublished
 
@@ -32,6 +32,9 @@ SILENT_SECONDS = 60.0
 
 FEW = 20
 """For how many jobs at the most the server is asked one by one in one comparison."""
+
+TORN_SECONDS = 60.0
+"""Seconds without a comparison of its own after which a bridge does not know whether torn lists had stayed so."""
 
 LOOK_SECONDS = 1.0
 """Seconds between two looks for claims that are to be settled."""
@@ -72,6 +75,7 @@ class InFlightSync:
         self._seen: frozenset[int] = frozenset()
         self._doubts = Doubts()
         self._settled = False
+        self._torn: tuple[float, float] | None = None  # the lists: since when, and when last seen so
         self._next_comparison = float("-inf")
 
     @property
@@ -123,17 +127,30 @@ class InFlightSync:
                 return
             raise
         self._seen = (self._seen | running.ids) & in_flight.keys()
+        whole = self._believed_whole(running.whole and pending.whole)
         for job_id in settling:
             # That a job is listed tells of it even where another entry of the list makes no sense.
-            if job_id in running.ids or running.whole or job_id in listing("pending").ids:
+            if job_id in running.ids or running.whole or whole or job_id in listing("pending").ids:
                 self._settle(job_id, listed_running=job_id in running.ids)
-        if running.whole and pending.whole:
+        if whole:
             self._look_for(unlisted - pending.ids, listing, lists_empty=not (running.jobs or pending.jobs))
         unknown = [fields for fields in running.jobs if fields["id"] not in in_flight]
         for fields in self._doubts.believed(unknown, office.clock()):
             self._adopt(fields, asked_at)
         # What is running there and not known here is looked at again, whether it was adopted, doubted or left alone.
-        self._settled = not (in_flight or unknown or office.claims_unclear) and running.whole
+        self._settled = not (in_flight or unknown or office.claims_unclear) and whole
+
+    def _believed_whole(self, whole: bool) -> bool:
+        """Whether to take the lists for all there is: they are whole, or nothing better came for a long time."""
+        now = self._office.clock()
+        if whole:
+            self._torn = None
+            return True
+        since, last = self._torn or (now, now)
+        if now - last > TORN_SECONDS:
+            since = now  # another bridge compared meanwhile, and may have seen better ones
+        self._torn = (since, now)
+        return now - since >= DOUBT_SECONDS
 
     def _look_for(self, missing: set[int], listing: Callable[[str], Listing], *, lists_empty: bool) -> None:
         """Jobs in flight that the server lists neither as running nor as pending."""

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import cache
 
 from ..errors import WorkerError
-from .api import STATUSES, Api, Listing
+from .api import Api, Listing
 
 
 def status_of(api: Api, job_id: int, *, listing: Callable[[str], Listing] | None = None) -> str | None:
-    """A job's status on the server: one of the protocol's statuses, or ``None`` where nothing tells it.
+    """A job's status on the server, in its words, or ``None`` where nothing tells it.
 
     The lists of running and pending jobs come first. Where neither has the job, the server is asked for it alone
     (documented for user API keys: a worker may be refused), and for its lists of jobs that are over. So a status
@@ -29,8 +29,8 @@ def status_of(api: Api, job_id: int, *, listing: Callable[[str], Listing] | None
         if job_id in listing(status).ids:
             return status
     told = (api.job(job_id) or {}).get("status")
-    if told in STATUSES:
-        return str(told)
+    if isinstance(told, str) and told:
+        return told
     try:
         return next((each for each in ("failed", "done", "escalated") if job_id in listing(each).ids), None)
     except WorkerError as error:

@@ -14,7 +14,7 @@ from typing import Any
 from ..backoff import backoff
 from ..client import TERMINAL, Api, status_of
 from ..errors import JobError, WorkerError
-from ..ledger import Ledger
+from ..ledger import DeliveryKey, Ledger
 from ..outcome import Outcome, Upload
 
 logger = logging.getLogger("mr_celery.delivery")
@@ -39,18 +39,26 @@ class Consignment:
     """An outcome on its way to the server.
 
     Args:
-        job_id: the job.
+        key: which delivery of which job it is: the fencing token of what is written down.
         outcome: what to deliver.
         blob: gives an upload's bytes by its index.
         parts: what is delivered already: ``artifact:0``, ``review:0``, … with the server's answers.
-        number: which delivery of this outcome it is, from 1: the fencing token of what is written down.
     """
 
-    job_id: int
+    key: DeliveryKey
     outcome: Outcome
     blob: Callable[[int], bytes | None]
     parts: Mapping[str, str]
-    number: int = 1
+
+    @property
+    def job_id(self) -> int:
+        """The job."""
+        return self.key.job_id
+
+    @property
+    def number(self) -> int:
+        """Which delivery of the job it is, from 1."""
+        return self.key.number
 
     @property
     def parts_left(self) -> bool:
@@ -92,13 +100,13 @@ class _Hold:
 
     Args:
         ledger: the ledger.
-        consignment: what is delivered.
+        key: the delivery.
         seconds: how long the hold lasts without being renewed.
     """
 
-    def __init__(self, ledger: Ledger, consignment: Consignment, seconds: float) -> None:
+    def __init__(self, ledger: Ledger, key: DeliveryKey, seconds: float) -> None:
         self._ledger = ledger
-        self._consignment = consignment
+        self._key = key
         self._seconds = seconds
         self._confirmed_at = time.monotonic()
 
@@ -111,7 +119,7 @@ class _Hold:
         now = time.monotonic()
         if now - self._confirmed_at < self._seconds / 3:
             return
-        if not self._ledger.carry(self._consignment.job_id, self._consignment.number, hold_seconds=self._seconds):
+        if not self._ledger.carry(self._key, hold_seconds=self._seconds):
             raise _Overtaken
         self._confirmed_at = now
 
@@ -122,8 +130,7 @@ class _Hold:
             _Overtaken: it is not this delivery's any more.
         """
         now = time.monotonic()
-        job_id, number = self._consignment.job_id, self._consignment.number
-        if not self._ledger.delivered_part(job_id, number, part, answer, hold_seconds=self._seconds):
+        if not self._ledger.delivered_part(self._key, part, answer, hold_seconds=self._seconds):
             raise _Overtaken
         self._confirmed_at = now
 
@@ -150,14 +157,14 @@ class Delivery:
         Raises:
             LedgerUnavailable: a step could not be written down; it is repeated by the courier.
         """
-        job_id, hold = consignment.job_id, _Hold(self._ledger, consignment, self._hold_seconds)
+        job_id, hold = consignment.job_id, _Hold(self._ledger, consignment.key, self._hold_seconds)
         try:
             how = self._deliver(consignment, hold)
         except _Overtaken:
             logger.info("job=%d delivery %d ended: the job is not its any more", job_id, consignment.number)
             return None
         except JobError as error:
-            self._ledger.replace_outcome(job_id, consignment.number, Outcome.failed(str(error)))
+            self._ledger.replace_outcome(consignment.key, Outcome.failed(str(error)))
             return None
         except _Refused as refused:
             self._replace(consignment, refused.error)
@@ -165,7 +172,7 @@ class Delivery:
         except WorkerError as error:
             self._put_off(consignment, error)
             return error
-        self._ledger.close(job_id, how)
+        self._ledger.close(job_id, consignment.key.task_id, how)
         return None
 
     def _deliver(self, consignment: Consignment, hold: _Hold) -> str:
@@ -264,8 +271,10 @@ class Delivery:
             with _content():
                 self._api.close(job_id, outcome.text, outcome.status)
             return "delivered"
-        if status == "running":
-            raise WorkerError(f"{refusal} (though the job is listed as running)", status=refusal.status, retryable=True)
+        if status is not None and status not in TERMINAL:
+            raise WorkerError(
+                f"{refusal} (though the server says that the job is {status})", status=refusal.status, retryable=True
+            )
         if status is None and refusal.status == 404 and consignment.number < UNHEARD_OF:
             raise refusal  # it may as well be a lapse of whatever stands before the server
         return self._superseded(consignment, status)
@@ -283,7 +292,7 @@ class Delivery:
             self._put_off(consignment, refusal)
             return
         why = f"{REFUSAL} ({refusal})"
-        self._ledger.replace_outcome(consignment.job_id, consignment.number, Outcome.failed(why))
+        self._ledger.replace_outcome(consignment.key, Outcome.failed(why))
         logger.error("job=%d failed: its result was refused: %s", consignment.job_id, refusal.summary)
 
     def _put_off(self, consignment: Consignment, error: WorkerError) -> None:
@@ -293,5 +302,5 @@ class Delivery:
             pause = max(pause, 5.0)
         if error.retry_after is not None:
             pause = max(pause, error.retry_after)
-        self._ledger.undelivered(job_id, consignment.number, str(error)[:500], wait_seconds=pause)
+        self._ledger.undelivered(consignment.key, str(error)[:500], wait_seconds=pause)
         logger.warning("job=%d not delivered yet, next try in %.1f s: %s", job_id, pause, error.summary)

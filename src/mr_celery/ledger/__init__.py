@@ -2,6 +2,20 @@
 
 from .fleet import Fleet, Node
 from .ledger import Ledger
-from .records import IN_FLIGHT, Missed, Record, Route, RunKey, Started, Survey
+from .records import IN_FLIGHT, DeliveryKey, Holding, Inventory, Missed, Record, Route, RunKey, Started, Survey
 
-__all__ = ["IN_FLIGHT", "Fleet", "Ledger", "Missed", "Node", "Record", "Route", "RunKey", "Started", "Survey"]
+__all__ = [
+    "IN_FLIGHT",
+    "DeliveryKey",
+    "Fleet",
+    "Holding",
+    "Inventory",
+    "Ledger",
+    "Missed",
+    "Node",
+    "Record",
+    "Route",
+    "RunKey",
+    "Started",
+    "Survey",
+]

@@ -25,6 +25,9 @@ from .records import (
     IN_FLIGHT,
     Admission,
     Adoption,
+    DeliveryKey,
+    Holding,
+    Inventory,
     Loss,
     Missed,
     Record,
@@ -32,6 +35,7 @@ from .records import (
     RunKey,
     Started,
     Survey,
+    read_holding,
     read_record,
 )
 from .scripts import Scripts
@@ -43,6 +47,9 @@ KEPT_OUTCOME = 120.0
 
 MOST_REDELIVERIES = 5
 """How often a job is closed once more because the server goes on listing it as running."""
+
+PAGE = 200
+"""How much an inventory reads at once."""
 
 
 class Ledger:
@@ -157,25 +164,29 @@ class Ledger:
         """
         return (self._run("sent", job_id, task_id, wait_seconds) or b"").decode()
 
-    def start(self, run: RunKey, *, node: str, lease: float, nonce: str) -> Started:
+    def start(self, run: RunKey, *, node: str, holder: str, lease: float, nonce: str) -> Started:
         """Claimed or sent → running, for ``lease`` seconds: the fence that one message of an attempt passes.
 
         Args:
             run: the execution that wants to start.
             node: the Celery worker's node name.
+            holder: what tells this worker from others, also from an earlier one of the same name.
             lease: seconds until the run counts as lost, unless it is held.
             nonce: the same in each repetition of this call, and in no other.
         """
-        answer = self._run("start", run.job_id, run.task_id, run.retries, node, lease, nonce)
+        answer = self._run("start", run.job_id, run.task_id, run.retries, node, holder, lease, nonce)
         if answer[0] == b"started":
-            return Started(job=Job.from_json(answer[1]), attempt=int(answer[2]))
+            return Started(job=Job.from_json(answer[1]), attempt=int(answer[2]), nonce=nonce)
         return Started(refusal=answer[0].decode())
 
-    def hold(self, runs: Iterable[tuple[int, str]], *, lease: float, wait_seconds: float) -> dict[int, str]:
+    def hold(
+        self, runs: Iterable[tuple[int, str]], *, holder: str, lease: float, wait_seconds: float
+    ) -> dict[int, str]:
         """Running, sent, finished → the same: a live worker has these messages, as (job id, task id).
 
         Args:
             runs: the messages.
+            holder: the worker, as in :meth:`start`: only what it has started is held as running.
             lease: seconds for those that run, or whose outcome their run delivers.
             wait_seconds: seconds for those that wait to be run.
 
@@ -183,16 +194,22 @@ class Ledger:
             Those that are not the worker's any more, with the reason.
         """
         pairs = [part for run in runs for part in run]
-        answer = self._run("hold", "", lease, wait_seconds, *pairs)
+        answer = self._run("hold", "", holder, lease, wait_seconds, *pairs)
         return {int(answer[i]): answer[i + 1].decode() for i in range(0, len(answer), 2)}
 
-    def retry(self, run: RunKey, *, wait_seconds: float) -> bool:
-        """Running → sent: the handler asked Celery for a retry, expected to start within ``wait_seconds``."""
-        return bool(self._run("retry", run.job_id, run.task_id, run.retries, run.retries + 1, wait_seconds))
+    def retry(self, run: RunKey, *, nonce: str, wait_seconds: float) -> bool:
+        """Running → sent: the handler asked Celery for a retry, expected to start within ``wait_seconds``.
 
-    def give_back(self, run: RunKey, *, wait_seconds: float) -> bool:
-        """Running → sent: the handler gave its message back to the broker, to start again within ``wait_seconds``."""
-        return bool(self._run("retry", run.job_id, run.task_id, run.retries, run.retries, wait_seconds))
+        ``nonce`` is that of the run's :meth:`start`.
+        """
+        return bool(self._run("retry", run.job_id, run.task_id, nonce, run.retries + 1, wait_seconds))
+
+    def give_back(self, run: RunKey, *, nonce: str, wait_seconds: float) -> bool:
+        """Running → sent: the handler gave its message back to the broker, to start again within ``wait_seconds``.
+
+        ``nonce`` is that of the run's :meth:`start`.
+        """
+        return bool(self._run("retry", run.job_id, run.task_id, nonce, run.retries, wait_seconds))
 
     def finish(self, run: RunKey, outcome: Outcome, *, blobs: Sequence[bytes] = (), deliver_seconds: float) -> str:
         """Running → finished, from the run that holds the lease and from no other.
@@ -204,21 +221,42 @@ class Ledger:
             deliver_seconds: how long the caller has for the delivery before the courier takes over; 0: at once.
 
         Returns:
-            ``"finished"``, or the state that stands against it.
+            ``"finished"``; ``"carried"`` if it is recorded, but a courier has it by now; or the state that stands
+            against it.
         """
         answer = self._run("finish", run.job_id, run.task_id, run.retries, outcome.to_json(), deliver_seconds, *blobs)
         return str(answer.decode())
 
-    def fail(self, job_id: int, task_id: str, outcome: Outcome) -> bool:
-        """Claimed, sent or running → finished, when the attempt ended without its handler's doing."""
-        return bool(self._run("fail", job_id, task_id, outcome.to_json()))
+    def fail(
+        self,
+        job_id: int,
+        task_id: str,
+        outcome: Outcome,
+        *,
+        unstarted: bool = False,
+        retries: int | None = None,
+        holder: str = "",
+    ) -> bool:
+        """Claimed, sent or running → finished, when the attempt ended without its handler's doing.
+
+        Args:
+            job_id: the job.
+            task_id: the attempt.
+            outcome: what is known.
+            unstarted: a message of it did not start: then a run of another copy goes on.
+            retries: the number of Celery retries of the run that ended, where it is known: then no other one is ended.
+            holder: the worker whose run ended, likewise.
+        """
+        which = "" if retries is None else retries
+        return bool(self._run("fail", job_id, task_id, int(unstarted), which, holder, outcome.to_json()))
 
     def lose(
         self,
         job_id: int,
         task_id: str,
         *,
-        only_due: bool,
+        retries: int | None,
+        holder: str = "",
         why: str,
         must_not: Outcome,
         too_often: Outcome,
@@ -228,12 +266,15 @@ class Ledger:
         Args:
             job_id: the job.
             task_id: the attempt that was lost.
-            only_due: only if its lease has run out by now.
+            retries: the number of Celery retries of the run whose process died; ``None``: whatever runs, if its lease
+                has run out by now.
+            holder: the worker whose process died, as in :meth:`start`.
             why: what is known of the loss, for the record.
             must_not: the outcome when the handler says ``on_lost="fail"``.
             too_often: the outcome when this was the last attempt.
         """
-        answer = self._run("lose", job_id, task_id, int(only_due), why, must_not.to_json(), too_often.to_json())
+        which = "" if retries is None else retries
+        answer = self._run("lose", job_id, task_id, which, holder, why, must_not.to_json(), too_often.to_json())
         return cast(Loss, answer.decode())
 
     def resend(
@@ -267,38 +308,44 @@ class Ledger:
 
     # -- delivering ----------------------------------------------------------------------------------
 
-    def collect(self, limit: int, *, hold_seconds: float) -> dict[int, int]:
+    def collect(self, limit: int, *, hold_seconds: float) -> list[DeliveryKey]:
         """Finished → finished: take up to ``limit`` outcomes that are due, to deliver them.
 
         Returns:
-            The number of the delivery that this is, by job. With it, and for ``hold_seconds`` from now or from the
-            last step that says so, the caller is the one who delivers the job.
+            The deliveries that this begins. For ``hold_seconds`` from now, or from the last step that says so, the
+            caller is the one who delivers these jobs.
         """
         answer = self._run("collect", "", limit, hold_seconds)
-        return {int(answer[i]): int(answer[i + 1]) for i in range(0, len(answer), 2)}
+        return [
+            DeliveryKey(int(job_id), task_id.decode(), int(number))
+            for job_id, task_id, number in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+        ]
 
-    def carry(self, job_id: int, delivery: int, *, hold_seconds: float) -> bool:
+    def _deliver(self, step: str, delivery: DeliveryKey, *arguments: object) -> bool:
+        return bool(self._run(step, delivery.job_id, delivery.task_id, delivery.number, *arguments))
+
+    def carry(self, delivery: DeliveryKey, *, hold_seconds: float) -> bool:
         """Finished → finished: go on delivering. Returns ``False`` if somebody else does, or nobody is to."""
-        return bool(self._run("carry", job_id, delivery, hold_seconds))
+        return self._deliver("carry", delivery, hold_seconds)
 
-    def delivered_part(self, job_id: int, delivery: int, part: str, answer: str, *, hold_seconds: float) -> bool:
+    def delivered_part(self, delivery: DeliveryKey, part: str, answer: str, *, hold_seconds: float) -> bool:
         """Finished → finished: one artifact or review is delivered, with the server's ``answer``.
 
         Returns ``False`` if it is not the caller's delivery any more.
         """
-        return bool(self._run("delivered_part", job_id, delivery, part, answer, hold_seconds))
+        return self._deliver("delivered_part", delivery, part, answer, hold_seconds)
 
-    def undelivered(self, job_id: int, delivery: int, why: str, *, wait_seconds: float) -> bool:
+    def undelivered(self, delivery: DeliveryKey, why: str, *, wait_seconds: float) -> bool:
         """Finished → finished: the delivery failed and is to be tried again after ``wait_seconds``."""
-        return bool(self._run("undelivered", job_id, delivery, why, wait_seconds))
+        return self._deliver("undelivered", delivery, why, wait_seconds)
 
-    def replace_outcome(self, job_id: int, delivery: int, outcome: Outcome) -> bool:
+    def replace_outcome(self, delivery: DeliveryKey, outcome: Outcome) -> bool:
         """Finished → finished: the server will never take the outcome; this one, due at once, says so."""
-        return bool(self._run("replace_outcome", job_id, delivery, outcome.to_json()))
+        return self._deliver("replace_outcome", delivery, outcome.to_json())
 
-    def close(self, job_id: int, how: str) -> bool:
+    def close(self, job_id: int, task_id: str, how: str) -> bool:
         """Finished → closed: the job is terminal on the server; ``how`` is ``delivered`` or ``superseded``."""
-        return bool(self._run("close", job_id, how, self._history, KEPT_OUTCOME))
+        return bool(self._run("close", job_id, task_id, how, self._history, KEPT_OUTCOME))
 
     # -- looking after ---------------------------------------------------------------------------------
 
@@ -362,6 +409,35 @@ class Ledger:
                 for job_id, _ in self._redis.client.zscan_iter(f"{self._prefix}{state}", count=1000):
                     found[int(job_id)] = state
         return found
+
+    def inventory(self, also: Iterable[int] = ()) -> Inventory:
+        """Everything held of the jobs in flight, to see whether it fits together.
+
+        It is read in pages, which keep nobody else waiting: what is held of one job is of one moment, but not what is
+        held of two.
+
+        Args:
+            also: further jobs to read the records of.
+        """
+        ids = set(also)
+        load = f"{self._prefix}load:"
+        with self._redis.errors():
+            client = self._redis.client
+            for state in IN_FLIGHT:
+                ids.update(int(member) for member, _ in client.zscan_iter(f"{self._prefix}{state}", count=PAGE))
+            # The prefix has no character that is special in a pattern; on a Cluster every node is asked.
+            keys = set(client.scan_iter(match=f"{load}*", count=PAGE))
+            for key in keys:
+                ids.update(int(member) for member in client.sscan_iter(key, count=PAGE))
+            looked_at = client.hget(f"{self._prefix}looked", "at")
+        queues = [key.decode()[len(load) :] for key in keys]
+        holdings: dict[int, Holding] = {}
+        ordered = sorted(ids)
+        for start in range(0, len(ordered), PAGE):
+            page = ordered[start : start + PAGE]
+            answer = self._look("holdings", len(queues), *queues, *page)
+            holdings.update((job_id, read_holding(job_id, *held)) for job_id, held in zip(page, answer, strict=True))
+        return Inventory(holdings, None if looked_at is None else self.survey().now - float(looked_at))
 
     # -- among bridges -------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -41,11 +41,27 @@ class RunKey:
 
 
 @dataclass(frozen=True)
+class DeliveryKey:
+    """What names one delivery: the attempt whose outcome it is, and its number, from 1.
+
+    It is the fencing token: the ledger takes steps of a delivery only from the one that began last.
+    """
+
+    job_id: int
+    task_id: str
+    number: int
+
+
+@dataclass(frozen=True)
 class Started:
-    """The answer to a start: the job, or the state that stands against running it."""
+    """The answer to a start: the job, or the state that stands against running it.
+
+    ``nonce`` tells this execution from others with the same :class:`RunKey`.
+    """
 
     job: Job | None = None
     attempt: int = 0
+    nonce: str = ""
     refusal: str = ""
 
 
@@ -98,6 +114,45 @@ class Record:
     times: Mapping[str, float] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Holding:
+    """What the ledger holds of one job, without its payloads: where it is listed, and what its record says.
+
+    Args:
+        id: the job.
+        sets: the states in whose sets it is.
+        slots: the queues of which it holds a slot.
+        state: the state that its record says; empty where there is no record.
+        queue: the queue that its record says.
+        seconds: since it came to that state.
+        deliveries: how many deliveries of its outcome were begun.
+        why: what went wrong last; it may repeat a server's words.
+    """
+
+    id: int
+    sets: tuple[str, ...] = ()
+    slots: tuple[str, ...] = ()
+    state: str = ""
+    queue: str = ""
+    seconds: float = 0.0
+    deliveries: int = 0
+    why: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything that the ledger holds of the jobs in flight, read job by job while work goes on.
+
+    Args:
+        holdings: the jobs, by id.
+        looked: seconds since a bridge looked for lost runs, which each does about every second; ``None``: none has,
+            for a day.
+    """
+
+    holdings: Mapping[int, Holding]
+    looked: float | None = None
+
+
 def read_record(job_id: int, fields: Mapping[bytes, bytes]) -> Record | None:
     """The record in a hash's fields; ``None`` where there is none."""
     text = {key.decode(): value for key, value in fields.items()}
@@ -132,4 +187,19 @@ def read_record(job_id: int, fields: Mapping[bytes, bytes]) -> Record | None:
         outcome=Outcome.from_json(text["outcome"]) if "outcome" in text else None,
         parts={key: string(key) for key in text if key.startswith(("artifact:", "review:"))},
         times={key[:-3]: float(text[key]) for key in text if key.endswith("_at")},
+    )
+
+
+def read_holding(job_id: int, sets: Sequence[bytes], slots: Sequence[bytes], known: Sequence[bytes | None]) -> Holding:
+    """The holding in what ``holdings.lua`` answers of one job."""
+    state, queue, deliveries, why, seconds = ((value or b"").decode(errors="replace") for value in known)
+    return Holding(
+        id=job_id,
+        sets=tuple(name.decode() for name in sets),
+        slots=tuple(sorted(name.decode() for name in slots)),
+        state=state,
+        queue=queue,
+        seconds=max(0.0, float(seconds)),
+        deliveries=int(deliveries or 0),
+        why=why,
     )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -15,11 +16,11 @@ import redis
 
 from mr_celery.errors import LedgerUnavailable
 from mr_celery.job import Job
-from mr_celery.ledger import Fleet, Ledger, Node, RunKey
+from mr_celery.ledger import DeliveryKey, Fleet, Ledger, Node, RunKey
 from mr_celery.ledger.connection import MINIMUM_VERSION, connect
 from mr_celery.ledger.ledger import MOST_REDELIVERIES
 from mr_celery.outcome import Outcome
-from support.ledgers import DONE, FAILED, LATER, ROUTE, Books
+from support.ledgers import DONE, LATER, NONCE, ROUTE, Books
 from support.ports import free_port, until
 from support.servers import RedisServer
 
@@ -85,21 +86,24 @@ def test_a_job_lives_from_admission_to_its_close(books: Books) -> None:
     assert task_id
     assert ledger.sent(7, task_id, wait_seconds=LATER) == "sent"
     run = RunKey(7, task_id)
-    started = ledger.start(run, node="celery@a", lease=LATER, nonce="n")
-    assert started.job == job
-    assert ledger.hold([(7, task_id), (9, "mr-9-1-x")], lease=LATER, wait_seconds=LATER) == {9: "unknown"}
+    started = books.start(run)
+    assert (started.job, started.nonce) == (job, NONCE)
+    assert books.hold(run, RunKey(9, "mr-9-1-x")) == {9: "unknown"}
     assert ledger.survey(["celery"]).load == {"celery": 1}
     blob = bytes(range(256)) * 100
     assert ledger.finish(run, DONE, blobs=[blob], deliver_seconds=0) == "finished"
-    assert ledger.collect(10, hold_seconds=LATER) == {7: 1}
+    (key,) = ledger.collect(10, hold_seconds=LATER)
+    assert key == DeliveryKey(7, task_id, 1)
     assert ledger.blob(7, 0) == blob
     record = ledger.read(7)
     assert record is not None
     assert (record.outcome, record.deliveries) == (DONE, 1)
-    assert not ledger.carry(7, 2, hold_seconds=LATER)
-    assert ledger.carry(7, 1, hold_seconds=LATER)
-    assert ledger.delivered_part(7, 1, "artifact:0", "{}", hold_seconds=LATER)
-    assert ledger.close(7, "delivered")
+    assert not ledger.carry(replace(key, number=2), hold_seconds=LATER)
+    assert not ledger.carry(replace(key, task_id="mr-7-1-x"), hold_seconds=LATER)
+    assert ledger.carry(key, hold_seconds=LATER)
+    assert ledger.delivered_part(key, "artifact:0", "{}", hold_seconds=LATER)
+    assert not ledger.close(7, "mr-7-1-x", "delivered")
+    assert ledger.close(7, task_id, "delivered")
     assert ledger.in_flight() == {}
     assert ledger.survey(["celery"]).load == {"celery": 0}
     assert ledger.blob(7, 0) is None
@@ -112,13 +116,15 @@ def test_a_lost_run_a_lost_message_and_an_abort(books: Books) -> None:
     ledger = books.ledger
     ledger.admit(Job({"id": 7}), ROUTE, asked_at=books.now())
     first = ledger.claimed(7) or ""
-    ledger.start(RunKey(7, first), node="a", lease=LATER, nonce="n")
-    assert ledger.lose(7, first, only_due=True, why="gone", **FAILED) == "kept"
-    assert ledger.lose(7, first, only_due=False, why="gone", **FAILED) == "again"
+    run = RunKey(7, first)
+    books.start(run)
+    assert books.reap(run) == "kept"
+    assert books.die(replace(run, retries=1)) == "kept"
+    assert books.die(run) == "again"
     record = ledger.read(7)
     assert record is not None
     assert (record.state, record.attempt) == ("claimed", 2)
-    assert ledger.start(RunKey(7, first), node="a", lease=LATER, nonce="m").refusal == "superseded"
+    assert books.start(run, nonce="second").refusal == "superseded"
     assert ledger.sent(7, record.task_id, wait_seconds=LATER) == "sent"
     outcome = Outcome.failed("never started")
     again = ledger.resend(7, record.task_id, why="", budget=1, wait_seconds=0, exhausted=outcome)
@@ -136,7 +142,7 @@ def test_a_closed_job_that_the_server_lists_as_running_is_closed_once_more_and_i
     for _ in range(MOST_REDELIVERIES):
         assert ledger.adopt(job, ROUTE, asked_at=books.now() + 0.001, wait_seconds=LATER) == "redelivered"
         assert books.record(7).outcome == DONE
-        assert ledger.close(7, "delivered")
+        assert books.close(7)
     assert ledger.adopt(job, ROUTE, asked_at=books.now() + 0.001, wait_seconds=LATER) == "known"
     books.outgrow_kept_outcome(7)
     assert ledger.adopt(job, ROUTE, asked_at=books.now() + 0.001, wait_seconds=LATER) == "adopted"
@@ -210,11 +216,9 @@ def test_a_restarted_redis_is_used_again_and_its_scripts_are_loaded_anew(tmp_pat
 
 
 def test_of_many_messages_of_one_attempt_exactly_one_starts(books: Books) -> None:
-    ledger = books.ledger
     for job_id in range(1, 21):
-        ledger.admit(Job({"id": job_id}), ROUTE, asked_at=books.now())
-        run = RunKey(job_id, ledger.claimed(job_id) or "")
-        answers = in_parallel(lambda index, run=run: ledger.start(run, node="n", lease=LATER, nonce=str(index)))
+        run = books.bring("claimed", job_id)
+        answers = in_parallel(lambda index, run=run: books.start(run, nonce=str(index)))
         assert Counter(answer.refusal for answer in answers) == {"": 1, "running": THREADS - 1}
 
 
@@ -250,59 +254,67 @@ def test_what_is_due_is_collected_by_one_courier(books: Books) -> None:
         books.bring("finished", job_id)
     books.make_due("finished")
     taken = in_parallel(lambda index: books.ledger.collect(10, hold_seconds=LATER))
-    assert sorted(chain.from_iterable(each.items() for each in taken)) == [(job_id, 2) for job_id in range(50)]
+    assert sorted((key.job_id, key.number) for key in chain.from_iterable(taken)) == [(each, 2) for each in range(50)]
 
 
 def test_of_many_couriers_the_last_one_delivers(books: Books) -> None:
     books.bring("finished", 7)
-    numbers = [books.collect(7) for _ in range(THREADS)]
-    answers = in_parallel(lambda index: books.ledger.carry(7, numbers[index], hold_seconds=LATER))
+    keys = [books.collect(7) for _ in range(THREADS)]
+    answers = in_parallel(lambda index: books.ledger.carry(keys[index], hold_seconds=LATER))
     assert answers == [False] * (THREADS - 1) + [True]
 
 
 # -- a memory that is full ---------------------------------------------------------------------------------
 
-Step = Callable[[Ledger, RunKey], object]
+Step = Callable[[Books, RunKey], object]
 
 KNOWN_WORK: dict[str, tuple[str, Step, object]] = {
-    "claimed": ("admitted", lambda ledger, run: bool(ledger.claimed(run.job_id)), True),
-    "settle_later": ("admitted", lambda ledger, run: ledger.settle_later(run.job_id, LATER), True),
-    "drop": ("admitted", lambda ledger, run: ledger.drop(run.job_id), True),
-    "sent": ("claimed", lambda ledger, run: ledger.sent(run.job_id, run.task_id, wait_seconds=LATER), "sent"),
-    "start": ("sent", lambda ledger, run: ledger.start(run, node="n", lease=LATER, nonce="n").refusal, ""),
-    "hold": ("running", lambda ledger, run: ledger.hold([(7, run.task_id)], lease=LATER, wait_seconds=LATER), {}),
-    "hold a message": ("sent", lambda ledger, run: ledger.hold([(7, run.task_id)], lease=9, wait_seconds=9), {}),
-    "retry": ("running", lambda ledger, run: ledger.retry(run, wait_seconds=LATER), True),
+    "claimed": ("admitted", lambda books, run: bool(books.ledger.claimed(7)), True),
+    "settle_later": ("admitted", lambda books, run: books.ledger.settle_later(7, LATER), True),
+    "drop": ("admitted", lambda books, run: books.ledger.drop(7), True),
+    "sent": ("claimed", lambda books, run: books.ledger.sent(7, run.task_id, wait_seconds=LATER), "sent"),
+    "start": ("sent", lambda books, run: books.start(run).refusal, ""),
+    "hold": ("running", lambda books, run: books.hold(run), {}),
+    "hold a message": ("sent", lambda books, run: books.hold(run), {}),
+    "retry": ("running", lambda books, run: books.retry(run), True),
     "finish": (
         "running",
-        lambda ledger, run: ledger.finish(run, DONE, blobs=[b"x" * 9], deliver_seconds=9),
+        lambda books, run: books.ledger.finish(run, DONE, blobs=[b"x" * 9], deliver_seconds=9),
         "finished",
     ),
-    "fail": ("running", lambda ledger, run: ledger.fail(run.job_id, run.task_id, Outcome.failed("no")), True),
-    "lose": ("running", lambda ledger, run: ledger.lose(7, run.task_id, only_due=False, why="", **FAILED), "again"),
+    "fail": ("running", lambda books, run: books.ledger.fail(7, run.task_id, Outcome.failed("no")), True),
+    "lose": ("running", lambda books, run: books.die(run), "again"),
     "resend": (
         "sent",
-        lambda ledger, run: ledger.resend(7, run.task_id, why="", budget=3, wait_seconds=0, exhausted=DONE),
+        lambda books, run: books.ledger.resend(7, run.task_id, why="", budget=3, wait_seconds=0, exhausted=DONE),
         "again",
     ),
-    "abort": ("running", lambda ledger, run: ledger.abort(run.job_id, "operator") == run.task_id, True),
-    "collect": ("finished", lambda ledger, run: ledger.collect(9, hold_seconds=LATER), {7: 2}),
-    "carry": ("finished", lambda ledger, run: ledger.carry(7, 1, hold_seconds=LATER), True),
+    "abort": ("running", lambda books, run: books.ledger.abort(7, "operator") == run.task_id, True),
+    "collect": ("finished", lambda books, run: [key.number for key in books.ledger.collect(9, hold_seconds=9)], [2]),
+    "carry": ("finished", lambda books, run: books.ledger.carry(books.delivery(7), hold_seconds=LATER), True),
     "delivered_part": (
         "finished",
-        lambda ledger, run: ledger.delivered_part(7, 1, "review:0", "7", hold_seconds=LATER),
+        lambda books, run: books.ledger.delivered_part(books.delivery(7), "review:0", "7", hold_seconds=LATER),
         True,
     ),
-    "undelivered": ("finished", lambda ledger, run: ledger.undelivered(7, 1, "503", wait_seconds=LATER), True),
-    "replace_outcome": ("finished", lambda ledger, run: ledger.replace_outcome(7, 1, Outcome.failed("413")), True),
-    "close": ("finished", lambda ledger, run: ledger.close(run.job_id, "delivered"), True),
-    "take": ("sent", lambda ledger, run: ledger.take("sent", hold_seconds=LATER), [7]),
-    "lost": ("running", lambda ledger, run: ledger.lost(lease=LATER), [7]),
-    "missed": ("running", lambda ledger, run: ledger.missed([7])[7].times, 1),
-    "my_turn": ("running", lambda ledger, run: ledger.my_turn("sync", LATER), True),
-    "found": ("running", lambda ledger, run: ledger.found(), True),
-    "survey": ("running", lambda ledger, run: ledger.survey().in_flight, 1),
-    "in_flight": ("running", lambda ledger, run: ledger.in_flight(), {7: "running"}),
+    "undelivered": (
+        "finished",
+        lambda books, run: books.ledger.undelivered(books.delivery(7), "503", wait_seconds=LATER),
+        True,
+    ),
+    "replace_outcome": (
+        "finished",
+        lambda books, run: books.ledger.replace_outcome(books.delivery(7), Outcome.failed("413")),
+        True,
+    ),
+    "close": ("finished", lambda books, run: books.close(7), True),
+    "take": ("sent", lambda books, run: books.ledger.take("sent", hold_seconds=LATER), [7]),
+    "lost": ("running", lambda books, run: books.ledger.lost(lease=LATER), [7]),
+    "missed": ("running", lambda books, run: books.ledger.missed([7])[7].times, 1),
+    "my_turn": ("running", lambda books, run: books.ledger.my_turn("sync", LATER), True),
+    "found": ("running", lambda books, run: books.ledger.found(), True),
+    "survey": ("running", lambda books, run: books.ledger.survey().in_flight, 1),
+    "in_flight": ("running", lambda books, run: books.ledger.in_flight(), {7: "running"}),
 }
 """What looks after work that was taken in: the state it begins from, the step, and its answer."""
 
@@ -332,7 +344,7 @@ def test_work_that_was_taken_in_goes_on_when_the_memory_is_full(own_books: Books
     if state != "finished" or step == "collect":
         own_books.make_due(state)
     with full_memory(own_books.redis):
-        assert do(own_books.ledger, run) == answer
+        assert do(own_books, run) == answer
 
 
 def take_in(books: Books, step: str) -> str:
@@ -362,13 +374,13 @@ def test_a_job_ends_although_the_memory_is_full_and_makes_room(own_books: Books)
     ledger = own_books.ledger
     with full_memory(own_books.redis):
         assert own_books.start(run).job is not None
-        assert ledger.hold([(7, run.task_id)], lease=LATER, wait_seconds=LATER) == {}
+        assert own_books.hold(run) == {}
         assert ledger.finish(run, DONE, blobs=[b"blob"], deliver_seconds=0) == "finished"
-        assert ledger.collect(9, hold_seconds=LATER) == {7: 1}
-        assert ledger.delivered_part(7, 1, "artifact:0", "{}", hold_seconds=LATER)
-        assert ledger.undelivered(7, 1, "503", wait_seconds=0)
-        assert ledger.collect(9, hold_seconds=LATER) == {7: 2}
-        assert ledger.close(7, "delivered")
+        (key,) = ledger.collect(9, hold_seconds=LATER)
+        assert ledger.delivered_part(key, "artifact:0", "{}", hold_seconds=LATER)
+        assert ledger.undelivered(key, "503", wait_seconds=0)
+        assert ledger.collect(9, hold_seconds=LATER) == [replace(key, number=2)]
+        assert own_books.close(7)
         assert ledger.in_flight() == {}
         assert own_books.state(7) == "closed"
 
@@ -388,7 +400,7 @@ def replica(own_books: Books) -> Iterator[Books]:
 def test_a_ledger_that_has_become_a_replica_says_so_and_is_used_again_when_it_is_none(replica: Books) -> None:
     ledger, run = replica.ledger, RunKey(7, replica.record(7).task_id)
     steps: list[Callable[[], object]] = [
-        lambda: ledger.hold([(7, run.task_id)], lease=LATER, wait_seconds=LATER),
+        lambda: replica.hold(run),
         lambda: ledger.finish(run, DONE, deliver_seconds=0),
         lambda: ledger.admit(Job({"id": 8}), ROUTE, asked_at=0.0),
         lambda: ledger.my_turn("sync", 1.0),

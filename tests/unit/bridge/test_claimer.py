@@ -552,7 +552,7 @@ def test_a_job_that_is_over_is_claimed_anew_when_it_was_requeued(desk: Desk, boo
     desk.server.dispatch(1)
     claimer.run_once()
     end(desk, 1)
-    books.ledger.close(1, "delivered")
+    books.close()
     first = desk.sender.sent[0][1]
     desk.server.dispatch(1)
     desk.clock.advance(POLL * 2)

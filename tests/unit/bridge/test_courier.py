@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from mr_celery.bridge import courier as module
-from mr_celery.bridge.courier import LOOK_SECONDS, MOST_PAUSE, SIDE_BY_SIDE, Courier, Window
+from mr_celery.bridge.courier import LOOK_SECONDS, MOST_PAUSE, MOST_RETRY_AFTER, SIDE_BY_SIDE, Courier, Window
 from mr_celery.delivery import HOLD_SECONDS
 from mr_celery.errors import LedgerUnavailable
+from mr_celery.ledger import DeliveryKey
 from mr_celery.outcome import Outcome
 from support.ledgers import Books, Desk, make_desk, refusal
 from support.ports import until
@@ -157,7 +158,7 @@ def test_a_job_that_ended_after_it_was_taken_is_not_delivered(
     finished(desk, 1)
     collect = books.ledger.collect
 
-    def collect_and_abort(limit: int, *, hold_seconds: float) -> dict[int, int]:
+    def collect_and_abort(limit: int, *, hold_seconds: float) -> list[DeliveryKey]:
         taken = collect(limit, hold_seconds=hold_seconds)
         books.ledger.abort(1, "operator")
         return taken
@@ -260,15 +261,26 @@ def test_what_is_wrong_with_single_jobs_slows_nothing(desk: Desk, courier: Couri
     assert begun(desk, courier) == SIDE_BY_SIDE
 
 
-def test_the_server_is_left_alone_for_as_long_as_it_asks(desk: Desk, courier: Courier) -> None:
+@pytest.mark.parametrize(("asked_for", "pause"), [(20.0, 20.0), (3600.0, MOST_RETRY_AFTER)])
+def test_the_server_is_left_alone_for_as_long_as_it_asks_within_limits(
+    desk: Desk, courier: Courier, asked_for: float, pause: float
+) -> None:
     finished(desk, *range(1, 10))
-    desk.server.faults["close"] = [refusal(429, retry_after=60.0)]
+    desk.server.faults["close"] = [refusal(429, retry_after=asked_for)]
     begun(desk, courier)
-    assert look(desk, courier) == 60.0
-    desk.clock.advance(59.0)
+    assert look(desk, courier) == pause
+    desk.clock.advance(pause - 1.0)
     assert begun(desk, courier) == 0
     desk.clock.advance(1.0)
     assert begun(desk, courier) > 0
+
+
+def test_a_job_waits_for_as_long_as_the_server_asks(desk: Desk, books: Books) -> None:
+    finished(desk, 1)
+    desk.server.faults["close"] = [refusal(429, retry_after=3600.0)]
+    now = books.now()
+    deliver_due(desk)
+    assert books.score("finished") == pytest.approx(now + 3600, abs=5)
 
 
 def test_a_ledger_that_is_away_while_a_delivery_is_written_down_tells_nothing_of_the_server(
@@ -361,7 +373,7 @@ def test_a_delivery_that_takes_long_is_held_while_it_lasts(desk: Desk, books: Bo
 
 def test_what_another_courier_has_taken_over_is_not_held(desk: Desk, books: Books) -> None:
     finished(desk, 1)
-    with desk.office.delivery_under_way(1, books.collect()):
+    with desk.office.delivery_under_way(books.collect()):
         books.collect()
         books.make_due("finished")
         desk.office.hold_deliveries()

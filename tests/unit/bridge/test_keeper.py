@@ -39,7 +39,7 @@ def test_a_claim_under_way_is_held_while_it_lasts_and_no_longer(desk: Desk, keep
 
 def test_a_delivery_under_way_is_held_while_it_lasts_and_no_longer(desk: Desk, keeper: Keeper) -> None:
     desk.bring("finished")
-    with desk.office.delivery_under_way(1, desk.books.collect()):
+    with desk.office.delivery_under_way(desk.books.collect()):
         desk.books.make_due("finished")
         keeper.run_once()
         assert not desk.books.is_due("finished")
@@ -51,7 +51,7 @@ def test_a_delivery_under_way_is_held_while_it_lasts_and_no_longer(desk: Desk, k
 def test_it_asks_nobody_but_the_ledger(desk: Desk, keeper: Keeper) -> None:
     desk.bring("admitted", 1)
     desk.bring("finished", 2)
-    with desk.office.claim_under_way(1), desk.office.delivery_under_way(2, 1):
+    with desk.office.claim_under_way(1), desk.office.delivery_under_way(desk.books.delivery(2)):
         keeper.run_once()
     assert (desk.server.calls, desk.sender.counted) == ([], [])
 
@@ -59,7 +59,7 @@ def test_it_asks_nobody_but_the_ledger(desk: Desk, keeper: Keeper) -> None:
 def test_what_is_over_in_the_ledger_stays_over(desk: Desk, keeper: Keeper) -> None:
     desk.bring("closed", 1)
     desk.bring("aborted", 2)
-    with desk.office.claim_under_way(1), desk.office.delivery_under_way(2, 1):
+    with desk.office.claim_under_way(1), desk.office.delivery_under_way(desk.books.delivery(2)):
         keeper.run_once()
     assert desk.books.ledger.in_flight() == {}
 

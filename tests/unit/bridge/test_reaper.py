@@ -67,7 +67,7 @@ def test_a_lease_that_is_renewed_at_the_last_moment_is_kept(
 
     def read_and_renew(job_id: int) -> object:
         record = read(job_id)
-        books.ledger.hold([(1, run.task_id)], lease=LEASE, wait_seconds=LEASE)
+        books.hold(run, seconds=LEASE)
         return record
 
     monkeypatch.setattr(books.ledger, "read", read_and_renew)
@@ -203,7 +203,7 @@ def test_a_message_whose_worker_fell_silent_is_sent_again_at_once_and_without_a_
     run = desk.bring("sent")
     desk.sender.length = length
     for _ in range(RESEND_BUDGET + 2):
-        books.ledger.hold([(1, run.task_id)], lease=LEASE, wait_seconds=LEASE)
+        books.hold(run, seconds=LEASE)
         books.make_due("sent")
         reaper.run_once()
     assert desk.sender.sent == [(1, run.task_id)] * (RESEND_BUDGET + 2)
@@ -215,7 +215,7 @@ def test_a_message_that_is_gone_after_its_worker_fell_silent_is_counted(
     desk: Desk, books: Books, reaper: Reaper
 ) -> None:
     run = desk.bring("sent")
-    books.ledger.hold([(1, run.task_id)], lease=LEASE, wait_seconds=LEASE)
+    books.hold(run, seconds=LEASE)
     for _ in range(3):
         books.make_due("sent")
         reaper.run_once()
@@ -224,9 +224,9 @@ def test_a_message_that_is_gone_after_its_worker_fell_silent_is_counted(
 
 def test_a_retry_that_waits_behind_others_is_not_taken_for_held(desk: Desk, books: Books, reaper: Reaper) -> None:
     run = desk.bring("sent")
-    books.ledger.hold([(1, run.task_id)], lease=LEASE, wait_seconds=LEASE)
+    books.hold(run, seconds=LEASE)
     books.start(run)
-    books.ledger.retry(run, wait_seconds=LEASE)
+    books.retry(run, seconds=LEASE)
     desk.sender.length = 3
     books.make_due("sent")
     reaper.run_once()
@@ -284,7 +284,7 @@ def test_a_job_that_another_bridge_is_about_to_publish_is_left_to_it(desk: Desk,
 
 def test_a_celery_retry_that_is_sent_again_keeps_its_number(desk: Desk, books: Books, reaper: Reaper) -> None:
     run = desk.bring("running")
-    books.ledger.retry(run, wait_seconds=LEASE)
+    books.retry(run, seconds=LEASE)
     books.make_due("sent")
     reaper.run_once()
     assert desk.sender.sent == [(1, run.task_id)]

@@ -34,6 +34,10 @@ def sync(desk: Desk) -> InFlightSync:
     return InFlightSync(desk.office)
 
 
+LONG = int(DOUBT_SECONDS / POLL) + 1
+"""How many comparisons take longer than torn lists are doubted."""
+
+
 def compare(desk: Desk, sync: InFlightSync, times: int = 1) -> None:
     """Let it be time to compare, and compare."""
     for _ in range(times):
@@ -221,6 +225,17 @@ def test_a_list_of_which_a_part_is_lost_settles_what_is_listed(
     assert not books.is_due("admitted")
 
 
+def test_a_claim_that_lists_which_stay_torn_do_not_show_is_given_up_in_the_end(
+    desk: Desk, books: Books, sync: InFlightSync
+) -> None:
+    desk.bring("admitted")
+    desk.server.torn.add("running")
+    compare(desk, sync, times=LONG)
+    books.make_due("admitted")
+    compare(desk, sync)
+    assert books.state() == "unknown"
+
+
 @pytest.mark.parametrize("status", [None, 200, 429, 500, 503])
 def test_without_a_list_nothing_is_settled(desk: Desk, books: Books, sync: InFlightSync, status: int | None) -> None:
     desk.bring("admitted")
@@ -287,7 +302,7 @@ def test_a_job_that_ended_while_the_server_was_asked_is_not_adopted(
 
     def end_in_between() -> None:
         asked.append(run.task_id)
-        books.ledger.close(1, "delivered")
+        books.close()
 
     desk.server.faults["jobs"] = [end_in_between]
     sync.run_once()
@@ -337,7 +352,7 @@ def closed_but_listed(desk: Desk, *, outcome: Outcome = DONE) -> None:
     """The server says that job 1 is closed, and goes on listing it as running."""
     run = desk.bring("running")
     desk.books.ledger.finish(run, outcome, deliver_seconds=30)
-    desk.books.ledger.close(1, "delivered")
+    desk.books.close()
 
 
 def test_a_job_that_the_server_lists_as_running_though_it_took_the_close_is_closed_once_more(
@@ -358,7 +373,7 @@ def test_a_job_that_the_server_never_closes_is_looked_at_until_it_gets_a_new_lif
     closed_but_listed(desk)
     for _ in range(MOST_REDELIVERIES):
         compare(desk, sync)
-        assert books.ledger.close(1, "delivered")
+        assert books.close()
     compare(desk, sync, 3)
     assert books.state() == "closed"
     books.outgrow_kept_outcome()
@@ -496,6 +511,56 @@ def test_a_list_of_which_a_part_is_lost_is_never_read_as_an_abort(
     assert books.state(1) == "aborted"
 
 
+@pytest.mark.parametrize("torn", ["running", "pending"])
+def test_lists_that_stay_torn_are_believed_in_the_end(desk: Desk, books: Books, sync: InFlightSync, torn: str) -> None:
+    two_jobs(desk, sync)
+    desk.server.torn.add(torn)
+    compare(desk, sync, times=LONG + MISSES)
+    assert books.state(1) == "aborted"
+
+
+def test_what_another_bridge_saw_between_two_torn_lists_is_not_forgotten(
+    desk: Desk, books: Books, sync: InFlightSync
+) -> None:
+    other = InFlightSync(desk.office)
+    desk.bring("running", 2)
+    desk.server.torn.add("running")
+    compare(desk, other)
+    desk.server.torn.clear()
+    compare(desk, sync, times=LONG)  # whole ones
+    desk.server.torn.add("running")
+    desk.bring("admitted", 1)
+    books.make_due("admitted")
+    compare(desk, other)
+    assert books.state(1) == "admitted"
+
+
+def test_a_claim_that_a_whole_list_of_running_jobs_lacks_is_given_up_though_the_inbox_is_torn(
+    desk: Desk, books: Books, sync: InFlightSync
+) -> None:
+    desk.bring("running", 2)
+    desk.server.running.clear()  # one that is unlisted, so that the inbox is asked for
+    desk.bring("admitted", 1)
+    books.make_due("admitted")
+    desk.server.torn.add("pending")
+    compare(desk, sync)
+    assert books.state(1) == "unknown"
+
+
+def test_a_list_that_is_torn_now_and_then_is_not_believed(desk: Desk, books: Books, sync: InFlightSync) -> None:
+    two_jobs(desk, sync)
+    desk.server.running[1] = listed(1)
+    desk.server.torn.add("running")
+    compare(desk, sync)
+    desk.clock.advance(DOUBT_SECONDS)
+    desk.server.torn.clear()
+    compare(desk, sync)
+    desk.server.torn.add("running")
+    del desk.server.running[1]
+    compare(desk, sync, MISSES + 3)
+    assert books.state(1) == "running"
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_token_is_never_read_as_an_abort(desk: Desk, books: Books, sync: InFlightSync, status: int) -> None:
     two_jobs(desk, sync)
@@ -517,8 +582,8 @@ def test_a_refused_token_is_never_read_as_an_abort(desk: Desk, books: Books, syn
         ({"id": 1, "status": "escalated"}, "aborted"),
         ({"id": 1, "status": "running"}, "running"),
         ({"id": 1, "status": "pending"}, "running"),
-        ({"id": 1, "status": "paused"}, "aborted"),  # what is no status tells nothing
-        ({"id": 1, "status": 7}, "aborted"),
+        ({"id": 1, "status": "paused"}, "running"),  # a state that we do not know is no end
+        ({"id": 1, "status": 7}, "aborted"),  # what is no status tells nothing
         ({}, "aborted"),
     ],
 )

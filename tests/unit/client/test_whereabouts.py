@@ -36,7 +36,7 @@ def test_the_lists_of_running_and_pending_jobs_come_first(server: FakeServer) ->
     assert server.asked("job") == []
 
 
-@pytest.mark.parametrize("told", ["pending", "running", *TERMINAL])
+@pytest.mark.parametrize("told", ["pending", "running", *TERMINAL, "paused"])
 def test_a_job_on_neither_of_them_is_asked_for_alone(server: FakeServer, told: str) -> None:
     server.known[1] = {"id": 1, "status": told}
     assert status(server) == told
@@ -45,7 +45,7 @@ def test_a_job_on_neither_of_them_is_asked_for_alone(server: FakeServer, told: s
 
 
 @pytest.mark.parametrize("told", TERMINAL)
-@pytest.mark.parametrize("known", [None, {}, {"status": "paused"}, {"status": None}, {"status": 7}, {"status": []}])
+@pytest.mark.parametrize("known", [None, {}, {"status": ""}, {"status": None}, {"status": 7}, {"status": []}])
 def test_where_that_tells_nothing_the_lists_of_jobs_that_are_over_do(
     server: FakeServer, known: dict[str, Any] | None, told: str
 ) -> None:

@@ -15,9 +15,9 @@ from mr_celery.client import Listing
 from mr_celery.delivery import Consignment, Delivery
 from mr_celery.delivery.deliver import HOLD_SECONDS, NOT_RUNNING, REFUSAL, UNHEARD_OF
 from mr_celery.errors import LedgerUnavailable, WorkerError
-from mr_celery.ledger import RunKey
+from mr_celery.ledger import DeliveryKey, RunKey
 from mr_celery.outcome import Outcome, ReviewItem, Upload
-from support.ledgers import LATER, Books, Clock, fake_books
+from support.ledgers import Books, Clock, fake_books
 
 Call = tuple[Any, ...]
 
@@ -122,13 +122,13 @@ def finished(books: Books, outcome: Outcome, blobs: list[bytes] = BLOBS) -> RunK
 
 def consignment(books: Books, *, number: int | None = None) -> Consignment:
     """What a courier that takes job 1 has to deliver: with a ``number``, after as many takings."""
-    taken = books.collect()
-    while number is not None and taken < number:
-        taken = books.collect()
-    assert number in (None, taken)
+    key = books.collect()
+    while number is not None and key.number < number:
+        key = books.collect()
+    assert number in (None, key.number)
     record = books.record()
     assert record.outcome is not None
-    return Consignment(1, record.outcome, lambda index: books.ledger.blob(1, index), parts=record.parts, number=taken)
+    return Consignment(key, record.outcome, lambda index: books.ledger.blob(1, index), parts=record.parts)
 
 
 def deliver(books: Books, api: FakeApi, *, number: int | None = None) -> WorkerError | None:
@@ -281,10 +281,10 @@ def test_nothing_of_a_job_that_is_over_is_uploaded_or_filed(books: Books, told_b
     assert books.record().how == how
 
 
-@pytest.mark.parametrize("status", ["running", "pending"])
-def test_a_job_that_is_not_over_is_delivered_further(books: Books, status: str) -> None:
+@pytest.mark.parametrize("told", [{"running": [[9, 1]]}, {"pending": [[9, 1]]}, {"job": [{"status": "paused"}]}])
+def test_a_job_that_is_not_over_is_delivered_further(books: Books, told: dict[str, list[Any]]) -> None:
     finished(books, RICH)
-    api = FakeApi(review=[answer(503)], **{status: [[9, 1]]})
+    api = FakeApi(review=[answer(503)], **told)
     deliver(books, api)
     assert deliver(books, api) is None
     assert api.done == ["upload", "upload", "review", "review", "review", "close"]
@@ -347,9 +347,9 @@ def test_the_pause_grows_with_each_try_and_is_never_shorter_than_the_server_asks
     pauses: list[float] = []
     undelivered = books.ledger.undelivered
 
-    def noted(job_id: int, delivery: int, why: str, *, wait_seconds: float) -> bool:
+    def noted(delivery: DeliveryKey, why: str, *, wait_seconds: float) -> bool:
         pauses.append(wait_seconds)
-        return undelivered(job_id, delivery, why, wait_seconds=wait_seconds)
+        return undelivered(delivery, why, wait_seconds=wait_seconds)
 
     monkeypatch.setattr(books.ledger, "undelivered", noted)
     assert deliver(books, FakeApi(close=[error]), number=number) is error
@@ -499,7 +499,19 @@ def test_a_conflict_over_a_job_that_is_listed_as_running_is_no_close(books: Book
     assert error is not None
     assert (error.status, error.retryable, error.trouble) == (status, True, False)
     assert_put_off(books, PLAIN)
-    assert "listed as running" in books.record().why
+    assert "the server says that the job is running" in books.record().why
+
+
+@pytest.mark.parametrize("status", NOT_RUNNING)
+@pytest.mark.parametrize("number", [1, 2, UNHEARD_OF])
+def test_a_job_in_a_state_that_we_do_not_know_is_not_over(books: Books, number: int, status: int) -> None:
+    finished(books, PLAIN)
+    api = FakeApi(close=[answer(status)], job=[{"id": 1, "status": "paused"}])
+    error = deliver(books, api, number=number)
+    assert error is not None
+    assert (error.status, error.retryable, error.trouble) == (status, True, False)
+    assert_put_off(books, PLAIN)
+    assert "the server says that the job is paused" in books.record().why
 
 
 @pytest.mark.parametrize(
@@ -578,7 +590,7 @@ def overtake(books: Books) -> None:
 
 
 def close(books: Books) -> None:
-    books.ledger.close(1, "delivered")
+    books.close()
 
 
 ENDS: dict[Callable[[Books], None], str] = {abort: "aborted", overtake: "finished", close: "closed"}
@@ -628,7 +640,7 @@ def test_bytes_that_are_lost_for_who_was_overtaken_replace_nothing(books: Books)
     def no_blob(index: int) -> None:
         overtake(books)
 
-    late = Consignment(1, taken.outcome, no_blob, parts={}, number=taken.number)
+    late = Consignment(taken.key, taken.outcome, no_blob, parts={})
     assert Delivery(FakeApi(), books.ledger).deliver(late) is None  # type: ignore[arg-type]
     assert books.record().outcome == RICH
 
@@ -653,8 +665,8 @@ def carried(books: Books, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, 
     made: list[tuple[float, bool]] = []
     carry = books.ledger.carry
 
-    def noted(job_id: int, delivery: int, *, hold_seconds: float) -> bool:
-        made.append((hold_seconds, carry(job_id, delivery, hold_seconds=hold_seconds)))
+    def noted(delivery: DeliveryKey, *, hold_seconds: float) -> bool:
+        made.append((hold_seconds, carry(delivery, hold_seconds=hold_seconds)))
         return made[-1][1]
 
     monkeypatch.setattr(books.ledger, "carry", noted)
@@ -729,7 +741,7 @@ def test_a_delivery_that_was_frozen_before_its_close_does_not_close(
 def test_a_step_that_cannot_be_written_down_is_the_couriers_to_repeat(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finished(books, RICH)
+    run = finished(books, RICH)
 
     def away(*args: Any, **kwargs: Any) -> bool:
         raise LedgerUnavailable("away")
@@ -738,5 +750,4 @@ def test_a_step_that_cannot_be_written_down_is_the_couriers_to_repeat(
     with pytest.raises(LedgerUnavailable):
         deliver(books, FakeApi())
     assert books.state() == "finished"
-    books.make_due("finished")
-    assert books.ledger.collect(1, hold_seconds=LATER) == {1: 2}
+    assert books.collect() == DeliveryKey(1, run.task_id, 2)

@@ -1,6 +1,7 @@
 """The ledger against a plain model of it, under any order of steps by any number of hands.
 
 Two bridges, two workers, two couriers, the in-flight sync and an operator take steps in an order that chance chooses.
+Each step names whose it is (the holder, the run's nonce, the delivery), and may come when that is overtaken long since.
 Messages are brought twice and late, answers are lost and steps repeated, and leases and holds run out. After each step
 the ledger must have answered what the model says, must be as the model is, and must have kept its promises.
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mr_celery.job import Job
-from mr_celery.ledger import Record, Route, RunKey
+from mr_celery.ledger import DeliveryKey, Record, Route, RunKey
 from mr_celery.ledger.ledger import MOST_REDELIVERIES
 from mr_celery.outcome import Outcome
 from support.ledgers import LATER, Books, fake_books
@@ -47,27 +48,21 @@ ROUTES = [
 BUDGET = 2
 """How often a message that nobody started is sent again."""
 
+WORKERS = ("one worker", "another worker")
+
 
 @dataclass(frozen=True)
 class Run:
-    """An execution of a handler, by the message that started it."""
+    """An execution of a handler, by the message that started it and the worker that has it."""
 
     key: RunKey
     nonce: str
+    holder: str
 
     @property
     def outcome(self) -> Outcome:
         """What this execution, and no other one, ends with."""
         return Outcome("done", self.nonce)
-
-
-@dataclass(frozen=True)
-class Token:
-    """What a courier has: the number of its delivery, in one life of the job."""
-
-    job_id: int
-    life: int
-    number: int
 
 
 @dataclass(frozen=True)
@@ -96,10 +91,11 @@ class Entry:
     resends: int = 0
     held: bool = False
     run: str = ""
+    holder: str = ""
     outcome: Outcome | None = None
     finished_by: int | None = None
     number: int = 0
-    carrier: bool = False
+    carrier: str = ""
     parts: set[str] = field(default_factory=set)
     kept: Outcome | None = None
     redeliveries: int = 0
@@ -129,6 +125,9 @@ class Model:
 
     def _record(self, entry: Entry, outcome: Outcome, *, due: bool = True) -> None:
         entry.state, entry.outcome, entry.due = "finished", outcome, due
+
+    def _lay_down(self, entry: Entry, *, due: bool) -> None:
+        entry.carrier, entry.due = "", due
 
     def _end(self, entry: Entry, state: str) -> None:
         entry.state, entry.outcome, entry.ended_at = state, None, self.moment
@@ -174,7 +173,7 @@ class Model:
             entry.redeliveries += 1
             if entry.redeliveries > MOST_REDELIVERIES:
                 return "known"
-            entry.carrier = False
+            entry.carrier = ""
             self._record(entry, entry.kept)
             return "redelivered"
         self.jobs[job_id] = entry = Entry(job_id, route)
@@ -189,20 +188,22 @@ class Model:
             entry.state, entry.due = "sent", False
         return entry.state
 
-    def start(self, message: RunKey, nonce: str) -> tuple[str, int]:
+    def start(self, run: Run) -> tuple[str, int]:
+        message = run.key
         entry = self.jobs.get(message.job_id)
         if entry is None:
             return "unknown", 0
         if entry.task != message.task_id:
             return "superseded", 0
         waiting = entry.state in ("claimed", "sent") and message.retries >= entry.retries
-        goes_on = entry.state == "running" and (message.retries > entry.retries or entry.run == nonce)
+        goes_on = entry.state == "running" and (message.retries > entry.retries or entry.run == run.nonce)
         if not (waiting or goes_on):
             return entry.state, 0
-        entry.state, entry.due, entry.retries, entry.run = "running", False, message.retries, nonce
+        entry.state, entry.due, entry.retries = "running", False, message.retries
+        entry.run, entry.holder = run.nonce, run.holder
         return "", entry.attempt
 
-    def hold(self, messages: Sequence[RunKey]) -> dict[int, str]:
+    def hold(self, messages: Sequence[RunKey], holder: str) -> dict[int, str]:
         lost: dict[int, str] = {}
         for message in messages:
             entry = self.jobs.get(message.job_id)
@@ -210,16 +211,18 @@ class Model:
                 lost[message.job_id] = "superseded" if entry else "unknown"
             elif entry.state in OVER:
                 lost[message.job_id] = entry.state
+            elif entry.state == "running":
+                entry.due = entry.due and entry.holder != holder
             elif entry.state == "finished":
-                entry.due = entry.due and not entry.carrier
+                entry.due = entry.due and not (entry.carrier == "run" and entry.holder == holder)
             else:
-                entry.held = entry.held or entry.state != "running"
+                entry.held = True
                 entry.due = entry.due and entry.state == "claimed"
         return lost
 
     def _again(self, run: Run, retries: int) -> bool:
         entry = self._in(run.key.job_id, "running")
-        if entry is None or (entry.task, entry.retries) != (run.key.task_id, run.key.retries):
+        if entry is None or (entry.task, entry.run) != (run.key.task_id, run.nonce):
             return False
         entry.state, entry.due, entry.retries, entry.held = "sent", False, retries, False
         return True
@@ -238,26 +241,34 @@ class Model:
             return "superseded"
         if entry.state == "finished" and entry.finished_by != retries:
             return "superseded"
+        if entry.state == "finished":
+            return "finished" if entry.carrier == "run" else "carried"
         if entry.state != "running":
             return entry.state
-        entry.finished_by, entry.number, entry.carrier = retries, int(deliver_here), deliver_here
+        entry.finished_by, entry.number, entry.carrier = retries, int(deliver_here), "run" if deliver_here else ""
         self._record(entry, run.outcome, due=not deliver_here)
         return "finished"
 
-    def fail(self, message: RunKey) -> bool:
-        entry = self._in(message.job_id, "claimed", "sent", "running")
+    def fail(self, message: RunKey, ended_in: str | None, *, unstarted: bool) -> bool:
+        entry = self._in(message.job_id, "claimed", "sent", *(() if unstarted else ("running",)))
         if entry is None or entry.task != message.task_id:
+            return False
+        if ended_in is not None and entry.retries != message.retries:
+            return False
+        if ended_in is not None and entry.state == "running" and entry.holder != ended_in:
             return False
         self._record(entry, TIME_LIMIT)
         return True
 
-    def lose(self, message: RunKey, *, only_due: bool) -> str:
-        entry = self.jobs.get(message.job_id)
+    def lose(self, message: RunKey, died_in: str | None) -> str:
+        entry, died = self.jobs.get(message.job_id), died_in is not None
         if entry is None or entry.task != message.task_id:
             return "kept"
-        if entry.state == "finished" and entry.carrier and not only_due:
-            entry.carrier, entry.due = False, True
-        if entry.state != "running" or (only_due and not entry.due):
+        if died and (entry.retries, entry.holder) != (message.retries, died_in):
+            return "kept"
+        if died and entry.state == "finished" and entry.carrier == "run":
+            self._lay_down(entry, due=True)
+        if entry.state != "running" or not (died or entry.due):
             return "kept"
         if entry.route.on_lost == "fail" or entry.attempt >= entry.route.max_attempts:
             self._record(entry, MUST_NOT if entry.route.on_lost == "fail" else TOO_OFTEN)
@@ -290,45 +301,48 @@ class Model:
             self.jobs[job_id].due = False
         return sorted(taken)
 
-    def collect(self) -> dict[int, int]:
-        for job_id in (taken := self.take("finished")):
-            self.jobs[job_id].number += 1
-            self.jobs[job_id].carrier = False
-        return {job_id: self.jobs[job_id].number for job_id in taken}
+    def collect(self) -> list[DeliveryKey]:
+        taken = [self.jobs[job_id] for job_id in self.take("finished")]
+        for entry in taken:
+            entry.number += 1
+            entry.carrier = "courier"
+        return [DeliveryKey(entry.id, entry.task, entry.number) for entry in taken]
 
-    def _carried(self, token: Token) -> Entry | None:
-        entry = self._in(token.job_id, "finished")
-        return entry if entry is not None and entry.number == token.number else None
+    def _carried(self, key: DeliveryKey) -> Entry | None:
+        entry = self._in(key.job_id, "finished")
+        if entry is None or not entry.carrier or (entry.task, entry.number) != (key.task_id, key.number):
+            return None
+        return entry
 
-    def carry(self, token: Token) -> bool:
-        entry = self._carried(token)
+    def carry(self, key: DeliveryKey) -> bool:
+        entry = self._carried(key)
         if entry is not None:
             entry.due = False
         return entry is not None
 
-    def delivered_part(self, token: Token, part: str) -> bool:
-        entry = self._carried(token)
+    def delivered_part(self, key: DeliveryKey, part: str) -> bool:
+        entry = self._carried(key)
         if entry is not None:
             entry.due = False
             entry.parts.add(part)
         return entry is not None
 
-    def undelivered(self, token: Token, *, wait: bool) -> bool:
-        entry = self._carried(token)
+    def undelivered(self, key: DeliveryKey, *, wait: bool) -> bool:
+        entry = self._carried(key)
         if entry is not None:
-            entry.carrier, entry.due = False, not wait
+            self._lay_down(entry, due=not wait)
         return entry is not None
 
-    def replace_outcome(self, token: Token) -> bool:
-        entry = self._carried(token)
+    def replace_outcome(self, key: DeliveryKey) -> bool:
+        entry = self._carried(key)
         if entry is not None:
-            entry.carrier = False
+            self._lay_down(entry, due=True)
             self._record(entry, REFUSED)
         return entry is not None
 
-    def close(self, job_id: int, how: str) -> bool:
-        entry = self._in(job_id, "finished")
-        if entry is None:
+    def close(self, key: DeliveryKey, how: str) -> bool:
+        entry = self._in(key.job_id, "finished")
+        if entry is None or entry.task != key.task_id:
             return False
         if how == "delivered":
             entry.kept = entry.outcome
@@ -349,8 +363,8 @@ LOST = st.sampled_from([False, False, False, True])
 
 SELDOM = st.sampled_from([False, False, False, True])
 
-ENDS = st.sampled_from(["well", "well", "well", "well", "dead", "dead", "again", "overlapping"])
-"""How a run goes on: it finishes, it dies, it asks for a retry, or its retry starts before it has ended."""
+ENDS = st.sampled_from(["well", "well", "well", "well", "dead", "dead", "again", "overlapping", "overtaken"])
+"""How a run goes on: it ends, dies, asks for a retry, or its retry starts before it has ended, or before it dies."""
 
 Step = Callable[[], Any]
 Then = Callable[[Any], None]
@@ -380,7 +394,7 @@ class Walk(RuleBasedStateMachine):
         self.messages: list[RunKey] = []
         self.runs: list[Run] = []
         self.delivering: list[Run] = []
-        self.tokens: list[Token] = []
+        self.deliveries: list[DeliveryKey] = []
         self.unanswered: list[tuple[Step, Then]] = []
         self.nonces = iter(range(10**6))
 
@@ -435,6 +449,9 @@ class Walk(RuleBasedStateMachine):
         for job_id, entry in self.model.jobs.items():
             if entry.attempt and not entry.nonce:
                 self.learn_nonce(entry, self.records[job_id])
+        for job_id, record in self.records.items():
+            if record.task_id:
+                assert self.life_of.setdefault(record.task_id, self.lives[job_id]) == self.lives[job_id]
         return answer
 
     def learn_nonce(self, entry: Entry, record: Record) -> None:
@@ -590,37 +607,45 @@ class Walk(RuleBasedStateMachine):
         if late:
             self.time_passes("running")
         for job_id in self.agree(self.model.lost(), sorted(self.ledger.lost(lease=LATER))):
-            self.do(self.losing(self.message(job_id), only_due=True), lost=lost)
+            self.do(self.losing(self.message(job_id)), lost=lost)
 
     @precondition(lambda self: self.messages)
     @rule(index=INDEX)
     def come_late_to_a_lost_run(self, index: int) -> None:
         """A reaper that was slow says that a run is lost: which it may not be any more."""
-        self.losing(pick(self.messages, index), only_due=True)()
+        self.losing(pick(self.messages, index))()
 
-    def losing(self, message: RunKey, *, only_due: bool) -> Step:
+    def losing(self, message: RunKey, died_in: str | None = None) -> Step:
+        """A worker saw the process of a run die; or, without a worker, its lease has run out."""
+
         def step() -> Any:
             answer = self.ledger.lose(
-                message.job_id, message.task_id, only_due=only_due, why="gone", must_not=MUST_NOT, too_often=TOO_OFTEN
+                message.job_id,
+                message.task_id,
+                retries=None if died_in is None else message.retries,
+                holder=died_in or "",
+                why="gone",
+                must_not=MUST_NOT,
+                too_often=TOO_OFTEN,
             )
             if answer != "kept":
                 self.going[message.job_id].clear()
-            return self.agree(self.model.lose(message, only_due=only_due), answer)
+            return self.agree(self.model.lose(message, died_in), answer)
 
         return step
 
     # -- two workers -------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.messages)
-    @rule(index=INDEX, lost=LOST)
-    def start(self, index: int, lost: bool) -> None:
+    @rule(index=INDEX, worker=st.sampled_from(WORKERS), lost=LOST)
+    def start(self, index: int, worker: str, lost: bool) -> None:
         """A message is brought to a worker: for the first time, once more, or late."""
-        run = Run(pick(self.messages, index), f"run {next(self.nonces)}")
+        run = Run(pick(self.messages, index), f"run {next(self.nonces)}", worker)
 
         def step() -> Any:
             before = self.records.get(run.key.job_id)
-            expected = self.model.start(run.key, run.nonce)
-            started = self.ledger.start(run.key, node="n", lease=LATER, nonce=run.nonce)
+            expected = self.model.start(run)
+            started = self.ledger.start(run.key, node="n", holder=run.holder, lease=LATER, nonce=run.nonce)
             self.agree(expected, (started.refusal, started.attempt))
             if started.job is not None:
                 self.check_a_start(run, before)
@@ -640,7 +665,7 @@ class Walk(RuleBasedStateMachine):
             self.going[job_id].clear()  # the run that published this retry is on its way to its end
         assert self.going[job_id] <= {run.nonce}
         self.going[job_id] = {run.nonce}
-        assert self.life_of.setdefault(run.key.task_id, life) == life
+        assert self.life_of[run.key.task_id] == life
         assert (job_id, life) not in self.closed
         begun = self.begun.setdefault((job_id, life), set())
         begun.add(run.key.task_id)
@@ -648,12 +673,13 @@ class Walk(RuleBasedStateMachine):
         assert before.outcome is None
 
     @precondition(lambda self: self.messages)
-    @rule(indices=st.lists(INDEX, min_size=1, max_size=3))
-    def hold(self, indices: list[int]) -> None:
-        """A worker holds what it has."""
+    @rule(indices=st.lists(INDEX, min_size=1, max_size=3), worker=st.sampled_from(WORKERS))
+    def hold(self, indices: list[int], worker: str) -> None:
+        """A worker holds what it has: runs of its own, and copies of messages that another one runs."""
         held = list({message.job_id: message for message in (pick(self.messages, index) for index in indices)}.values())
         pairs = [(message.job_id, message.task_id) for message in held]
-        self.agree(self.model.hold(held), self.ledger.hold(pairs, lease=LATER, wait_seconds=LATER))
+        answer = self.ledger.hold(pairs, holder=worker, lease=LATER, wait_seconds=LATER)
+        self.agree(self.model.hold(held, worker), answer)
 
     @precondition(lambda self: self.runs)
     @rule(index=INDEX, deliver_here=st.booleans(), lost=LOST)
@@ -665,17 +691,17 @@ class Walk(RuleBasedStateMachine):
         def step() -> Any:
             before = self.model.jobs.get(job_id)
             recorded = before is not None and before.state == "running"
-            holder = before.run if before is not None else ""
+            running = before.run if before is not None else ""
             expected = self.model.finish(run, deliver_here=deliver_here)
             answer = self.ledger.finish(run.key, run.outcome, deliver_seconds=LATER if deliver_here else 0)
             self.going[job_id].discard(run.nonce)
             if answer == "finished" and recorded:
-                assert holder == run.nonce
+                assert running == run.nonce
             return self.agree(expected, answer)
 
         def deliver(answer: str) -> None:
             if answer == "finished" and deliver_here:
-                self.tokens.append(Token(job_id, self.life_of[run.key.task_id], 1))
+                self.deliveries.append(DeliveryKey(job_id, run.key.task_id, 1))
                 self.delivering.append(run)
 
         self.runs.remove(run)
@@ -698,39 +724,35 @@ class Walk(RuleBasedStateMachine):
 
         def step() -> Any:
             self.going[run.key.job_id].discard(run.nonce)
-            return self.agree(self.model.retry(run), self.ledger.retry(run.key, wait_seconds=LATER))
+            answer = self.ledger.retry(run.key, nonce=run.nonce, wait_seconds=LATER)
+            return self.agree(self.model.retry(run), answer)
 
         self.do(step, lost=lost)
 
     @precondition(lambda self: self.runs)
     @rule(index=INDEX, lost=LOST)
     def give_back(self, index: int, lost: bool) -> None:
-        """A handler gives its message back to the broker.
-
-        A lost answer is asked for at once: later the ledger could not tell this run from the one that comes after it.
-        """
+        """A handler gives its message back to the broker."""
         run = pick(self.runs, index)
         self.runs.remove(run)
-        self.going[run.key.job_id].discard(run.nonce)
-        for _ in range(1 + lost):
-            self.agree(self.model.give_back(run), self.ledger.give_back(run.key, wait_seconds=LATER))
+
+        def step() -> Any:
+            self.going[run.key.job_id].discard(run.nonce)
+            answer = self.ledger.give_back(run.key, nonce=run.nonce, wait_seconds=LATER)
+            return self.agree(self.model.give_back(run), answer)
+
+        self.do(step, lost=lost)
 
     @precondition(lambda self: self.runs)
     @rule(index=INDEX, lost=LOST)
     def die(self, index: int, lost: bool) -> None:
-        """A worker sees the process of a run die.
-
-        Not that of a run that has published a retry which runs already: those two the step does not tell apart.
-        """
+        """A worker sees the process of a run die: it may have published a retry which runs already."""
         run = pick(self.runs, index)
-        entry = self.model.jobs.get(run.key.job_id)
-        if entry is not None and entry.task == run.key.task_id and entry.retries != run.key.retries:
-            return
         self.runs.remove(run)
 
         def step() -> Any:
             going = self.going[run.key.job_id].copy()
-            answer = self.losing(run.key, only_due=False)()
+            answer = self.losing(run.key, run.holder)()
             assert answer == "kept" or going <= {run.nonce}
             return answer
 
@@ -744,27 +766,88 @@ class Walk(RuleBasedStateMachine):
         self.delivering.remove(run)
 
         def step() -> Any:
-            answer = self.losing(run.key, only_due=False)()
+            answer = self.losing(run.key, run.holder)()
             assert answer == "kept"
             return answer
 
         self.do(step, lost=lost)
 
     @precondition(lambda self: self.messages)
+    @rule(index=INDEX, worker=st.sampled_from(WORKERS), died=st.booleans(), lost=LOST)
+    def end_at_the_fence(self, index: int, worker: str, died: bool, lost: bool) -> None:
+        """A process dies, or a time limit ends it, before it has asked whether it may start its message.
+
+        Not in the worker that runs another copy of it: those two the steps do not tell apart.
+        """
+        message = pick(self.messages, index)
+
+        def step() -> Any:
+            entry, going = self.model.jobs.get(message.job_id), self.going[message.job_id].copy()
+            if entry is not None and entry.holder == worker:
+                return None
+            answer = self.losing(message, worker)() if died else self.failing(message, worker)()
+            assert answer in ("kept", False) or not going
+            return answer
+
+        self.do(step, lost=lost)
+
+    @precondition(lambda self: self.runs)
     @rule(index=INDEX, indeed=st.booleans(), lost=LOST)
-    def fail(self, index: int, indeed: bool, lost: bool) -> None:
-        """A time limit ends an attempt, or somebody revokes its task."""
+    def run_out_of_time(self, index: int, indeed: bool, lost: bool) -> None:
+        """A time limit ends a run: it may have published a retry which runs already."""
+        if not indeed:
+            return
+        run = pick(self.runs, index)
+        self.runs.remove(run)
+
+        def step() -> Any:
+            going = self.going[run.key.job_id].copy()
+            answer = self.failing(run.key, run.holder)()
+            assert not answer or going <= {run.nonce}
+            return answer
+
+        self.do(step, lost=lost)
+
+    @precondition(lambda self: self.messages)
+    @rule(index=INDEX, worker=st.sampled_from(WORKERS), indeed=st.booleans(), lost=LOST)
+    def expire(self, index: int, worker: str, indeed: bool, lost: bool) -> None:
+        """A message comes to a worker too late to be started, or somebody revoked its task."""
         if not indeed:
             return
         message = pick(self.messages, index)
 
         def step() -> Any:
-            answer = self.ledger.fail(message.job_id, message.task_id, TIME_LIMIT)
-            if answer:
-                self.going[message.job_id].clear()
-            return self.agree(self.model.fail(message), answer)
+            going = self.going[message.job_id].copy()
+            answer = self.failing(message, worker, unstarted=True)()
+            assert not (answer and going)
+            return answer
 
         self.do(step, lost=lost)
+
+    @precondition(lambda self: self.messages)
+    @rule(index=INDEX, indeed=SELDOM, lost=LOST)
+    def fail(self, index: int, indeed: bool, lost: bool) -> None:
+        """A bridge ends an attempt that nobody can run."""
+        if indeed:
+            self.do(self.failing(pick(self.messages, index)), lost=lost)
+
+    def failing(self, message: RunKey, ended_in: str | None = None, *, unstarted: bool = False) -> Step:
+        """A run ended in a worker, or a message did not start there; or, without a worker, the whole attempt ended."""
+
+        def step() -> Any:
+            answer = self.ledger.fail(
+                message.job_id,
+                message.task_id,
+                TIME_LIMIT,
+                unstarted=unstarted,
+                retries=None if ended_in is None else message.retries,
+                holder=ended_in or "",
+            )
+            if answer:
+                self.going[message.job_id].clear()
+            return self.agree(self.model.fail(message, ended_in, unstarted=unstarted), answer)
+
+        return step
 
     # -- two couriers ------------------------------------------------------------------------------------------------
 
@@ -774,12 +857,14 @@ class Walk(RuleBasedStateMachine):
         if late:
             self.time_passes("finished")
 
-        def carry(taken: dict[int, int]) -> None:
-            self.tokens += [Token(job_id, self.lives[job_id], number) for job_id, number in taken.items()]
+        def step() -> list[DeliveryKey]:
+            taken = sorted(self.ledger.collect(9, hold_seconds=LATER), key=lambda key: key.job_id)
+            self.agree(self.model.collect(), taken)
+            return taken
 
-        self.do(lambda: self.agree(self.model.collect(), self.ledger.collect(9, hold_seconds=LATER)), carry, lost=lost)
+        self.do(step, self.deliveries.extend, lost=lost)
 
-    @precondition(lambda self: self.tokens)
+    @precondition(lambda self: self.deliveries)
     @rule(
         index=INDEX,
         what=st.sampled_from(["carry", "artifact:0", "review:0", "put off", "due again", "replace"]),
@@ -787,47 +872,47 @@ class Walk(RuleBasedStateMachine):
     )
     def deliver(self, index: int, what: str, lost: bool) -> None:
         """A courier writes down how far it is: in time, or after it was overtaken."""
-        token = pick(self.tokens, index)
-        job_id, number = token.job_id, token.number
+        key = pick(self.deliveries, index)
 
         def step() -> Any:
-            before = self.records.get(job_id)
-            if token.life != self.lives[job_id] and before is not None and before.deliveries == number:
-                return False  # the deliveries of two lives are not told apart by their numbers
+            before = self.records.get(key.job_id)
             if what == "carry":
-                expected = self.model.carry(token)
-                answer = self.ledger.carry(job_id, number, hold_seconds=LATER)
+                expected = self.model.carry(key)
+                answer = self.ledger.carry(key, hold_seconds=LATER)
             elif what in ("put off", "due again"):
-                expected = self.model.undelivered(token, wait=what == "put off")
+                expected = self.model.undelivered(key, wait=what == "put off")
                 wait = LATER if what == "put off" else 0
-                answer = self.ledger.undelivered(job_id, number, "503", wait_seconds=wait)
+                answer = self.ledger.undelivered(key, "503", wait_seconds=wait)
             elif what == "replace":
-                expected = self.model.replace_outcome(token)
-                answer = self.ledger.replace_outcome(job_id, number, REFUSED)
+                expected = self.model.replace_outcome(key)
+                answer = self.ledger.replace_outcome(key, REFUSED)
             else:
-                expected = self.model.delivered_part(token, what)
-                answer = self.ledger.delivered_part(job_id, number, what, "7", hold_seconds=LATER)
-            self.agree(expected, answer, replaces=job_id if what == "replace" else None)
-            if before is None or before.state != "finished" or before.deliveries != number:
+                expected = self.model.delivered_part(key, what)
+                answer = self.ledger.delivered_part(key, what, "7", hold_seconds=LATER)
+            self.agree(expected, answer, replaces=key.job_id if what == "replace" else None)
+            if before is None or (before.state, before.task_id, before.deliveries) != (
+                "finished",
+                key.task_id,
+                key.number,
+            ):
                 assert not answer
-                assert self.records.get(job_id) == before
+                assert self.records.get(key.job_id) == before
             return answer
 
         self.do(step, lost=lost)
 
-    @precondition(lambda self: self.tokens)
+    @precondition(lambda self: self.deliveries)
     @rule(index=INDEX, how=st.sampled_from(["delivered", "delivered", "superseded"]), lost=LOST)
     def close(self, index: int, how: str, lost: bool) -> None:
         """The server took an outcome: who writes that down may have been overtaken, for it is true all the same."""
-        token = pick(self.tokens, index)
+        key = pick(self.deliveries, index)
 
         def step() -> Any:
-            if token.life != self.lives[token.job_id]:
-                return False
-            answer = self.ledger.close(token.job_id, how)
+            answer = self.ledger.close(key.job_id, key.task_id, how)
             if answer:
-                self.closed.add((token.job_id, token.life))
-            return self.agree(self.model.close(token.job_id, how), answer)
+                assert self.life_of[key.task_id] == self.lives[key.job_id]
+                self.closed.add((key.job_id, self.lives[key.job_id]))
+            return self.agree(self.model.close(key, how), answer)
 
         self.do(step, lost=lost)
 
@@ -887,7 +972,7 @@ class Walk(RuleBasedStateMachine):
             self.claiming(job_id, lost=False)
         elif state in ("claimed", "sent"):
             self.messages.append(self.message(job_id))
-            self.start(0, lost=False)
+            self.start(0, worker=WORKERS[0], lost=False)
         elif state == "running":
             mine = [index for index, run in enumerate(reversed(self.runs)) if run.nonce == entry.run]
             if mine and end == "well":
@@ -898,11 +983,13 @@ class Walk(RuleBasedStateMachine):
                 self.retry(mine[0], lost=False)
             elif mine:
                 self.publish_a_retry(mine[0])
-                self.start(0, lost=False)
+                self.start(0, worker=WORKERS[1], lost=False)
+                if end == "overtaken":
+                    self.die(mine[0] + 1, lost=False)
         elif entry.due:
             self.collect(late=False, lost=False)
-        elif self.tokens:
-            self.tokens.sort(key=lambda token: token.job_id == job_id)
+        elif self.deliveries:
+            self.deliveries.sort(key=lambda key: key.job_id == job_id)
             self.close(0, how="delivered", lost=False)
 
     # -- what must be so after each step -----------------------------------------------------------------------------
@@ -936,7 +1023,8 @@ class Walk(RuleBasedStateMachine):
                 entry.number,
                 entry.parts,
             )
-            assert self.books.redis.hexists(self.books.key(f"job:{job_id}"), "carrier") == entry.carrier
+            fences = self.books.redis.hmget(self.books.key(f"job:{job_id}"), "run", "holder", "carrier")
+            assert [(each or b"").decode() for each in fences] == [entry.run, entry.holder, entry.carrier]
             if entry.state in IN_FLIGHT:
                 score = self.books.score(entry.state, job_id)
                 assert score is not None
@@ -963,7 +1051,7 @@ class Walk(RuleBasedStateMachine):
 
 TestWalk = Walk.TestCase
 TestWalk.settings = settings(
-    max_examples=int(os.environ.get("MR_CELERY_WALK_EXAMPLES", "100")),
+    max_examples=int(os.environ.get("MR_CELERY_WALK_EXAMPLES", "200")),
     stateful_step_count=50,
     deadline=None,
     print_blob=True,

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from mr_celery.job import Job
-from mr_celery.ledger import Ledger, Missed, Route, RunKey
+from mr_celery.ledger import DeliveryKey, Ledger, Missed, Route, RunKey
 from mr_celery.ledger.ledger import KEPT_OUTCOME, MOST_REDELIVERIES
 from mr_celery.outcome import Outcome
-from support.ledgers import DONE, FAILED, INSIDE, LATER, ROUTE, STATES, Books, fake_books
+from support.ledgers import DONE, FAILED, HOLDER, INSIDE, LATER, NONCE, ROUTE, STATES, Books, fake_books
 
 SLOT_STATES = ("admitted", "claimed", "sent", "running")
 OVER = ("closed", "aborted")
+EXPIRED = Outcome.failed("the message expired")
 
 
 @pytest.fixture
@@ -31,8 +32,9 @@ def job(job_id: int = 1, **fields: Any) -> Job:
     return Job({"id": job_id, "prompt": "hello", **fields})
 
 
-def lose(ledger: Ledger, run: RunKey, *, only_due: bool = False) -> str:
-    return ledger.lose(run.job_id, run.task_id, only_due=only_due, why="it died", **FAILED)
+def first_delivery(run: RunKey) -> DeliveryKey:
+    """The delivery of a run's outcome by the run itself."""
+    return DeliveryKey(run.job_id, run.task_id, 1)
 
 
 def resend(ledger: Ledger, run: RunKey, *, budget: int | None = 3, wait_seconds: float = 0.0) -> str:
@@ -48,26 +50,29 @@ def resend(ledger: Ledger, run: RunKey, *, budget: int | None = 3, wait_seconds:
 
 # -- the picture as a table ------------------------------------------------------------------------------
 
-Step = Callable[[Ledger, RunKey], object]
+Step = Callable[[Books, RunKey], object]
 
 STEPS: dict[str, Step] = {
-    "drop": lambda ledger, run: ledger.drop(run.job_id),
-    "settle_later": lambda ledger, run: ledger.settle_later(run.job_id, LATER),
-    "claimed": lambda ledger, run: ledger.claimed(run.job_id),
-    "sent": lambda ledger, run: ledger.sent(run.job_id, run.task_id, wait_seconds=LATER),
-    "start": lambda ledger, run: ledger.start(run, node="n", lease=LATER, nonce="second").job is not None,
-    "retry": lambda ledger, run: ledger.retry(run, wait_seconds=LATER),
-    "give_back": lambda ledger, run: ledger.give_back(run, wait_seconds=LATER),
-    "finish": lambda ledger, run: ledger.finish(run, DONE, deliver_seconds=LATER),
-    "fail": lambda ledger, run: ledger.fail(run.job_id, run.task_id, Outcome.failed("no")),
-    "lose": lambda ledger, run: lose(ledger, run) != "kept",
-    "resend": lambda ledger, run: resend(ledger, run) != "kept",
-    "abort": lambda ledger, run: ledger.abort(run.job_id, "operator"),
-    "carry": lambda ledger, run: ledger.carry(run.job_id, 1, hold_seconds=LATER),
-    "delivered_part": lambda ledger, run: ledger.delivered_part(run.job_id, 1, "review:0", "7", hold_seconds=LATER),
-    "undelivered": lambda ledger, run: ledger.undelivered(run.job_id, 1, "503", wait_seconds=LATER),
-    "replace_outcome": lambda ledger, run: ledger.replace_outcome(run.job_id, 1, Outcome.failed("refused")),
-    "close": lambda ledger, run: ledger.close(run.job_id, "delivered"),
+    "drop": lambda books, run: books.ledger.drop(run.job_id),
+    "settle_later": lambda books, run: books.ledger.settle_later(run.job_id, LATER),
+    "claimed": lambda books, run: books.ledger.claimed(run.job_id),
+    "sent": lambda books, run: books.ledger.sent(run.job_id, run.task_id, wait_seconds=LATER),
+    "start": lambda books, run: books.start(run, nonce="second").job is not None,
+    "retry": lambda books, run: books.retry(run),
+    "give_back": lambda books, run: books.give_back(run),
+    "finish": lambda books, run: books.ledger.finish(run, DONE, deliver_seconds=LATER),
+    "fail": lambda books, run: books.ledger.fail(run.job_id, run.task_id, Outcome.failed("no")),
+    "fail unstarted": lambda books, run: books.ledger.fail(run.job_id, run.task_id, EXPIRED, unstarted=True),
+    "lose": lambda books, run: books.die(run) != "kept",
+    "resend": lambda books, run: resend(books.ledger, run) != "kept",
+    "abort": lambda books, run: books.ledger.abort(run.job_id, "operator"),
+    "carry": lambda books, run: books.ledger.carry(first_delivery(run), hold_seconds=LATER),
+    "delivered_part": lambda books, run: books.ledger.delivered_part(
+        first_delivery(run), "review:0", "7", hold_seconds=LATER
+    ),
+    "undelivered": lambda books, run: books.ledger.undelivered(first_delivery(run), "503", wait_seconds=LATER),
+    "replace_outcome": lambda books, run: books.ledger.replace_outcome(first_delivery(run), Outcome.failed("413")),
+    "close": lambda books, run: books.ledger.close(run.job_id, run.task_id, "delivered"),
 }
 
 LEADS: dict[str, dict[str, str]] = {
@@ -80,6 +85,7 @@ LEADS: dict[str, dict[str, str]] = {
     "give_back": {"running": "sent"},
     "finish": {"running": "finished"},
     "fail": {"claimed": "finished", "sent": "finished", "running": "finished"},
+    "fail unstarted": {"claimed": "finished", "sent": "finished"},
     "lose": {"running": "claimed"},
     "resend": {"claimed": "claimed", "sent": "claimed"},
     "abort": {"claimed": "aborted", "sent": "aborted", "running": "aborted", "finished": "aborted"},
@@ -92,6 +98,9 @@ LEADS: dict[str, dict[str, str]] = {
 
 ANSWERS_WITH_THE_STATE = ("sent", "finish")
 
+OF_A_WHOLE_LIFE = ("drop", "settle_later", "claimed", "abort")
+"""The steps that are not those of one attempt only."""
+
 CHANGED_THOUGH_REFUSED = {("lose", "finished"): b"carrier"}
 """The field that a refused step takes away: what a run that died was delivering is the courier's."""
 
@@ -102,7 +111,7 @@ def test_each_step_is_taken_from_its_states_and_refused_from_all_others(books: B
     run = books.bring(state)
     before = books.redis.hgetall(books.key("job:1"))
 
-    answer = STEPS[step](books.ledger, run)
+    answer = STEPS[step](books, run)
 
     assert books.state() == LEADS[step].get(state, state)
     if state not in LEADS[step]:
@@ -116,16 +125,16 @@ def test_each_step_is_taken_from_its_states_and_refused_from_all_others(books: B
 @pytest.mark.parametrize("step", STEPS)
 def test_a_job_holds_a_slot_from_admitted_to_running(books: Books, step: str, state: str) -> None:
     run = books.bring(state)
-    STEPS[step](books.ledger, run)
+    STEPS[step](books, run)
     assert books.load() == (1 if books.state() in SLOT_STATES else 0)
 
 
 @pytest.mark.parametrize("state", STATES[2:])
-@pytest.mark.parametrize("step", ["start", "finish", "retry", "give_back", "fail", "lose", "resend", "sent"])
+@pytest.mark.parametrize("step", [step for step in STEPS if step not in OF_A_WHOLE_LIFE])
 def test_a_step_with_another_attempts_task_id_changes_nothing(books: Books, step: str, state: str) -> None:
     books.bring(state)
     before = books.redis.hgetall(books.key("job:1"))
-    STEPS[step](books.ledger, RunKey(1, "mr-1-7-other"))
+    STEPS[step](books, RunKey(1, "mr-1-7-other"))
     assert books.redis.hgetall(books.key("job:1")) == before
 
 
@@ -283,7 +292,7 @@ def close_and_redeliver(books: Books, times: int) -> None:
     """The server says so many times that it closed job 1, and goes on listing it as running."""
     for _ in range(times):
         assert adopt(books) == "redelivered"
-        assert books.ledger.close(1, "delivered")
+        assert books.close()
 
 
 @pytest.mark.parametrize("state", ["unknown", "aborted"])
@@ -315,8 +324,8 @@ def test_a_job_that_ended_since_the_server_was_asked_is_not_adopted(books: Books
 def test_a_job_that_the_server_lists_as_running_though_it_was_closed_just_now_is_closed_once_more(books: Books) -> None:
     run = books.bring("running")
     books.ledger.finish(run, DONE, blobs=[b"blob"], deliver_seconds=LATER)
-    books.ledger.delivered_part(1, 1, "artifact:0", '{"slug":"a"}', hold_seconds=LATER)
-    books.ledger.close(1, "delivered")
+    books.ledger.delivered_part(books.delivery(), "artifact:0", '{"slug":"a"}', hold_seconds=LATER)
+    books.close()
     assert adopt(books, prompt="changed") == "redelivered"
     assert books.state() == "finished"
     assert books.is_due("finished")
@@ -325,7 +334,8 @@ def test_a_job_that_the_server_lists_as_running_though_it_was_closed_just_now_is
     assert books.load() == 0
     assert books.redis.ttl(books.key("job:1")) == -1
     assert books.start(run, nonce="late").refusal == "finished"
-    assert books.collect() == 2
+    assert not books.ledger.carry(first_delivery(run), hold_seconds=LATER)  # nobody delivers it yet
+    assert books.collect() == DeliveryKey(1, run.task_id, 2)
 
 
 def test_a_job_is_closed_once_more_only_so_many_times(books: Books) -> None:
@@ -354,7 +364,7 @@ def test_a_new_life_may_be_closed_once_more_as_often_as_the_first_one(books: Boo
     run = RunKey(1, ledger.claimed(1) or "")
     books.start(run)
     ledger.finish(run, DONE, deliver_seconds=LATER)
-    ledger.close(1, "delivered")
+    books.close()
     close_and_redeliver(books, MOST_REDELIVERIES)
 
 
@@ -364,9 +374,9 @@ def test_the_outcome_of_a_closed_job_is_kept_for_a_while(books: Books) -> None:
     assert 0.9 * KEPT_OUTCOME * 1000 < kept <= KEPT_OUTCOME * 1000
 
 
-def test_the_outcome_of_a_job_that_somebody_else_closed_is_not_kept(books: Books, ledger: Ledger) -> None:
+def test_the_outcome_of_a_job_that_somebody_else_closed_is_not_kept(books: Books) -> None:
     books.bring("finished")
-    ledger.close(1, "superseded")
+    books.close(how="superseded")
     assert not books.redis.exists(books.key("outcome:1"))
     assert adopt(books) == "adopted"
 
@@ -397,7 +407,7 @@ def test_a_start_gives_the_job_and_the_attempt(books: Books, state: str) -> None
     started = books.start(run, node="celery@a")
     assert started.job is not None
     assert started.job.prompt == "paint"
-    assert (started.attempt, started.refusal) == (1, "")
+    assert (started.attempt, started.nonce, started.refusal) == (1, NONCE, "")
     assert books.record().node == "celery@a"
 
 
@@ -423,16 +433,16 @@ def test_a_start_that_is_refused_names_the_state_that_stands_against_it(books: B
     assert books.start(run).refusal == refusal
 
 
-def test_a_message_of_an_earlier_attempt_is_superseded(books: Books, ledger: Ledger) -> None:
+def test_a_message_of_an_earlier_attempt_is_superseded(books: Books) -> None:
     run = books.bring("running")
-    lose(ledger, run)
+    books.die(run)
     assert books.start(run).refusal == "superseded"
     assert books.state() == "claimed"
 
 
-def test_a_message_of_before_a_celery_retry_is_refused(books: Books, ledger: Ledger) -> None:
+def test_a_message_of_before_a_celery_retry_is_refused(books: Books) -> None:
     run = books.bring("running")
-    ledger.retry(run, wait_seconds=LATER)
+    books.retry(run)
     assert books.start(run).refusal == "sent"
     assert books.start(RunKey(1, run.task_id, 1)).job is not None
 
@@ -442,7 +452,7 @@ def test_a_celery_retry_that_comes_before_its_record_takes_over_the_run(books: B
     retried = RunKey(1, run.task_id, 1)
     assert books.start(retried, nonce="second", node="celery@b").job is not None
     assert books.record().retries == 1
-    assert not ledger.retry(run, wait_seconds=LATER)  # the run that published it comes late
+    assert not books.retry(run)  # the run that published it comes late
     assert ledger.finish(run, DONE, deliver_seconds=0) == "superseded"
     assert ledger.finish(retried, DONE, deliver_seconds=0) == "finished"
 
@@ -458,26 +468,53 @@ def test_a_run_holds_its_lease_from_its_start(books: Books) -> None:
 
 
 @pytest.mark.parametrize("state", ["sent", "running", "finished"])
-def test_a_live_worker_holds_what_it_has(books: Books, ledger: Ledger, state: str) -> None:
+def test_a_live_worker_holds_what_it_has(books: Books, state: str) -> None:
     run = books.bring(state)
     books.make_due(state)
-    assert ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER) == {}
+    assert books.hold(run) == {}
     assert not books.is_due(state)
 
 
-def test_holding_a_waiting_message_never_shortens_its_time(books: Books, ledger: Ledger) -> None:
+@pytest.mark.parametrize("state", ["running", "finished"])
+def test_a_worker_that_has_a_copy_of_the_message_does_not_hold_the_run_of_another_one(books: Books, state: str) -> None:
+    run = books.bring(state)
+    books.make_due(state)
+    assert books.hold(run, holder="another worker") == {}  # it is told to stop nothing
+    assert books.is_due(state)
+
+
+def test_a_run_that_a_retry_took_over_is_held_by_the_worker_of_the_retry(books: Books) -> None:
+    run = books.bring("running")
+    retried = RunKey(1, run.task_id, 1)
+    books.start(retried, nonce="second", holder="another worker")
+    books.make_due("running")
+    books.hold(run)
+    assert books.is_due("running")
+    books.hold(retried, holder="another worker")
+    assert not books.is_due("running")
+
+
+def test_a_message_that_waits_is_held_by_each_worker_that_has_it(books: Books) -> None:
+    run = books.bring("sent")
+    for holder in ("one worker", "another worker"):
+        books.make_due("sent")
+        books.hold(run, holder=holder)
+        assert not books.is_due("sent")
+
+
+def test_holding_a_waiting_message_never_shortens_its_time(books: Books) -> None:
     run = books.bring("sent")
     long = books.score("sent")
-    ledger.hold([(1, run.task_id)], lease=1, wait_seconds=1)
+    books.hold(run, seconds=1)
     assert books.score("sent") == long
 
 
 def put_off(books: Books) -> None:
-    books.ledger.undelivered(1, 1, "503", wait_seconds=0)
+    books.ledger.undelivered(books.delivery(), "503", wait_seconds=0)
 
 
 def replace(books: Books) -> None:
-    books.ledger.replace_outcome(1, 1, Outcome.failed("413"))
+    books.ledger.replace_outcome(books.delivery(), Outcome.failed("413"))
 
 
 def collect(books: Books) -> None:
@@ -487,38 +524,38 @@ def collect(books: Books) -> None:
 
 @pytest.mark.parametrize("hand_over", [put_off, replace, collect])
 def test_an_outcome_that_the_courier_has_is_not_held_by_the_worker(
-    books: Books, ledger: Ledger, hand_over: Callable[[Books], None]
+    books: Books, hand_over: Callable[[Books], None]
 ) -> None:
     run = books.bring("finished")
     hand_over(books)
-    assert ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER) == {}
+    assert books.hold(run) == {}
     assert books.is_due("finished")
 
 
 @pytest.mark.parametrize(
     ("state", "held"), [("claimed", True), ("sent", True), ("running", False), ("finished", False)]
 )
-def test_a_message_that_a_worker_has_is_marked_as_held(books: Books, ledger: Ledger, state: str, held: bool) -> None:
+def test_a_message_that_a_worker_has_is_marked_as_held(books: Books, state: str, held: bool) -> None:
     run = books.bring(state)
     assert not books.record().held
-    ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER)
+    books.hold(run)
     assert books.record().held == held
 
 
-def test_a_message_of_another_attempt_marks_nothing(books: Books, ledger: Ledger) -> None:
+def test_a_message_of_another_attempt_marks_nothing(books: Books) -> None:
     books.bring("sent")
-    ledger.hold([(1, "mr-1-7-other")], lease=LATER, wait_seconds=LATER)
+    books.hold(RunKey(1, "mr-1-7-other"))
     assert not books.record().held
 
 
 def retry(books: Books, run: RunKey) -> None:
     books.start(run)
-    books.ledger.retry(run, wait_seconds=LATER)
+    books.retry(run)
 
 
 def give_back(books: Books, run: RunKey) -> None:
     books.start(run)
-    books.ledger.give_back(run, wait_seconds=LATER)
+    books.give_back(run)
 
 
 def send_again(books: Books, run: RunKey) -> None:
@@ -527,26 +564,23 @@ def send_again(books: Books, run: RunKey) -> None:
 
 def lose_the_run(books: Books, run: RunKey) -> None:
     books.start(run)
-    lose(books.ledger, run)
+    books.die(run)
 
 
 @pytest.mark.parametrize("new_message", [retry, give_back, send_again, lose_the_run])
-def test_nobody_has_told_that_it_has_a_new_message(
-    books: Books, ledger: Ledger, new_message: Callable[[Books, RunKey], None]
-) -> None:
+def test_nobody_has_told_that_it_has_a_new_message(books: Books, new_message: Callable[[Books, RunKey], None]) -> None:
     run = books.bring("sent")
-    ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER)
+    books.hold(run)
     new_message(books, run)
     assert not books.record().held
 
 
-def test_what_is_not_the_workers_any_more_is_reported_with_the_reason(books: Books, ledger: Ledger) -> None:
+def test_what_is_not_the_workers_any_more_is_reported_with_the_reason(books: Books) -> None:
     live, closed, aborted = books.bring("running", 1), books.bring("closed", 2), books.bring("aborted", 3)
     lost = books.bring("running", 4)
-    lose(ledger, lost)
+    books.die(lost)
     books.make_due("running")
-    runs = [(run.job_id, run.task_id) for run in (closed, aborted, lost, live)] + [(5, "mr-5-1-x")]
-    assert ledger.hold(runs, lease=LATER, wait_seconds=LATER) == {
+    assert books.hold(closed, aborted, lost, live, RunKey(5, "mr-5-1-x")) == {
         2: "closed",
         3: "aborted",
         4: "superseded",
@@ -558,23 +592,35 @@ def test_what_is_not_the_workers_any_more_is_reported_with_the_reason(books: Boo
 # -- retry -------------------------------------------------------------------------------------------------
 
 
-def test_a_retry_waits_as_a_sent_message_with_one_more_retry(books: Books, ledger: Ledger) -> None:
+def test_a_retry_waits_as_a_sent_message_with_one_more_retry(books: Books) -> None:
     run = books.bring("running")
     now = books.now()
-    assert ledger.retry(run, wait_seconds=120)
+    assert books.retry(run, seconds=120)
     assert books.state() == "sent"
     assert books.record().retries == 1
     assert books.record().attempt == 1
     assert books.score("sent") == pytest.approx(now + 120, abs=5)
-    assert not ledger.retry(run, wait_seconds=120)
+    assert not books.retry(run, seconds=120)
 
 
-def test_a_message_that_was_given_back_to_the_broker_starts_again(books: Books, ledger: Ledger) -> None:
+def test_a_message_that_was_given_back_to_the_broker_starts_again(books: Books) -> None:
     run = books.bring("running")
-    assert ledger.give_back(run, wait_seconds=LATER)
+    assert books.give_back(run)
     assert (books.state(), books.record().retries) == ("sent", 0)
     assert books.start(run, nonce="second").job is not None
     assert books.start(run, nonce="third").refusal == "running"
+
+
+@pytest.mark.parametrize("late", [Books.retry, Books.give_back])
+def test_a_run_that_gave_its_message_back_takes_nothing_from_the_one_that_has_it_now(
+    books: Books, late: Callable[..., bool]
+) -> None:
+    run = books.bring("running")
+    books.give_back(run)
+    books.start(run, nonce="second")
+    assert not late(books, run, nonce=NONCE)
+    assert books.state() == "running"
+    assert late(books, run, nonce="second")
 
 
 # -- finish, fail ------------------------------------------------------------------------------------------
@@ -616,6 +662,19 @@ def test_a_finish_that_is_repeated_because_its_answer_was_lost_gets_the_same_ans
     assert books.record().deliveries == 1
 
 
+@pytest.mark.parametrize("hand_over", [put_off, replace, collect])
+def test_a_finish_that_is_repeated_when_the_courier_has_the_outcome_says_so(
+    books: Books, ledger: Ledger, hand_over: Callable[[Books], None]
+) -> None:
+    run = books.bring("running")
+    ledger.finish(run, DONE, deliver_seconds=LATER)
+    hand_over(books)
+    before = books.redis.hgetall(books.key("job:1"))
+    assert ledger.finish(run, DONE, deliver_seconds=LATER) == "carried"
+    assert books.redis.hgetall(books.key("job:1")) == before
+    assert books.is_due("finished")
+
+
 def test_a_run_is_not_told_that_its_outcome_is_recorded_when_another_one_is(books: Books, ledger: Ledger) -> None:
     run = books.bring("running")
     ledger.fail(1, run.task_id, Outcome.failed("hard time limit"))
@@ -646,6 +705,29 @@ def test_an_attempt_that_failed_outside_of_its_handler_is_delivered_at_once(
     assert books.record().outcome == Outcome.failed("time limit")
 
 
+@pytest.mark.parametrize(("retries", "holder"), [(0, HOLDER), (2, HOLDER), (1, "another worker")])
+def test_a_run_that_ended_takes_no_other_one_with_it(books: Books, ledger: Ledger, retries: int, holder: str) -> None:
+    run = books.bring("sent")
+    books.start(RunKey(1, run.task_id, 1))
+    assert not ledger.fail(1, run.task_id, EXPIRED, retries=retries, holder=holder)
+    assert books.state() == "running"
+    assert ledger.fail(1, run.task_id, EXPIRED, retries=1, holder=HOLDER)
+
+
+def test_a_message_that_waits_is_failed_by_whichever_worker_refuses_it(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    books.retry(run)
+    assert not ledger.fail(1, run.task_id, EXPIRED, unstarted=True, retries=0, holder="another worker")
+    assert ledger.fail(1, run.task_id, EXPIRED, unstarted=True, retries=1, holder="another worker")
+
+
+def test_a_message_that_did_not_start_takes_no_running_copy_with_it(books: Books, ledger: Ledger) -> None:
+    run = books.bring("running")
+    assert not ledger.fail(1, run.task_id, EXPIRED, unstarted=True)
+    assert books.state() == "running"
+    assert ledger.finish(run, DONE, deliver_seconds=0) == "finished"
+
+
 def test_a_recorded_outcome_is_not_replaced_by_a_later_failure(books: Books, ledger: Ledger) -> None:
     run = books.bring("finished")
     assert not ledger.fail(1, run.task_id, Outcome.failed("late"))
@@ -657,7 +739,7 @@ def test_a_recorded_outcome_is_not_replaced_by_a_later_failure(books: Books, led
 
 def test_a_lost_run_is_sent_again_as_the_next_attempt(books: Books, ledger: Ledger) -> None:
     run = books.bring("running")
-    assert lose(ledger, run) == "again"
+    assert books.die(run) == "again"
     record = books.record()
     assert record.attempt == 2
     assert record.task_id.startswith("mr-1-2-")
@@ -670,19 +752,19 @@ def test_a_lost_run_begins_its_next_attempt_with_budgets_of_its_own(books: Books
     run = books.bring("sent")
     resend(ledger, run)
     books.start(run)
-    ledger.retry(run, wait_seconds=LATER)
+    books.retry(run)
     retried = RunKey(1, run.task_id, 1)
     books.start(retried)
-    assert lose(ledger, retried) == "again"
+    assert books.die(retried) == "again"
     record = books.record()
     assert (record.resends, record.retries, record.why) == (0, 0, "")
 
 
-def test_a_job_that_keeps_losing_its_worker_fails_after_max_attempts(books: Books, ledger: Ledger) -> None:
+def test_a_job_that_keeps_losing_its_worker_fails_after_max_attempts(books: Books) -> None:
     run = books.bring("running", route=Route("t", "celery", max_attempts=3))
     answers = []
     for _ in range(3):
-        answers.append(lose(ledger, run))
+        answers.append(books.die(run))
         run = RunKey(1, books.record().task_id)
         books.start(run)
     assert answers == ["again", "again", "failed"]
@@ -690,39 +772,62 @@ def test_a_job_that_keeps_losing_its_worker_fails_after_max_attempts(books: Book
     assert books.is_due("finished")
 
 
-def test_a_handler_that_must_not_run_again_fails_at_its_first_loss(books: Books, ledger: Ledger) -> None:
+def test_a_handler_that_must_not_run_again_fails_at_its_first_loss(books: Books) -> None:
     run = books.bring("running", route=Route("t", "celery", on_lost="fail"))
-    assert lose(ledger, run) == "failed"
+    assert books.die(run) == "failed"
     assert books.record().outcome == FAILED["must_not"]
 
 
-def test_the_reaper_loses_only_a_run_whose_lease_has_run_out(books: Books, ledger: Ledger) -> None:
+def test_the_reaper_loses_only_a_run_whose_lease_has_run_out(books: Books) -> None:
     run = books.bring("running")
-    assert lose(ledger, run, only_due=True) == "kept"
+    assert books.reap(run) == "kept"
     books.make_due("running")
-    ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER)
-    assert lose(ledger, run, only_due=True) == "kept"
+    books.hold(run)
+    assert books.reap(run) == "kept"
     assert books.state() == "running"
     books.make_due("running")
-    assert lose(ledger, run, only_due=True) == "again"
+    assert books.reap(run) == "again"
 
 
-def test_a_run_is_lost_once(books: Books, ledger: Ledger) -> None:
+def test_a_lease_that_has_run_out_is_lost_whatever_celery_retry_it_was_of(books: Books) -> None:
+    run = books.bring("sent")
+    books.start(RunKey(1, run.task_id, 3))
+    books.make_due("running")
+    assert books.reap(run) == "again"
+
+
+def test_a_run_is_lost_once(books: Books) -> None:
     run = books.bring("running")
-    assert lose(ledger, run) == "again"
-    assert lose(ledger, run) == "kept"
+    assert books.die(run) == "again"
+    assert books.die(run) == "kept"
     assert books.record().attempt == 2
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_process_that_dies_takes_no_other_celery_retry_with_it(books: Books, retries: int) -> None:
+    run = books.bring("sent")
+    books.start(RunKey(1, run.task_id, 1))
+    assert books.die(RunKey(1, run.task_id, retries)) == "kept"
+    assert (books.state(), books.record().attempt) == ("running", 1)
+
+
+@pytest.mark.parametrize("state", ["running", "finished"])
+def test_a_process_that_dies_takes_no_run_of_another_worker_with_it(books: Books, state: str) -> None:
+    run = books.bring(state)
+    assert books.die(run, holder="another worker") == "kept"
+    assert (books.state(), books.record().attempt) == (state, 1)
+    assert not books.is_due(state)
 
 
 def test_an_outcome_whose_run_died_while_it_delivered_is_the_couriers_at_once(books: Books, ledger: Ledger) -> None:
     run = books.bring("finished")
     bell = ledger.bell(0.01)
     assert next(bell) == ""
-    assert lose(ledger, run) == "kept"
+    assert books.die(run) == "kept"
     assert books.is_due("finished")
     assert next(bell) == "deliver"
     assert books.record().outcome == DONE
-    assert ledger.hold([(1, run.task_id)], lease=LATER, wait_seconds=LATER) == {}
+    assert books.hold(run) == {}
     assert books.is_due("finished")
 
 
@@ -730,14 +835,31 @@ def test_an_outcome_that_waits_for_its_next_delivery_is_not_hurried_by_the_death
     books: Books, ledger: Ledger
 ) -> None:
     run = books.bring("finished")
-    ledger.undelivered(1, 1, "503", wait_seconds=LATER)
-    assert lose(ledger, run) == "kept"
+    ledger.undelivered(books.delivery(), "503", wait_seconds=LATER)
+    assert books.die(run) == "kept"
     assert not books.is_due("finished")
 
 
-def test_the_reaper_takes_no_outcome_from_the_run_that_delivers_it(books: Books, ledger: Ledger) -> None:
+def test_an_outcome_that_a_courier_delivers_is_not_taken_from_it_by_the_death_of_its_run(books: Books) -> None:
     run = books.bring("finished")
-    assert lose(ledger, run, only_due=True) == "kept"
+    key = books.collect()
+    assert books.die(run) == "kept"
+    assert not books.is_due("finished")
+    assert books.ledger.carry(key, hold_seconds=LATER)
+
+
+def test_an_outcome_is_not_taken_from_its_run_by_the_death_of_an_earlier_celery_retry(books: Books) -> None:
+    run = books.bring("sent")
+    retried = RunKey(1, run.task_id, 1)
+    books.start(retried)
+    books.ledger.finish(retried, DONE, deliver_seconds=LATER)
+    assert books.die(run) == "kept"
+    assert not books.is_due("finished")
+
+
+def test_the_reaper_takes_no_outcome_from_the_run_that_delivers_it(books: Books) -> None:
+    run = books.bring("finished")
+    assert books.reap(run) == "kept"
     assert not books.is_due("finished")
 
 
@@ -876,9 +998,9 @@ def test_an_aborted_job_names_the_task_to_revoke_and_its_outcome_is_refused(
 
 
 @pytest.mark.parametrize("how", ["delivered", "superseded"])
-def test_a_closed_job_says_how(books: Books, ledger: Ledger, how: str) -> None:
+def test_a_closed_job_says_how(books: Books, how: str) -> None:
     books.bring("finished")
-    assert ledger.close(1, how)
+    assert books.close(how=how)
     assert books.record().how == how
 
 
@@ -888,9 +1010,9 @@ def test_a_job_that_is_over_leaves_only_a_light_record_that_expires(
 ) -> None:
     books = fake_books(monkeypatch, history=1000.0)
     run = books.bring("finished")
-    books.ledger.delivered_part(1, 1, "review:0", "7", hold_seconds=LATER)
+    books.ledger.delivered_part(books.delivery(), "review:0", "7", hold_seconds=LATER)
     if state == "closed":
-        books.ledger.close(1, "delivered")
+        books.close()
         books.outgrow_kept_outcome()
     else:
         books.ledger.abort(1, "operator")
@@ -934,24 +1056,31 @@ def test_no_more_is_taken_than_was_asked_for(books: Books, ledger: Ledger) -> No
 
 
 def test_an_outcome_that_is_due_is_collected_once_until_its_time_is_over(books: Books, ledger: Ledger) -> None:
-    books.bring("finished", 1)
-    books.bring("finished", 2)
-    assert ledger.collect(10, hold_seconds=LATER) == {}
+    one, two = books.bring("finished", 1), books.bring("finished", 2)
+    assert ledger.collect(10, hold_seconds=LATER) == []
     books.make_due("finished", 1)
-    assert ledger.collect(10, hold_seconds=LATER) == {1: 2}
-    assert ledger.collect(10, hold_seconds=LATER) == {}
+    assert ledger.collect(10, hold_seconds=LATER) == [DeliveryKey(1, one.task_id, 2)]
+    assert ledger.collect(10, hold_seconds=LATER) == []
     books.make_due("finished")
-    assert ledger.collect(10, hold_seconds=LATER) == {1: 3, 2: 2}
+    expected = {DeliveryKey(1, one.task_id, 3), DeliveryKey(2, two.task_id, 2)}
+    assert set(ledger.collect(10, hold_seconds=LATER)) == expected
 
 
 def test_an_outcome_that_nobody_tried_to_deliver_is_collected_as_the_first_delivery(
     books: Books, ledger: Ledger
 ) -> None:
-    for job_id, state in ((1, "running"), (2, "sent")):
-        books.bring(state, job_id)
-    ledger.finish(RunKey(1, books.record(1).task_id), DONE, deliver_seconds=0)
-    ledger.fail(2, books.record(2).task_id, Outcome.failed("time limit"))
-    assert ledger.collect(10, hold_seconds=LATER) == {1: 1, 2: 1}
+    ended, expired = books.bring("running", 1), books.bring("sent", 2)
+    ledger.finish(ended, DONE, deliver_seconds=0)
+    ledger.fail(2, expired.task_id, EXPIRED)
+    assert set(ledger.collect(10, hold_seconds=LATER)) == {first_delivery(ended), first_delivery(expired)}
+
+
+def test_an_outcome_whose_record_is_lost_keeps_no_other_one_from_its_delivery(books: Books, ledger: Ledger) -> None:
+    books.bring("finished", 1)
+    whole = books.bring("finished", 2)
+    books.redis.delete(books.key("job:1"))
+    books.make_due("finished")
+    assert ledger.collect(10, hold_seconds=LATER) == [DeliveryKey(2, whole.task_id, 2)]
 
 
 def test_no_more_is_collected_than_was_asked_for(books: Books, ledger: Ledger) -> None:
@@ -961,76 +1090,119 @@ def test_no_more_is_collected_than_was_asked_for(books: Books, ledger: Ledger) -
     first = ledger.collect(3, hold_seconds=LATER)
     second = ledger.collect(3, hold_seconds=LATER)
     assert (len(first), len(second)) == (3, 2)
-    assert sorted([*first, *second]) == [1, 2, 3, 4, 5]
+    assert sorted(key.job_id for key in first + second) == [1, 2, 3, 4, 5]
 
 
 # -- delivering, by whose turn it is -----------------------------------------------------------------------
 
-DELIVERY_STEPS: dict[str, Callable[[Ledger, int], bool]] = {
-    "carry": lambda ledger, number: ledger.carry(1, number, hold_seconds=LATER),
-    "delivered_part": lambda ledger, number: ledger.delivered_part(1, number, "review:0", "8", hold_seconds=LATER),
-    "undelivered": lambda ledger, number: ledger.undelivered(1, number, "503", wait_seconds=0),
-    "replace_outcome": lambda ledger, number: ledger.replace_outcome(1, number, Outcome.failed("413")),
+DELIVERY_STEPS: dict[str, Callable[[Ledger, DeliveryKey], bool]] = {
+    "carry": lambda ledger, key: ledger.carry(key, hold_seconds=LATER),
+    "delivered_part": lambda ledger, key: ledger.delivered_part(key, "review:0", "8", hold_seconds=LATER),
+    "undelivered": lambda ledger, key: ledger.undelivered(key, "503", wait_seconds=0),
+    "replace_outcome": lambda ledger, key: ledger.replace_outcome(key, Outcome.failed("413")),
 }
 
 
 @pytest.mark.parametrize("step", DELIVERY_STEPS)
 def test_a_delivery_that_was_overtaken_changes_nothing(books: Books, ledger: Ledger, step: str) -> None:
-    books.bring("finished")
-    first, second = books.collect(), books.collect()
+    run = books.bring("finished")
+    second, third = books.collect(), books.collect()
     before = books.redis.hgetall(books.key("job:1"))
-    for number in (1, first, second + 1):
-        assert not DELIVERY_STEPS[step](ledger, number)
+    for key in (first_delivery(run), second, DeliveryKey(1, run.task_id, third.number + 1)):
+        assert not DELIVERY_STEPS[step](ledger, key)
     assert books.redis.hgetall(books.key("job:1")) == before
     assert not books.is_due("finished")
-    assert DELIVERY_STEPS[step](ledger, second)
+    assert DELIVERY_STEPS[step](ledger, third)
+
+
+def lose_its_run(books: Books) -> None:
+    books.die(RunKey(1, books.record().task_id))
+
+
+@pytest.mark.parametrize("step", DELIVERY_STEPS)
+@pytest.mark.parametrize("lay_down", [put_off, replace, lose_its_run])
+def test_a_delivery_that_was_laid_down_changes_nothing_any_more(
+    books: Books, ledger: Ledger, lay_down: Callable[[Books], None], step: str
+) -> None:
+    run = books.bring("finished")
+    lay_down(books)
+    before = books.redis.hgetall(books.key("job:1"))
+    assert not DELIVERY_STEPS[step](ledger, first_delivery(run))
+    assert books.redis.hgetall(books.key("job:1")) == before
+    assert books.is_due("finished")
+
+
+def end_job(books: Books, end: str) -> None:
+    if end == "closed":
+        books.close()
+    else:
+        books.ledger.abort(1, "operator")
 
 
 @pytest.mark.parametrize("step", DELIVERY_STEPS)
 @pytest.mark.parametrize("end", OVER)
 def test_a_delivery_whose_job_is_over_changes_nothing(books: Books, ledger: Ledger, step: str, end: str) -> None:
     books.bring("finished")
-    number = books.collect()
-    if end == "closed":
-        ledger.close(1, "delivered")
-    else:
-        ledger.abort(1, "operator")
+    key = books.collect()
+    end_job(books, end)
     before = books.redis.hgetall(books.key("job:1"))
-    assert not DELIVERY_STEPS[step](ledger, number)
+    assert not DELIVERY_STEPS[step](ledger, key)
     assert books.redis.hgetall(books.key("job:1")) == before
     assert books.state() == end
 
 
+LATE_STEPS: dict[str, Callable[[Ledger, DeliveryKey], bool]] = {
+    **DELIVERY_STEPS,
+    "close": lambda ledger, key: ledger.close(key.job_id, key.task_id, "delivered"),
+}
+
+
+@pytest.mark.parametrize("step", LATE_STEPS)
+@pytest.mark.parametrize("end", OVER)
+def test_a_late_delivery_does_not_touch_what_the_job_ended_with_when_it_was_run_anew(
+    books: Books, ledger: Ledger, step: str, end: str
+) -> None:
+    books.bring("finished")
+    late = books.delivery()
+    end_job(books, end)
+    books.bring("finished")
+    before = books.redis.hgetall(books.key("job:1"))
+    assert books.delivery().number == late.number
+    assert not LATE_STEPS[step](ledger, late)
+    assert books.redis.hgetall(books.key("job:1")) == before
+    assert books.state() == "finished"
+
+
 def test_who_delivers_keeps_the_job_for_as_long_as_it_says_so(books: Books, ledger: Ledger) -> None:
     books.bring("finished")
-    number = books.collect()
+    key = books.collect()
     books.make_due("finished")
     now = books.now()
-    assert ledger.carry(1, number, hold_seconds=15)
+    assert ledger.carry(key, hold_seconds=15)
     assert books.score("finished") == pytest.approx(now + 15, abs=5)
 
 
 def test_a_delivered_part_is_kept_and_prolongs_the_delivery(books: Books, ledger: Ledger) -> None:
-    books.bring("finished")
+    key = first_delivery(books.bring("finished"))
     books.make_due("finished")
-    assert ledger.delivered_part(1, 1, "artifact:0", '{"slug":"a"}', hold_seconds=LATER)
-    assert ledger.delivered_part(1, 1, "review:1", "12", hold_seconds=LATER)
+    assert ledger.delivered_part(key, "artifact:0", '{"slug":"a"}', hold_seconds=LATER)
+    assert ledger.delivered_part(key, "review:1", "12", hold_seconds=LATER)
     assert not books.is_due("finished")
     assert books.record().parts == {"artifact:0": '{"slug":"a"}', "review:1": "12"}
 
 
 def test_a_failed_delivery_is_due_again_after_its_pause(books: Books, ledger: Ledger) -> None:
-    books.bring("finished")
-    assert ledger.undelivered(1, 1, "503", wait_seconds=LATER)
+    key = first_delivery(books.bring("finished"))
+    assert ledger.undelivered(key, "503", wait_seconds=LATER)
     assert not books.is_due("finished")
-    assert ledger.undelivered(1, 1, "still 503", wait_seconds=0)
+    assert ledger.undelivered(books.collect(), "still 503", wait_seconds=0)
     assert books.is_due("finished")
     assert books.record().why == "still 503"
 
 
 def test_an_outcome_that_replaces_a_refused_one_is_due_at_once(books: Books, ledger: Ledger) -> None:
-    books.bring("finished")
-    assert ledger.replace_outcome(1, 1, Outcome.failed("413"))
+    key = first_delivery(books.bring("finished"))
+    assert ledger.replace_outcome(key, Outcome.failed("413"))
     assert books.record().outcome == Outcome.failed("413")
     assert books.is_due("finished")
 
@@ -1113,7 +1285,7 @@ def test_the_bell_rings_when_a_slot_becomes_free_or_work_becomes_due(
     run = books.bring(state)
     bell = ledger.bell(0.01)
     assert next(bell) == ""
-    STEPS[step](ledger, run)
+    STEPS[step](books, run)
     assert next(bell) == ring
     assert next(bell) == ""
 
@@ -1125,7 +1297,7 @@ def test_the_bell_is_silent_when_nobody_has_anything_to_do(books: Books, ledger:
     run = books.bring(state)
     bell = ledger.bell(0.01)
     assert next(bell) == ""
-    STEPS[step](ledger, run)
+    STEPS[step](books, run)
     assert next(bell) == ""
 
 

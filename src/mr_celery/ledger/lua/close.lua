@@ -1,9 +1,10 @@
--- finished -> closed: the job is terminal on the server. `how` is delivered or superseded.
+-- finished -> closed: the job is terminal on the server. `how` is delivered or superseded. Whoever finds that out may
+-- say so, as long as it is about the same attempt.
 -- The outcome itself is kept for keep_seconds more (key outcome:<id>): see adopt.lua.
 -- Answers: 1, or 0 where the job is not in that state.
-local how, history, keep_seconds = ARGV[3], ARGV[4], tonumber(ARGV[5])
-local known = get('state', 'outcome')
-if known[1] ~= 'finished' then
+local task, how, history, keep_seconds = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local known = get('state', 'outcome', 'task')
+if known[1] ~= 'finished' or known[3] ~= task then
   return 0
 end
 finish_off('finished', 'closed', history)

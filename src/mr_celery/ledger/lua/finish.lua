@@ -1,15 +1,18 @@
 -- running -> finished: the outcome, from the run that holds the lease and from no other.
 -- It is due for the courier after deliver_seconds; until then, and while its worker holds it, the run delivers it.
 -- ARGV: prefix, id, task id, retries, outcome, deliver_seconds, then the blobs.
--- Answers: 'finished' (also to the same run asking again), or the state that stands against it.
+-- Answers: 'finished' (also to the same run asking again), 'carried' (recorded, and a courier has it by now), or the
+-- state that stands against it.
 local task, retries, outcome, deliver_seconds = ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-local known = get('state', 'task', 'retries', 'finished_by')
+local known = get('state', 'task', 'retries', 'finished_by', 'carrier')
 if not known[1] then
   return 'unknown'
 elseif known[2] ~= task or (known[1] == 'running' and tonumber(known[3]) ~= retries) then
   return 'superseded'
 elseif known[1] == 'finished' and known[4] ~= ARGV[4] then
   return 'superseded' -- another outcome is recorded: a time limit's, or an operator's
+elseif known[1] == 'finished' then
+  return known[5] == 'run' and 'finished' or 'carried'
 elseif known[1] ~= 'running' then
   return known[1]
 end

@@ -1,19 +1,23 @@
 -- running -> claimed (attempt + 1), or -> finished when it may not run again: the run was lost.
--- `only_due` = 1: only if its lease has run out by now (the reaper); 0: the worker saw its child die.
+-- Who sees its lease run out (the reaper) gives no retries, and it must have run out; who saw its process die gives the
+-- number of Celery retries that the run had, and its holder.
 -- Answers: 'again' | 'failed' | 'kept' (the run lives, or is over).
-local task, only_due, why = ARGV[3], ARGV[4], ARGV[5]
-local must_not_outcome, too_often_outcome = ARGV[6], ARGV[7]
-local known = get('state', 'task', 'attempt', 'nonce', 'max_attempts', 'on_lost')
-if only_due == '0' and known[1] == 'finished' and known[2] == task and redis.call('HDEL', record, 'carrier') == 1 then
+local task, retries, holder, why = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local must_not_outcome, too_often_outcome = ARGV[7], ARGV[8]
+local known = get('state', 'task', 'attempt', 'nonce', 'max_attempts', 'on_lost', 'retries', 'carrier', 'holder')
+if known[2] ~= task or (retries ~= '' and known[7] ~= retries) or (holder ~= '' and known[9] ~= holder) then
+  return 'kept'
+end
+if retries ~= '' and known[1] == 'finished' and known[8] == 'run' then
   -- It died while it delivered: its outcome is recorded, and a courier need not wait.
-  redis.call('ZADD', prefix .. 'finished', stamp(now), id)
+  lay_down(now)
   ring('deliver')
   return 'kept'
 end
-if known[1] ~= 'running' or known[2] ~= task then
+if known[1] ~= 'running' then
   return 'kept'
 end
-if only_due == '1' and tonumber(redis.call('ZSCORE', prefix .. 'running', id)) > now then
+if retries == '' and tonumber(redis.call('ZSCORE', prefix .. 'running', id)) > now then
   return 'kept'
 end
 set('lost', why)

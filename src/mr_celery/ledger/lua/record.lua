@@ -58,10 +58,16 @@ local function begin_attempt(attempt, nonce)
   redis.call('HDEL', record, 'why', 'held')
 end
 
--- Whether the delivery of that number is the one that is under way.
-local function carries(delivery)
-  local known = get('state', 'deliveries')
-  return known[1] == 'finished' and known[2] == delivery
+-- Whether that delivery (a number of that attempt) is the one that is under way.
+local function carries(task, number)
+  local known = get('state', 'task', 'deliveries', 'carrier')
+  return known[1] == 'finished' and known[2] == task and known[3] == number and known[4] ~= false
+end
+
+-- The delivery under way has ended; the next one may begin at `due`.
+local function lay_down(due)
+  redis.call('HDEL', record, 'carrier')
+  redis.call('ZADD', prefix .. 'finished', stamp(due), id)
 end
 
 -- An earlier life of the job is over, and counts no more.

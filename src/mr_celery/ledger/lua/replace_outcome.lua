@@ -1,7 +1,7 @@
 -- finished -> finished: the server will never take this outcome; the one that says so is due at once.
 -- Answers: 1, or 0 where it was not his any more, who delivered it.
-local delivery, outcome = ARGV[3], ARGV[4]
-if not carries(delivery) then
+local task, number, outcome = ARGV[3], ARGV[4], ARGV[5]
+if not carries(task, number) then
   return 0
 end
 redis.call('HDEL', record, 'carrier')

@@ -1,9 +1,9 @@
 -- running -> sent: the handler asked Celery for a retry, or gave its message back to the broker; the same attempt starts
 -- again from a message with next_retries Celery retries.
 -- Answers: 1, or 0 where the run does not hold the lease any more.
-local task, retries, next_retries, wait_seconds = ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-local known = get('state', 'task', 'retries')
-if known[1] ~= 'running' or known[2] ~= task or tonumber(known[3]) ~= retries then
+local task, run, next_retries, wait_seconds = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local known = get('state', 'task', 'run')
+if known[1] ~= 'running' or known[2] ~= task or known[3] ~= run then
   return 0
 end
 set('retries', next_retries)

@@ -2,7 +2,8 @@
 -- A message with more Celery retries than the record belongs to the run that published it, and takes over.
 -- The same run asking again (its first answer was lost on the way) gets the same answer.
 -- Answers: {'started', job, attempt}, or {the state that stands against it}.
-local task, retries, node, lease, run = ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6]), ARGV[7]
+local task, retries, node, holder = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local lease, run = tonumber(ARGV[7]), ARGV[8]
 local known = get('state', 'task', 'retries', 'job', 'attempt', 'run')
 local state, recorded = known[1], tonumber(known[3])
 if not state then
@@ -15,6 +16,6 @@ local continued = state == 'running' and (retries > recorded or known[6] == run)
 if not (waiting or continued) then
   return {state}
 end
-set('retries', retries, 'node', node, 'run', run)
+set('retries', retries, 'node', node, 'holder', holder, 'run', run)
 move(state, 'running', now + lease)
 return {'started', known[4], known[5]}
