@@ -34,11 +34,14 @@ class Campaign:
     Args:
         fleet: the installation.
         jobs: what each job must end with, by id.
+        prompts: their prompts.
+        kinds: the capabilities that they ask for.
     """
 
     fleet: Fleet
     jobs: dict[int, str] = field(default_factory=dict)
     prompts: dict[int, str] = field(default_factory=dict)
+    kinds: dict[int, str] = field(default_factory=dict)
 
     def dispatch(self, count: int, capability: str | None = None, **fields: object) -> None:
         """New jobs of one kind, whose handlers give back the prompt in capitals."""
@@ -46,34 +49,38 @@ class Campaign:
             prompt = f"job {self.fleet.next_number()} of a campaign"
             job_id = self.fleet.dispatch(prompt, capability, **fields)
             self.jobs[job_id], self.prompts[job_id] = prompt.upper(), prompt
+            self.kinds[job_id] = capability or ""
 
     def done(self) -> int:
         """How many are over."""
         return sum(self.fleet.job(job_id)["status"] not in ("pending", "running") for job_id in self.jobs)
 
-    def audit(self, *, seconds: float = 120.0, reruns: int = 0) -> Counter[str]:
+    def wrong(self) -> list[str]:
+        """What is wrong with the jobs, now that they are over: each is done, closed once, with its own result."""
+        found = []
+        for job_id, result in self.jobs.items():
+            job, closes = self.fleet.job(job_id), self.fleet.events(job_id).count("close done")
+            if (job["status"], job["result"], closes) != ("done", result, 1):
+                found.append(f"job {job_id}: {job['status']}, {closes} times closed as done, result {job['result']!r}")
+        return found
+
+    def audit(self, *, seconds: float = 120.0, reruns: int = 0) -> None:
         """Wait until all jobs are over. Each is done, closed once, with its own result, and ran once.
 
         Args:
             seconds: how long to wait at the most.
             reruns: how many of them may have run again, as their runs were lost.
-
-        Returns:
-            How many jobs ran how often, as ``"1 run": 99``.
         """
         fleet = self.fleet
-        ended = fleet.ended(*self.jobs, seconds=seconds)
-        wrong = [job for job in ended if (job["status"], job["result"]) != ("done", self.jobs[job["id"]])]
-        assert not wrong, f"{len(wrong)} of {len(ended)} jobs with a wrong end: {wrong[:3]}"
-        closes = {job_id: fleet.events(job_id).count("close done") for job_id in self.jobs}
-        assert set(closes.values()) == {1}, {job_id: n for job_id, n in closes.items() if n != 1}
+        fleet.ended(*self.jobs, seconds=seconds)
+        wrong = self.wrong()
+        assert not wrong, f"{len(wrong)} of {len(self.jobs)} jobs with a wrong end: {wrong[:3]}"
         starts = fleet.starts()
         runs = Counter(starts[prompt] for prompt in self.prompts.values())
         again = sum(count for times, count in runs.items() if times != 1)
         assert again <= reruns, f"{dict(runs)} (times: jobs), only {reruns} may have run again"
         ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
         until(lambda: not ledger.in_flight(), seconds=30, what="the ledger has closed all")
-        return Counter({f"{times} runs": count for times, count in runs.items()})
 
 
 @contextmanager

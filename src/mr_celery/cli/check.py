@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..bridge.audit import HINTS, Difference, audit
 from ..bridge.sender import PUBLISH_TIMEOUT, route_of
 from ..celery_hooks import load_registry
 from ..client import Api
@@ -17,6 +18,9 @@ from ..settings import Settings, load, require
 
 CLOCK_TOLERANCE = 5.0
 """Seconds that this host's clock may differ from Redis' clock before it is called wrong."""
+
+MOST_OF_A_KIND = 5
+"""How many differences of one kind an audit shows one by one."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,41 @@ def run_checks(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _workers(app, settings, registry, nodes)
 
 
+def run_audit(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
+    """Verify that the ledger and the server say the same of the jobs in flight."""
+    try:
+        settings = load(app.conf, flags=flags)
+        api = Api(settings.url, require(settings.token, "token"), settings.name, timeout=settings.timeout)
+        ledger = Ledger(require(settings.ledger_url, "ledger_url"), settings.name)
+        found = audit(api, ledger, interval=settings.poll_interval)
+    except SettingsError as error:
+        yield Finding("audit", False, "not possible", str(error))
+        return
+    except WorkerError as error:
+        hint = "try again; where this stays, see what the check says of the server"
+        yield Finding("audit", False, f"the server cannot be asked: {error.summary}", hint)
+        return
+    except LedgerUnavailable as error:
+        hint = "try again; where this stays, see what the check says of the ledger"
+        yield Finding("audit", False, f"the ledger cannot be read: {error}", hint)
+        return
+    kinds: dict[str, list[Difference]] = {}
+    for difference in found.differences:
+        kinds.setdefault(difference.what, []).append(difference)
+    for what, alike in kinds.items():
+        for difference in alike[:MOST_OF_A_KIND]:
+            yield Finding("audit", False, str(difference), difference.hint)
+        more = len(alike) - MOST_OF_A_KIND
+        if more > 0:
+            yield Finding("audit", False, f"{_counted(more, 'more job')}: {what}", HINTS[what])
+    if not found.differences:
+        detail = (
+            f"the ledger ({found.in_flight} in flight) and the server ({found.running} running, {found.pending} "
+            "pending) agree"
+        )
+        yield Finding("audit", True, detail)
+
+
 def _server(settings: Settings) -> Iterator[Finding]:
     try:
         token = require(settings.token, "token")
@@ -56,7 +95,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
         return
     yield Finding("token", True, "set")
     try:
-        pending = Api(settings.url, token, settings.name, timeout=settings.timeout).jobs("pending")
+        pending = Api(settings.url, token, settings.name, timeout=settings.timeout).jobs("pending").jobs
     except WorkerError as error:
         if error.unauthorized:
             hint = f"the server refuses the token: register the worker {settings.name!r} anew and set its token"

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeVar
 
 import click
@@ -79,17 +80,25 @@ def bridge(ctx: click.Context, loglevel: int, logfile: str | None, **flags: Any)
 
 @modelreins.command(cls=CeleryCommand)
 @setting_flags
+@click.option(
+    "--audit",
+    is_flag=True,
+    cls=CeleryOption,
+    help_group="Check Options",
+    help="Compare the ledger with the server's lists, too.",
+)
 @click.pass_context
 @handle_preload_options
-def check(ctx: click.Context, **flags: Any) -> None:
+def check(ctx: click.Context, audit: bool, **flags: Any) -> None:
     """Verify everything that a bridge and its workers need, line by line.
 
     Exits with 0 if all is well, and 1 if something is not.
     """
-    from .check import run_checks
+    from .check import run_audit, run_checks
 
     failed = 0
-    for finding in run_checks(ctx.obj.app, flags):
+    parts = [run_checks, run_audit] if audit else [run_checks]
+    for finding in chain.from_iterable(part(ctx.obj.app, flags) for part in parts):
         mark = ctx.obj.style("ok", fg="green") if finding.ok else ctx.obj.style("FAILED", fg="red", bold=True)
         ctx.obj.echo(f"{finding.what:<14} {mark}  {finding.detail}")
         if not finding.ok:

@@ -1,0 +1,596 @@
+"""A soak: an installation under load, with a bad server, while everything is killed, frozen and told to go at random.
+
+``python tests/soak.py --minutes 3 --seed 7 --broker redis`` prints the seed, a line for each disturbance, and then
+what has become of all jobs. It exits with 0 if every promise was kept; if not with 1, and says where the logs are.
+The seed sets what is done, and in which order; what it meets is up to chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+from redis.exceptions import RedisError
+
+from mr_celery.ledger import Ledger
+from mr_celery.sandbox import Rule, Sandbox
+from mr_celery.sandbox.chaos import ROUTES
+from support.campaign import Campaign
+from support.fleet import BIN, Fleet, Process
+from support.ports import until
+from support.servers import RabbitServer, RedisServer
+
+OPEN_JOBS = 30
+"""How many jobs are pending or running at any time."""
+
+LEASE = 4.0
+TIMEOUT = 2.0
+"""Seconds: the installation's settings."""
+
+FAULT_RATE = 0.05
+"""The share of the server's answers that are spoilt."""
+
+PAUSE = (0.8, 3.5)
+"""Seconds between two disturbances."""
+
+DRAIN_SECONDS = 120.0
+"""How long the installation may take to end all jobs, once nothing disturbs it any more."""
+
+STOP_SECONDS = 45.0
+"""How long a process may take to end after SIGTERM: MODELREINS_SHUTDOWN_TIMEOUT, and time for what comes after."""
+
+MOST_PROBLEMS = 30
+"""How many broken promises are printed."""
+
+KINDS = {"": 4, "nap": 4, "late": 1, "poster": 3}
+"""The handlers of ``support.proj`` that get jobs, and how often each is chosen; the empty one takes what is left."""
+
+FAULTS: list[dict[str, Any]] = [
+    {"fault": "status", "status": 500},
+    {"fault": "status", "status": 500, "after": True},
+    {"fault": "status", "status": 503, "retry_after": 1},
+    {"fault": "status", "status": 429, "retry_after": 1},
+    {"fault": "status", "status": 401},
+    {"fault": "status", "status": 404},
+    {"fault": "status", "status": 409},
+    {"fault": "status", "status": 409, "after": True},
+    {"fault": "html"},
+    {"fault": "html", "after": True},
+    {"fault": "truncated"},
+    {"fault": "truncated", "after": True},
+    {"fault": "wrong_types"},
+    {"fault": "null"},
+    {"fault": "list"},
+    {"fault": "empty_list"},
+    {"fault": "drop"},
+    {"fault": "drop", "after": True},
+    {"fault": "hang", "delay": 1.5 * TIMEOUT},
+    {"fault": "hang", "delay": 1.5 * TIMEOUT, "after": True},
+    {"fault": "latency", "delay": 0.5 * TIMEOUT},
+]
+
+
+def rules() -> list[Rule]:
+    """Each fault as often as the others, on all routes."""
+    made, share = [], FAULT_RATE / len(FAULTS)
+    for number, fault in enumerate(FAULTS):
+        spared: tuple[str, ...] = ()
+        if fault["fault"] in ("null", "list"):
+            # Any 2xx means claimed: a server that says so and does nothing has broken the protocol itself.
+            spared = ("claim",)
+        elif fault["fault"] == "wrong_types":
+            # Nobody but a handler knows what its own fields mean: a garbled `seconds` is a nap that fails, and rightly.
+            spared = ("inbox", "running")
+        hit = tuple(route for route in ROUTES if route not in spared)
+        # The dice are thrown for one rule after the other, so the later ones need better odds.
+        made.append(Rule(**fault, routes=hit, rate=share / (1 - share * number)))
+    return made
+
+
+# -- disturbances --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Disturbance:
+    """Something that was done to the installation.
+
+    Args:
+        kind: what.
+        victim: to whom: a process, by the name of its log, ``redis``, ``rabbitmq`` or ``server``.
+        at: when it began, in seconds since 1970.
+        until: when it was over.
+    """
+
+    kind: str
+    victim: str
+    at: float
+    until: float
+
+    @property
+    def ends_runs(self) -> bool:
+        """Whether a run on its victim may be lost by it."""
+        return self.kind in ("kill child", "kill node", "freeze node", "ended by itself")
+
+
+@dataclass
+class Spell:
+    """A disturbance that lasts, and what ends it."""
+
+    disturbance: Disturbance
+    end: Callable[[], None]
+
+
+class Disturber:
+    """Disturbs an installation.
+
+    Args:
+        fleet: the installation.
+        redis: its Redis: the ledger, and the broker if there is no other.
+        rabbit: its broker, if that is not Redis.
+        seed: what decides of everything that is done.
+    """
+
+    def __init__(self, fleet: Fleet, redis: RedisServer, rabbit: RabbitServer | None, seed: int) -> None:
+        self.done: list[Disturbance] = []
+        self.problems: list[str] = []
+        self._fleet = fleet
+        self._redis = redis
+        self._rabbit = rabbit
+        self._seed = seed
+        self._number = 0
+        self._dice = random.Random()
+        self._began = self._next = time.monotonic()
+        self._spells: dict[str, Spell] = {}
+        self._told_to_go: dict[tuple[str, int], float] = {}
+        self._seen: dict[str, int] = {}
+        self._expected: set[tuple[str, int]] = set()
+
+    def run_once(self) -> None:
+        """Disturb, if it is time for it."""
+        self.watch()
+        if time.monotonic() < self._next:
+            return
+        # Dice of its own for each: how often one throws them depends on what there is to disturb.
+        self._dice = random.Random(f"{self._seed} {self._number}")
+        self._next = time.monotonic() + self._dice.uniform(*PAUSE)
+        kinds: dict[Callable[[], None], int] = {
+            self._kill_child: 6,
+            self._kill_node: 2,
+            self._kill_bridge: 3,
+            self._freeze_node: 2,
+            self._freeze_bridge: 2,
+            self._terminate_node: 1,
+            self._terminate_bridge: 2,
+            self._cut: 2,
+            self._freeze_redis: 1,
+            self._restart_redis: 1,
+            self._take_server_away: 1,
+        }
+        (step,) = self._dice.choices(list(kinds), list(kinds.values()))
+        if self._number:  # not before it runs
+            step()
+        self._number += 1
+
+    def watch(self) -> None:
+        """End the spells that are over, and see which processes have ended, and whether they were to."""
+        now = time.time()
+        for victim, spell in list(self._spells.items()):
+            if now >= spell.disturbance.until:
+                self._end(victim)
+        for process in self._fleet.processes:
+            name, starts = process.log.stem, process.starts
+            for generation in range(self._seen.setdefault(name, 1), starts):
+                if (name, generation) not in self._expected:
+                    self._note("ended by itself", name, now - 1.0, 1.0)
+                    self.problems.append(f"{name} (start {generation}) ended, and nobody had told it to")
+                self._told_to_go.pop((name, generation), None)
+            self._seen[name] = starts
+        for key, since in list(self._told_to_go.items()):
+            if now - since > STOP_SECONDS:
+                del self._told_to_go[key]
+                self.problems.append(f"{key[0]} (start {key[1]}) has not ended {STOP_SECONDS:.0f} s after SIGTERM")
+
+    def stop(self) -> None:
+        """End all spells: nothing is disturbed any more."""
+        for victim in list(self._spells):
+            self._spells[victim].disturbance.until = time.time()
+            self._end(victim)
+
+    def _note(self, kind: str, victim: str, at: float, seconds: float = 0.0, more: str = "") -> Disturbance:
+        made = Disturbance(kind, victim, at, at + seconds)
+        self.done.append(made)
+        print(f"{time.monotonic() - self._began:7.1f} s  {kind:<16} {victim:<10} {more}".rstrip(), flush=True)
+        return made
+
+    def _begin(self, kind: str, victim: str, seconds: float, end: Callable[[], None]) -> None:
+        self._spells[victim] = Spell(self._note(kind, victim, time.time(), seconds, f"for {seconds:.1f} s"), end)
+
+    def _end(self, victim: str) -> None:
+        self._spells.pop(victim).end()
+
+    # -- processes
+
+    def _one(self, what: str) -> Process | None:
+        """A process of a kind that is not frozen and not told to go."""
+        free = [
+            process
+            for process in self._fleet.processes
+            if process.log.stem.startswith(what)
+            and process.log.stem not in self._spells
+            and (process.log.stem, process.starts) not in self._told_to_go
+        ]
+        return self._dice.choice(free) if free else None
+
+    def _kill_child(self) -> None:
+        process = self._one("worker")
+        # Before its first task, a Celery worker that loses a child gives up: "Could not start worker processes".
+        if process is None or " started" not in process.output.rpartition("[tasks]")[2]:
+            return
+        with suppress(psutil.Error):
+            children = psutil.Process(process.popen.pid).children()
+            alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+            if alive:
+                child = self._dice.choice(alive)
+                child.kill()
+                self._note("kill child", process.log.stem, time.time(), more=f"pid {child.pid}")
+
+    def _kill_node(self) -> None:
+        self._kill("worker", "kill node")
+
+    def _kill_bridge(self) -> None:
+        self._kill("bridge", "kill bridge")
+
+    def _kill(self, what: str, kind: str) -> None:
+        process = self._one(what)
+        if process is not None:
+            self._expected.add((process.log.stem, process.starts))
+            self._note(kind, process.log.stem, time.time(), more=f"start {process.starts}")
+            process.signal(signal.SIGKILL)
+
+    def _freeze_node(self) -> None:
+        self._freeze("worker", "freeze node")
+
+    def _freeze_bridge(self) -> None:
+        self._freeze("bridge", "freeze bridge")
+
+    def _freeze(self, what: str, kind: str) -> None:
+        process = self._one(what)
+        if process is None or any(victim.startswith(what) for victim in self._spells):
+            return
+        process.signal(signal.SIGSTOP)
+        seconds = LEASE + self._dice.uniform(1.0, 4.0)
+        self._begin(kind, process.log.stem, seconds, lambda: process.signal(signal.SIGCONT))
+
+    def _terminate_node(self) -> None:
+        self._terminate("worker", "terminate node")
+
+    def _terminate_bridge(self) -> None:
+        self._terminate("bridge", "terminate bridge")
+
+    def _terminate(self, what: str, kind: str) -> None:
+        process = self._one(what)
+        if process is not None:
+            key = (process.log.stem, process.starts)
+            self._expected.add(key)
+            self._told_to_go[key] = time.time()
+            self._note(kind, process.log.stem, time.time(), more=f"start {process.starts}")
+            process.popen.send_signal(signal.SIGTERM)
+
+    # -- what they need
+
+    def _cut(self) -> None:
+        """Cut connections to the broker or the ledger, in the middle of whatever they are used for."""
+        what = self._dice.choice(["normal", "pubsub", "rabbitmq"] if self._rabbit else ["normal", "pubsub"])
+        if what == "rabbitmq" and self._rabbit is not None:
+            self._note("cut connections", "rabbitmq", time.time())
+            self._rabbit.control("close_all_connections", "soak")
+        elif "redis" not in self._spells:
+            self._note("cut connections", "redis", time.time(), more=what)
+            self._redis.client().execute_command("CLIENT", "KILL", "TYPE", what)
+
+    def _freeze_redis(self) -> None:
+        if "redis" not in self._spells:
+            os.kill(self._redis.process.pid, signal.SIGSTOP)
+            seconds = self._dice.uniform(0.5, 2.0 * LEASE)
+            self._begin("freeze redis", "redis", seconds, lambda: os.kill(self._redis.process.pid, signal.SIGCONT))
+
+    def _restart_redis(self) -> None:
+        """It is killed, and comes back with its data."""
+        if "redis" not in self._spells:
+            self._redis.kill()
+            self._begin("restart redis", "redis", self._dice.uniform(0.0, LEASE), self._bring_redis_back)
+
+    def _bring_redis_back(self) -> None:
+        self._redis.start()
+        until(self._has_redis, what="Redis has read its data")
+
+    def _has_redis(self) -> bool:
+        with suppress(RedisError):
+            return bool(self._redis.client().ping())
+        return False
+
+    def _take_server_away(self) -> None:
+        """Nothing answers at its address, for longer than anybody waits for one answer."""
+        if "server" not in self._spells:
+            chaos = self._fleet.sandbox.chaos
+            chaos.set([Rule("drop"), *rules()], seed=self._seed)
+            seconds = self._dice.uniform(1.0, 3.0 * TIMEOUT)
+            self._begin("server away", "server", seconds, lambda: chaos.set(rules(), seed=self._number))
+
+
+# -- what has run ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """One run, as its worker's log tells.
+
+    Args:
+        process: the worker, by the name of its log.
+        at: when it began.
+        attempt: the job's attempt.
+    """
+
+    process: str
+    at: float
+    attempt: int
+
+
+@dataclass
+class Runs:
+    """What the workers' logs tell of the runs of each job."""
+
+    started: dict[int, list[Run]] = field(default_factory=dict)
+    recorded: dict[int, list[float]] = field(default_factory=dict)
+
+    LINE = re.compile(
+        r"^\[(?P<at>[-\d]+ [:\d]+,\d{3}): \w+/[^]]+\] job=(?P<job>\d+) "
+        r"(?:attempt=(?P<attempt>\d+) started|(?:done|failed|escalated) after [\d.]+ s(?:, left to the courier)?)$",
+        re.MULTILINE,
+    )
+
+    @classmethod
+    def of(cls, fleet: Fleet) -> Runs:
+        """Read the logs."""
+        runs = cls()
+        for process in fleet.processes:
+            for line in cls.LINE.finditer(process.output):
+                at = datetime.strptime(line["at"], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+                if line["attempt"]:
+                    run = Run(process.log.stem, at, int(line["attempt"]))
+                    runs.started.setdefault(int(line["job"]), []).append(run)
+                else:
+                    runs.recorded.setdefault(int(line["job"]), []).append(at)
+        for started in runs.started.values():
+            started.sort(key=lambda run: run.at)
+        return runs
+
+    def reasons(self, disturbances: list[Disturbance]) -> list[tuple[int, str]]:
+        """Each job that ran again, for each further run, with the reason for it; empty where there is none."""
+        found = []
+        left = [each for each in disturbances if each.ends_runs]
+        again = [(job_id, *pair) for job_id, started in self.started.items() for pair in pairwise(started)]
+        for job_id, run, following in sorted(again, key=lambda each: each[2].at):
+            # What was frozen, or a child, may be killed while its run is already being lost.
+            reasons = [
+                each
+                for each in left
+                if each.victim == run.process and each.until >= run.at - 0.05 and each.at <= following.at
+            ]
+            reasons.sort(key=lambda each: each.kind == "kill child")
+            if reasons and reasons[0].kind == "kill child":
+                left.remove(reasons[0])  # a child runs one task at a time
+            found.append((job_id, reasons[0].kind if reasons else ""))
+        return found
+
+
+# -- the audit -------------------------------------------------------------------------------------------------------
+
+
+def leftovers(redis: Any, name: str) -> list[str]:
+    """What is in the ledger beside its history, once all is over."""
+    found = []
+    prefix = f"modelreins:{{{name}}}:"
+    for key in redis.scan_iter(match=f"{prefix}*"):
+        short = key.decode()[len(prefix) :]
+        if redis.ttl(key) == -1:
+            found.append(f"the key {short} of the ledger does not expire")
+        if short.startswith("job:") and redis.hget(key, "state") not in (b"closed", b"aborted"):
+            found.append(f"the ledger has {short} as {redis.hget(key, 'state')}")
+    return found
+
+
+def check(fleet: Fleet) -> tuple[int, str]:
+    """What ``check --audit`` exits with, and says of the audit and of whatever is not well."""
+    command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "check", "--audit"]
+    done = subprocess.run(command, env=fleet.environment, capture_output=True, text=True, timeout=120)
+    shown = [line for line in done.stdout.splitlines() if re.search(r"^audit| FAILED |^ +→", line)]
+    return done.returncode, "\n".join([*shown, *([done.stderr[-2000:]] if done.returncode else [])])
+
+
+def problems_of(campaign: Campaign, runs: Runs, disturber: Disturber) -> Iterator[str]:
+    """Every promise that was broken."""
+    fleet = campaign.fleet
+    store = fleet.sandbox.store
+    yield from disturber.problems
+    yield from campaign.wrong()
+    for job_id, capability in campaign.kinds.items():
+        if capability == "poster":
+            filed = [review for review in store.reviews() if review["job_id"] == job_id]
+            if not store.artifacts(job_id) or not filed:
+                yield f"job {job_id}: {len(store.artifacts(job_id))} artifacts, {len(filed)} reviews"
+    for job_id, reason in runs.reasons(disturber.done):
+        if not reason:
+            where = ", ".join(f"{run.process} at {datetime.fromtimestamp(run.at)}" for run in runs.started[job_id])
+            yield f"job {job_id} ran again without a reason: {where}"
+    for job_id, recorded in runs.recorded.items():
+        late = [run for run in runs.started.get(job_id, []) if run.at > min(recorded)]
+        if late or len(recorded) > 1:
+            yield f"job {job_id}: {len(recorded)} outcomes recorded, {len(late)} runs after the first of them"
+
+
+def soak(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> list[str]:
+    """Run it. Returns what is wrong."""
+    dice = random.Random(arguments.seed)
+    redis = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    stack.callback(redis.stop)
+    rabbit = None
+    if arguments.broker == "rabbitmq":
+        rabbit = RabbitServer()
+        stack.callback(rabbit.stop)
+    sandbox = stack.enter_context(Sandbox())
+    fleet = Fleet(sandbox, broker=rabbit.url if rabbit else redis.url(0), ledger=redis.url(1), folder=folder)
+    stack.callback(fleet.stop)
+    fleet.environment |= {
+        "MODELREINS_LEASE": str(LEASE),
+        "MODELREINS_TIMEOUT": str(TIMEOUT),
+        "MODELREINS_MAX_ATTEMPTS": "20",
+        "MODELREINS_MAX_INFLIGHT": dice.choice(["auto", str(OPEN_JOBS)]),
+        "MODELREINS_DELIVERY": dice.choice(["worker", "worker", "bridge"]),
+    }
+    bridges = dice.choice([2, 3])
+    shown = {name: fleet.environment[f"MODELREINS_{name.upper()}"] for name in ("max_inflight", "delivery")}
+    print(f"{arguments.broker}, {bridges} bridges, 2 nodes, {shown}, logs in {folder}", flush=True)
+    for _ in range(2):
+        fleet.worker("-c", "2", "-Q", "celery,other", ready=False)
+    for _ in range(bridges):
+        fleet.bridge(ready=False)
+    fleet.keep_running()
+
+    sandbox.chaos.set(rules(), seed=arguments.seed)
+    campaign, disturber = Campaign(fleet), Disturber(fleet, redis, rabbit, arguments.seed)
+    stack.callback(disturber.stop)
+    end = time.monotonic() + arguments.minutes * 60
+    while time.monotonic() < end:
+        for _ in range(OPEN_JOBS - len(open_jobs(fleet))):
+            (kind,) = dice.choices(list(KINDS), list(KINDS.values()))
+            fields = {"seconds": round(dice.uniform(0.2, 2.0), 1)} if kind in ("nap", "late") else {}
+            campaign.dispatch(1, kind or None, **fields)
+        disturber.run_once()
+        time.sleep(0.1)
+    disturber.stop()
+    sandbox.chaos.clear()
+    print(f"nothing is disturbed any more; {len(open_jobs(fleet))} jobs are open", flush=True)
+    return audit(campaign, disturber, redis)
+
+
+def open_jobs(fleet: Fleet) -> list[int]:
+    """The jobs that are not over."""
+    store = fleet.sandbox.store
+    return [job["id"] for status in ("pending", "running") for job in store.inbox(fleet.name, status)]
+
+
+def audit(campaign: Campaign, disturber: Disturber, redis: RedisServer) -> list[str]:
+    """Wait until all is over, and print what has become of it. Returns what is wrong."""
+    fleet = campaign.fleet
+    ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
+    began = time.monotonic()
+    problems = []
+
+    def over() -> bool:
+        disturber.watch()
+        return not open_jobs(fleet) and not ledger.in_flight()
+
+    try:
+        until(over, seconds=DRAIN_SECONDS)
+    except AssertionError:
+        in_flight = ledger.in_flight()
+        stuck = sorted({*open_jobs(fleet), *in_flight})
+        shown = {job_id: (fleet.job(job_id)["status"], in_flight.get(job_id, "unknown")) for job_id in stuck}
+        problems.append(f"stuck after {DRAIN_SECONDS:.0f} s, by (server, ledger): {shown}")
+    drained = time.monotonic() - began
+    runs = Runs.of(fleet)
+    problems += problems_of(campaign, runs, disturber)
+    problems += leftovers(redis.client(1), fleet.name)
+    code, said = check(fleet)
+    if code:
+        problems.append(f"check --audit exits with {code}")
+    summary(campaign, runs, disturber, drained)
+    print(said)
+    return problems
+
+
+def summary(campaign: Campaign, runs: Runs, disturber: Disturber, drained: float) -> None:
+    """Print what has happened in all."""
+    fleet = campaign.fleet
+    store = fleet.sandbox.store
+    took: list[tuple[float, int]] = []
+    refused: Counter[str] = Counter()
+    for job_id in campaign.jobs:
+        events = store.events(job_id)
+        claims = [event["at"] for event in events if event["event"] == "claim"]
+        closes = [event["at"] for event in events if event["event"].startswith("close")]
+        refused.update(event["event"] for event in events if event["event"].startswith("refused"))
+        if claims and closes:
+            took.append((closes[-1] - claims[0], job_id))
+    starts = fleet.starts()
+    times = Counter(starts[prompt] for prompt in campaign.prompts.values())
+    posters = [job_id for job_id, kind in campaign.kinds.items() if kind == "poster"]
+    artifacts = sum(len(store.artifacts(job_id)) for job_id in posters)
+    longest = max(took, default=(0.0, 0))
+    rows = {
+        "jobs": f"{len(campaign.jobs)}: {_shown(Counter(kind or 'short' for kind in campaign.kinds.values()))}",
+        "jobs by runs": ", ".join(f"{n} run{'s' * (n != 1)}: {jobs}" for n, jobs in sorted(times.items())),
+        "why run again": _shown(Counter(reason or "NO REASON" for _, reason in runs.reasons(disturber.done))),
+        "disturbances": _shown(Counter(each.kind for each in disturber.done)),
+        "faults of the server": sum(fleet.sandbox.chaos.counts.values()),
+        "refused by it": _shown(refused),
+        "posters": f"{len(posters)}, artifacts {artifacts}, reviews {len(store.reviews())}",
+        "longest from claim to close": f"{longest[0]:.1f} s (job {longest[1]})",
+        "until all was over": f"{drained:.1f} s",
+        "tracebacks in logs": _shown(Counter({p.log.stem: p.output.count("Traceback") for p in fleet.processes})),
+    }
+    print()
+    for name, value in rows.items():
+        print(f"{name:<28} {value}")
+
+
+def _shown(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in counts.most_common() if count) or "none"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--broker", choices=["redis", "rabbitmq"], default="redis")
+    parser.add_argument("--keep", action="store_true", help="keep the logs in any case")
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left running
+    folder = Path(tempfile.mkdtemp(prefix="mr-soak-"))
+    with ExitStack() as stack:
+        problems = soak(arguments, folder, stack)
+    print()
+    for problem in problems[:MOST_PROBLEMS]:
+        print(f"BROKEN  {problem}")
+    if len(problems) > MOST_PROBLEMS:
+        print(f"BROKEN  and {len(problems) - MOST_PROBLEMS} more")
+    if problems or arguments.keep:
+        print(f"the logs are in {folder}")
+    else:
+        shutil.rmtree(folder)
+    print(f"{'NOT WELL' if problems else 'well'}  (seed {arguments.seed}, {arguments.broker})", flush=True)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())
