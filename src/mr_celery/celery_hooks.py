@@ -442,6 +442,9 @@ def _on_abort(state: Any, task_ids: Sequence[str] = (), **_: Any) -> dict[str, s
 @signals.task_received.connect(weak=False)
 def _on_task_received(request: Any = None, **_: Any) -> None:
     received.add(request)
+    # Its acknowledgement may come when the connection that brought it is gone, and another one is there. kombu's Redis
+    # transport raises an AttributeError then, which ends the worker unless it counts as a lost connection.
+    request._connection_errors = (*getattr(request, "connection_errors", ()), AttributeError)
 
 
 @signals.task_failure.connect(weak=False)

@@ -52,6 +52,26 @@ def test_paused_for_longer_than_the_lease(busy: Fleet, own_redis: RedisServer) -
     all_done_once(busy)
 
 
+def test_restarted_while_messages_are_to_be_acknowledged_late(
+    sandbox: Sandbox, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    fleet = Fleet(sandbox, broker=own_redis.url(0), ledger=own_redis.url(1), folder=tmp_path)
+    try:
+        fleet.worker("-c", "2")
+        fleet.bridge()
+        ids = [fleet.dispatch(f"late {n}", "late", seconds=8) for n in range(4)]
+        until(lambda: fleet.started("late 0") and fleet.started("late 1"), what="two run")
+        own_redis.kill()
+        until(lambda: "Connection to broker lost" in fleet.processes[0].output, what="the worker has noticed")
+        own_redis.start()
+        with all_survive(fleet):
+            jobs = fleet.ended(*ids)
+        assert {job["status"] for job in jobs} == {"done"}
+        assert "Couldn't ack" in fleet.processes[0].output, "the test shows nothing otherwise"
+    finally:
+        fleet.stop()
+
+
 def test_restarted_with_its_data(busy: Fleet, own_redis: RedisServer) -> None:
     own_redis.kill()
     own_redis.start()
