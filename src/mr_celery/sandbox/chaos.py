@@ -73,6 +73,7 @@ class Rule:
         routes: the requests it may happen to, of :data:`ROUTES`; default: all.
         rate: the share of these requests, 0 to 1; default: all.
         seconds: how long the rule holds after it was set; default: until the rules change.
+        times: how often it happens; default: without end.
         status: for ``status``: the HTTP status, 200 to 599.
         retry_after: for ``status``: whole seconds, sent as ``Retry-After``; default: not sent.
         after: the request has its effect first, and only the answer is spoilt. Without it the request has no
@@ -89,6 +90,7 @@ class Rule:
     routes: tuple[str, ...] = ROUTES
     rate: float = 1.0
     seconds: float | None = None
+    times: int | None = None
     status: int | None = None
     retry_after: int | None = None
     after: bool = False
@@ -106,6 +108,8 @@ class Rule:
             raise _wrong("rate", self.rate, "a number from 0 to 1")
         if self.seconds is not None and not (_is_number(self.seconds, 0, MAX_SECONDS) and self.seconds):
             raise _wrong("seconds", self.seconds, f"a number of seconds above 0 and up to {MAX_SECONDS}, or null")
+        if self.times is not None and not (isinstance(self.times, int) and _is_number(self.times, 1, MAX_SECONDS)):
+            raise _wrong("times", self.times, f"a whole number from 1 to {MAX_SECONDS}, or null")
         if not isinstance(self.after, bool):
             raise _wrong("after", self.after, "true or false")
         self._check_status()
@@ -147,6 +151,26 @@ class Rule:
         return {name: value for name, value in {**said, "routes": list(self.routes)}.items() if value is not None}
 
 
+@dataclass
+class _InForce:
+    """A rule that was set, and what is left of it."""
+
+    rule: Rule
+    ends_at: float
+    times_left: float
+
+    def holds(self, now: float) -> bool:
+        return self.ends_at > now and self.times_left > 0
+
+    def as_it_stands(self, now: float) -> Rule:
+        rule = self.rule
+        return replace(
+            rule,
+            seconds=None if rule.seconds is None else self.ends_at - now,
+            times=None if rule.times is None else int(self.times_left),
+        )
+
+
 class Chaos:
     """The rules in force, the dice, and what they have done. Every method may be called from any thread.
 
@@ -164,7 +188,7 @@ class Chaos:
         self.stopping = False
         self._clock = clock
         self._lock = threading.Lock()
-        self._rules: list[tuple[Rule, float]] = []  # each with the time at which it ends
+        self._rules: list[_InForce] = []
         self._counts: Counter[tuple[str, str]] = Counter()
         self._seed(random.SystemRandom().randrange(10**6) if seed is None else seed)
 
@@ -205,7 +229,14 @@ class Chaos:
         """
         with self._lock:
             now = self._clock()
-            self._rules = [(rule, math.inf if rule.seconds is None else now + rule.seconds) for rule in rules]
+            self._rules = [
+                _InForce(
+                    rule,
+                    ends_at=math.inf if rule.seconds is None else now + rule.seconds,
+                    times_left=math.inf if rule.times is None else rule.times,
+                )
+                for rule in rules
+            ]
             if seed is not None:
                 self._seed(seed)
 
@@ -215,14 +246,10 @@ class Chaos:
 
     @property
     def rules(self) -> list[Rule]:
-        """Those that hold now, with the ``seconds`` they still do."""
+        """Those that hold now, with the ``seconds`` and ``times`` that are left of them."""
         with self._lock:
             now = self._clock()
-            return [
-                rule if rule.seconds is None else replace(rule, seconds=end - now)
-                for rule, end in self._rules
-                if end > now
-            ]
+            return [each.as_it_stands(now) for each in self._rules if each.holds(now)]
 
     @property
     def counts(self) -> Counter[tuple[str, str]]:
@@ -240,8 +267,10 @@ class Chaos:
             return None
         with self._lock:
             now = self._clock()
-            for rule, end in self._rules:
-                if rule.concerns(route) and end > now and self._random.random() < rule.rate:
+            for each in self._rules:
+                rule = each.rule
+                if rule.concerns(route) and each.holds(now) and self._random.random() < rule.rate:
+                    each.times_left -= 1
                     self._counts[route, rule.fault] += 1
                     return rule, random.Random(self._random.getrandbits(64))  # noqa: S311 - dice, no secrets
         return None
