@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 from .current import raise_if_aborted, worker
-from .errors import Escalate, JobAborted, MrCeleryError, WorkerError
+from .errors import Escalate, JobAborted, JobFailed, MrCeleryError, WorkerError
 from .job import Job
 from .result import Artifact, Result, Review
 from .routing.decorator import declared, modelreins_job
@@ -24,6 +24,7 @@ __all__ = [
     "Escalate",
     "Job",
     "JobAborted",
+    "JobFailed",
     "MrCeleryError",
     "Result",
     "Review",

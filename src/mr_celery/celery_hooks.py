@@ -36,6 +36,7 @@ from .outcome import Outcome
 from .routing import Declaration, Handler, Registry, declared
 from .runner import Message, Runner, running_here
 from .settings import load
+from .spool import spool_of
 from .texts import RESEND_BUDGET, lost_texts, never_started
 from .version import __version__
 from .workplace import Workplace
@@ -382,11 +383,13 @@ def set_up_worker(worker: Any) -> None:
     """Make a Celery worker that is coming up one that takes jobs.
 
     Raises:
-        SystemExit: a setting has a value that is not allowed, or two decorated tasks contradict each other.
+        SystemExit: a setting has a value that is not allowed, or needs a package that is not installed, or two
+            decorated tasks contradict each other.
     """
     global _workplace
     try:
         settings = load(worker.app.conf)
+        spool_of(settings, settings.name)  # before the first handler has worked in vain
         Registry(handlers(worker.app))
     except (SettingsError, RoutingError) as error:
         raise SystemExit(f"mr-celery: {error}") from None

@@ -10,23 +10,39 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import LedgerUnavailable, MrCeleryError
+from .attachments import Attachments
+from .errors import LedgerUnavailable, MrCeleryError, WorkerError
 from .job import Job
 
 if TYPE_CHECKING:
-    from .client import Worker
+    from .client import Api
 
 logger = logging.getLogger("mr_celery.runner")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of a handler."""
+    """One execution of a handler.
+
+    Args:
+        task_id: the attempt's task id.
+        job: the job.
+        attempt: which attempt it is, from 1.
+        worker: the worker name that the job is assigned to.
+        url: the server's address, as this worker knows it.
+        api: gives the server; ``None`` where this worker does not deliver.
+        keys: a new idempotency key each time.
+        attachments: what the handler uploads and files that can't be brought to the server yet.
+    """
 
     task_id: str
     job: Job
     attempt: int
-    client: Callable[[], Worker]
+    worker: str
+    url: str
+    api: Callable[[], Api] | None
+    keys: Iterator[str]
+    attachments: Attachments
 
 
 class Watch:
@@ -112,9 +128,13 @@ class CurrentWorker:
 
     A handler written for the SDK moves over by importing this ``worker`` instead of making one.
 
+    What it uploads or files while the server is away, or where the bridge delivers
+    (``MODELREINS_DELIVERY=bridge``), is delivered with the job's result. Its slug or id is a promised one then: in the
+    result's text and in reviews the real one takes its place.
+
     Raises:
         MrCeleryError: it is used outside of a job's handler.
-        WorkerError: the server refused, or could not be reached.
+        WorkerError: the server refused.
 
     Example::
 
@@ -139,12 +159,12 @@ class CurrentWorker:
     @property
     def name(self) -> str:
         """The worker name that the job is assigned to."""
-        return self._run().client().name
+        return self._run().worker
 
     @property
     def url(self) -> str:
         """The server's address, without a slash at its end."""
-        return self._run().client().url
+        return self._run().url
 
     def upload_artifact(
         self,
@@ -155,16 +175,21 @@ class CurrentWorker:
         review_id: int | None = None,
         expires_at: str | None = None,
     ) -> dict[str, Any]:
-        """Upload a file now. Parameters and answer are the SDK's; ``job_id`` is this job's where not given."""
+        """Upload a file. Parameters and answer are the SDK's; ``job_id`` is this job's where not given."""
         run = self._run()
-        return run.client().upload_artifact(
-            data,
-            content_type,
-            filename=filename,
-            job_id=run.job.id if job_id is None else job_id,
-            review_id=review_id,
-            expires_at=expires_at,
-        )
+        fields: dict[str, Any] = {
+            "filename": filename,
+            "job_id": run.job.id if job_id is None else job_id,
+            "review_id": review_id,
+            "expires_at": expires_at,
+            "idempotency_key": next(run.keys),
+        }
+        if run.api is not None and not run.attachments.promised_id(review_id):
+            upload = run.api().upload
+            answer = _unless_away(run, "an artifact", lambda: upload(data, content_type=content_type, **fields))
+            if answer is not None:
+                return answer
+        return run.attachments.upload(data, content_type, **fields)
 
     def submit_review(
         self,
@@ -175,16 +200,31 @@ class CurrentWorker:
         target: str | None = None,
         job_id: int | None = None,
     ) -> dict[str, Any]:
-        """File a review now. Parameters and answer are the SDK's; ``job_id`` is this job's where not given."""
+        """File a review. Parameters and answer are the SDK's; ``job_id`` is this job's where not given."""
         run = self._run()
-        return run.client().submit_review(
-            type,
-            title,
-            content,
-            preview=preview,
-            target=target,
-            job_id=run.job.id if job_id is None else job_id,
-        )
+        fields: dict[str, Any] = {
+            "preview": preview,
+            "target": target,
+            "job_id": run.job.id if job_id is None else job_id,
+            "idempotency_key": next(run.keys),
+        }
+        if run.api is not None and not run.attachments.promises_in(title, content, preview):
+            submit = run.api().review
+            answer = _unless_away(run, "a review", lambda: submit(type, title, content, **fields))
+            if answer is not None:
+                return answer
+        return run.attachments.review(type, title, content, **fields)
+
+
+def _unless_away(run: Run, what: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """The server's answer; ``None`` where it can't take anything now."""
+    try:
+        return step()
+    except WorkerError as error:
+        if not error.trouble:
+            raise
+        logger.warning("job=%d %s waits for the job's result: %s", run.job.id, what, error.summary)
+        return None
 
 
 worker = CurrentWorker()

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from celery.exceptions import Ignore
+
+if TYPE_CHECKING:
+    from .result import Artifact
 
 
 class MrCeleryError(Exception):
@@ -94,3 +100,28 @@ class Escalate(MrCeleryError, Ignore):
     def __init__(self, why: str = "") -> None:
         super().__init__(why)
         self.why = why
+
+
+class JobFailed(MrCeleryError):
+    """Raise it in a handler to fail the job with a text of your own instead of a traceback.
+
+    To Celery it is a failure like any other: ``autoretry_for=`` and ``self.retry`` treat it so.
+
+    Args:
+        why: the text that becomes the job's output.
+        artifacts: files to upload all the same, for instance a log.
+
+    Example::
+
+        if process.returncode:
+            raise JobFailed("ffmpeg failed, see its log", artifacts=[Artifact(path="ffmpeg.log")])
+    """
+
+    def __init__(self, why: str = "", *, artifacts: Sequence[Artifact] = ()) -> None:
+        super().__init__(why)
+        self.why = why
+        self.artifacts = artifacts
+
+    def __reduce__(self) -> tuple[type[JobFailed], tuple[str]]:
+        # Celery's result backends keep the reason; the files are the job's.
+        return type(self), (self.why,)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from .result import Status
 
 
 @dataclass(frozen=True)
 class Upload:
-    """An artifact of an outcome. Its bytes are the ledger's blob of the same index, or already delivered.
+    """An artifact of an outcome. Its bytes wait in the ledger, as the blob of the same index, unless it says otherwise.
 
-    ``slug`` and ``url`` are set when it was uploaded before the outcome was recorded (large files).
+    Args:
+        content_type: its media type.
+        filename: its name for people.
+        size: bytes.
+        expires_at: when the server may delete it, as ISO 8601 text.
+        slug: the server's name for it, if it was uploaded before the outcome was recorded.
+        url: the server's path to it, likewise.
+        spooled: the file in the spool in which its bytes wait.
+        refused: whether the server will not take it: then it is left out.
+        job_id: the job that the server links it to, if not the outcome's.
+        review_id: the review that the server links it to.
+        review_of: the review of this outcome that the server links it to, by its index; it is uploaded after that.
+        promised: the slug that the handler was told when it could not be uploaded yet.
+        key: its idempotency key, if it was tried before.
     """
 
     content_type: str
@@ -21,11 +34,30 @@ class Upload:
     expires_at: str | None = None
     slug: str | None = None
     url: str | None = None
+    spooled: str | None = None
+    refused: bool = False
+    job_id: int | None = None
+    review_id: int | None = None
+    review_of: int | None = None
+    promised: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """A review of an outcome. ``preview_upload`` is the index of the upload that it shows."""
+    """A review of an outcome.
+
+    Args:
+        type: what kind of thing it is.
+        title: one line.
+        content: what the reviewer reads.
+        preview: what the reviewer looks at: a slug or an address.
+        preview_upload: the index of the upload that it shows instead.
+        target: where it goes once approved.
+        job_id: the job that it is linked to, if not the outcome's.
+        promised: the id that the handler was told when it could not be filed yet.
+        key: its idempotency key, if it was tried before.
+    """
 
     type: str
     title: str
@@ -33,6 +65,9 @@ class ReviewItem:
     preview: str | None = None
     preview_upload: int | None = None
     target: str | None = None
+    job_id: int | None = None
+    promised: int | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +83,15 @@ class Outcome:
     def failed(cls, why: str) -> Outcome:
         """The outcome of a job that cannot succeed, with the reason as its output."""
         return cls("failed", why)
+
+    def failing(self, why: str) -> Outcome:
+        """The outcome of a job that failed after all: with the same uploads, and what its handler had filed itself."""
+        filed = tuple(review for review in self.reviews if review.promised is not None)  # the first ones, if any
+        return replace(self, status="failed", text=why, reviews=filed)
+
+    def with_upload(self, index: int, upload: Upload) -> Outcome:
+        """The outcome with one upload in the place of another."""
+        return replace(self, uploads=(*self.uploads[:index], upload, *self.uploads[index + 1 :]))
 
     def to_json(self) -> str:
         """The outcome as JSON text, for the ledger."""

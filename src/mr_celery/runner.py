@@ -12,20 +12,23 @@ import secrets
 import signal
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
+from .attachments import Attachments
 from .backoff import patiently
 from .current import Run, Watch, current_run, running
-from .delivery import Away, Consignment, Parcel, pack
-from .errors import Escalate, JobAborted, JobError, LedgerUnavailable, WorkerError
+from .delivery import Away, Consignment, Parcel, Stow, pack, pack_failure
+from .errors import Escalate, JobAborted, JobError, JobFailed, LedgerUnavailable
 from .job import Job
 from .ledger import DeliveryKey, Ledger, RunKey, Started
 from .outcome import Outcome
+from .result import Artifact
 from .routing import Declaration, bind
 from .workplace import Workplace
 
@@ -36,9 +39,6 @@ START_PATIENCE = 30.0
 
 FINISH_PATIENCE = 3600.0
 """Seconds for which an outcome is kept in memory while the ledger is away: without it, nothing else could run here."""
-
-LARGE_UPLOAD_PATIENCE = 300.0
-"""Seconds for which the upload of an artifact that the ledger cannot hold is repeated."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,19 @@ class Runner:
             raise Ignore(f"job {message.job_id} is {started.refusal}")
         job, began = started.job.watched(Watch(lambda: ledger.holds(message.key)).aborted), time.monotonic()
         logger.info("job=%d attempt=%d started", job.id, started.attempt)
-        run = Run(message.task_id, job, started.attempt, lambda: self._workplace.client(message.worker))
+        run = Run(
+            message.task_id,
+            job,
+            started.attempt,
+            worker=message.worker,
+            url=self._workplace.settings.url,
+            api=(lambda: self._workplace.api(message.worker)) if self._workplace.delivers else None,
+            keys=map(f"{message.task_id}-{started.nonce}-call-{{}}".format, count(1)),
+            attachments=Attachments(),
+        )
         with running(run):
-            ending = self._call(ledger, message, started.nonce, handler, declaration, job, args, kwargs)
+            ending = self._call(ledger, message, started.nonce, handler, declaration, run, args, kwargs)
+            ending = self._stowed(message, started.nonce, declaration, run, ending)
         self._end(ledger, message, job, ending, time.monotonic() - began)
         if ending.error is not None:
             raise ending.error
@@ -140,52 +150,86 @@ class Runner:
         nonce: str,
         handler: Callable[..., Any],
         declaration: Declaration,
-        job: Job,
+        run: Run,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> _Ending:
+        job = run.job
         try:
             bound = bind(handler, job, arguments=declaration.arguments, given_args=args, given_kwargs=kwargs)
             value = handler(*args, **bound)
-            parcel = pack(value, job, result=declaration.result, review=declaration.review)
-            return _Ending(self._ship_large(message, parcel))
+            return _Ending(pack(value, job, run.attachments, result=declaration.result, review=declaration.review))
         except Retry as retry:
             self._start_again(message, partial(ledger.retry, message.key, nonce=nonce), _seconds_until(retry.when))
             raise
         except Escalate as escalation:
-            return _Ending(Parcel(Outcome("escalated", escalation.why)))
+            parcel = pack_failure(escalation.why, run.attachments)
+            return _Ending(replace(parcel, outcome=replace(parcel.outcome, status="escalated")))
         except Reject as rejection:
             if rejection.requeue:  # type: ignore[attr-defined]
                 self._start_again(message, partial(ledger.give_back, message.key, nonce=nonce), 0.0)
                 raise
-            return self._failed(declaration, job, rejection, f"the handler rejected its task: {rejection}")
+            return self._failed(declaration, run, rejection, f"the handler rejected its task: {rejection}")
         except JobAborted as stopped:
             if not job.aborted:
-                return self._failed(declaration, job, stopped, _traceback(stopped))
+                return self._failed(declaration, run, stopped, _traceback(stopped))
             logger.info("job=%d stopped by its handler: it was aborted, or given to another worker", job.id)
             raise Ignore(str(stopped)) from None
         except Ignore as ignored:
             why = "the handler raised celery.exceptions.Ignore (or replaced its task): it ended without a result"
-            return self._failed(declaration, job, ignored, why)
+            return self._failed(declaration, run, ignored, why)
         except (WorkerShutdown, WorkerTerminate):
             raise  # the worker is going: the lease runs out, and another one takes the job
+        except JobFailed as failure:
+            return self._failed(declaration, run, failure, failure.why, failure.artifacts)
         except JobError as error:
-            return self._failed(declaration, job, error, str(error))
+            return self._failed(declaration, run, error, str(error))
         except Exception as error:
-            return self._failed(declaration, job, error, _traceback(error))
+            return self._failed(declaration, run, error, _traceback(error))
         except SystemExit as error:
             if _ends_the_process(error):
                 raise  # an abort, or a lost run: the worker or the lease tells which
-            failure = RuntimeError(f"the handler raised SystemExit({error.code!r})")
-            return self._failed(declaration, job, failure, _traceback(error))
+            exit_ = RuntimeError(f"the handler raised SystemExit({error.code!r})")
+            return self._failed(declaration, run, exit_, _traceback(error))
 
-    def _failed(self, declaration: Declaration, job: Job, error: BaseException, why: str) -> _Ending:
-        if declaration.on_error is not None:
-            try:
-                declaration.on_error(job, error)
-            except Exception:
-                logger.exception("job=%d on_error= raised", job.id)
-        return _Ending(Parcel(Outcome.failed(why)), error)
+    def _failed(
+        self,
+        declaration: Declaration,
+        run: Run,
+        error: BaseException,
+        why: str,
+        artifacts: Sequence[Artifact] = (),
+    ) -> _Ending:
+        _tell(declaration, run.job, error)
+        return _Ending(pack_failure(why, run.attachments, artifacts), error)
+
+    def _stowed(self, message: Message, nonce: str, declaration: Declaration, run: Run, ending: _Ending) -> _Ending:
+        """The ending in a form that can be recorded: its text cut, its large artifacts where they can wait."""
+        workplace = self._workplace
+        parcel = ending.parcel.within(workplace.settings.result_limit)
+        if not parcel.large:
+            return replace(ending, parcel=parcel)
+        problem: Exception | None
+        try:
+            stow = Stow(
+                message.job_id,
+                message.task_id,
+                nonce,
+                spool=workplace.spool(message.worker),
+                api=run.api,
+                beat=run.job.raise_if_aborted,
+            )
+            parcel, problem = stow.stow(parcel)
+        except JobAborted as stopped:
+            logger.info("job=%d stopped while its artifacts were stored: it was aborted", message.job_id)
+            raise Ignore(str(stopped)) from None
+        except Exception as error:  # a soft time limit, for instance
+            logger.exception("job=%d its artifacts could not be stored", message.job_id)
+            parcel, problem = pack_failure(_traceback(error), Attachments()), error
+        if problem is None or ending.error is not None:
+            return replace(ending, parcel=parcel)
+        _tell(declaration, run.job, problem)
+        return _Ending(parcel, problem)
 
     def _start_again(self, message: Message, step: Callable[..., bool], seconds: float) -> None:
         """The same attempt goes on from another message, ``seconds`` from now."""
@@ -193,44 +237,8 @@ class Runner:
         patiently(lambda: step(wait_seconds=wait), errors=LedgerUnavailable, seconds=FINISH_PATIENCE)
         logger.info("job=%d starts again in %.1f s, as its handler asked", message.job_id, seconds)
 
-    def _ship_large(self, message: Message, parcel: Parcel) -> Parcel:
-        """Upload what the ledger cannot hold from here, while the run's lease is held."""
-        for index in parcel.large:
-            if not self._workplace.delivers:
-                raise JobError(
-                    f"the artifact {parcel.outcome.uploads[index].filename!r} is too large to wait for the bridge: "
-                    "it can only be uploaded from a worker with MODELREINS_DELIVERY=worker and a token"
-                )
-            try:
-                answer = self._upload_large(message, parcel, index)
-            except WorkerError as error:
-                raise JobError(f"an artifact could not be uploaded: {error}") from error
-            parcel = parcel.uploaded(index, **answer)
-        return parcel
-
-    def _upload_large(self, message: Message, parcel: Parcel, index: int) -> dict[str, Any]:
-        source, upload = parcel.sources[index], parcel.outcome.uploads[index]
-        delivery = self._workplace.delivery(message.worker)
-
-        def attempt() -> dict[str, Any]:
-            try:
-                if source.path is None:
-                    return delivery.upload(message.job_id, index, upload, source.data)
-                with open(source.path, "rb") as file:
-                    return delivery.upload(message.job_id, index, upload, file)
-            except WorkerError as error:
-                if error.retryable:
-                    raise
-                raise JobError(f"an artifact was refused: {error}") from error
-
-        return patiently(attempt, errors=WorkerError, seconds=LARGE_UPLOAD_PATIENCE, first=1.0, most=30.0)
-
     def _end(self, ledger: Ledger, message: Message, job: Job, ending: _Ending, seconds: float) -> None:
-        parcel = ending.parcel
-        try:
-            blobs = parcel.blobs()
-        except JobError as error:
-            parcel, blobs = Parcel(Outcome.failed(str(error))), []
+        parcel, blobs = ending.parcel.with_blobs()
         outcome = parcel.outcome
         deliver_here = self._workplace.delivers and not self._away.likely
         try:
@@ -259,7 +267,7 @@ class Runner:
 
     def _deliver(self, message: Message, outcome: Outcome, blobs: list[bytes]) -> None:
         key = DeliveryKey(message.job_id, message.task_id, 1)
-        consignment = Consignment(key, outcome, lambda index: blobs[index], parts={})
+        consignment = Consignment(key, outcome, parts={}, blobs=blobs)
         try:
             error = self._workplace.delivery(message.worker).deliver(consignment)
         except Exception as failure:
@@ -267,6 +275,15 @@ class Runner:
             logger.warning("job=%d left to the courier: %s", message.job_id, type(failure).__name__)
         else:
             self._away.learn(error)
+
+
+def _tell(declaration: Declaration, job: Job, error: BaseException) -> None:
+    """Call the declaration's ``on_error=``; what it raises itself changes nothing."""
+    if declaration.on_error is not None:
+        try:
+            declaration.on_error(job, error)
+        except Exception:
+            logger.exception("job=%d on_error= raised", job.id)
 
 
 def running_here(task_id: str) -> bool:

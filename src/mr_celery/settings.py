@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -67,6 +68,28 @@ def _whole(value: Any, low: int) -> int:
     if isinstance(value, bool) or not number.is_integer() or number < low or number > 1_000_000:
         raise ValueError
     return int(number)
+
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def _bytes(low: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        match = re.fullmatch(r"([0-9]+) ?([kmgt]?)(i?b)?", str(value).strip().lower())
+        number = int(match[1]) * _UNITS[match[2]] if match else 0
+        if not low <= number <= 2**50:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _spool_url(value: Any) -> str:
+    text = _text(value).rstrip("/")
+    parts = urlsplit(text)
+    if not (text.startswith("/") or (parts.scheme and text.startswith(f"{parts.scheme}://"))):
+        raise ValueError
+    return text
 
 
 def _max_inflight(value: Any) -> int | None:
@@ -133,6 +156,27 @@ class Settings:
         "worker or bridge",
         "`worker`: results are delivered where the handler ran. `bridge`: the bridge delivers all, workers need no "
         "token and no way to the server.",
+    )
+    spool_url: str = _option(
+        "",
+        _spool_url,
+        "a folder's full path, or an address with :// that fsspec knows",
+        "Where artifacts over 1 MiB wait for their delivery: a folder that workers and bridges share, or, with the "
+        "extra `spool`, an address such as `s3://bucket/spool`. Without one they are uploaded where the handler ran, "
+        "before its result is recorded.",
+        secret=True,
+    )
+    spool_limit: int = _option(
+        10 * 2**30,
+        _bytes(2**20),
+        "bytes from 1 MiB, or for instance 500 MiB",
+        "Bytes that the spool may hold (10 GiB).",
+    )
+    result_limit: int = _option(
+        2**20,
+        _bytes(1024),
+        "bytes from 1 KiB, or for instance 64 KiB",
+        "Bytes of a job's output (1 MiB). A longer one is cut, and attached whole as a text file.",
     )
     unrouted: Literal["fail", "leave"] = _option(
         "fail",

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .client import Api, Worker
-from .delivery import HOLD_SECONDS, Delivery
+from .client import Api
+from .delivery import HOLD_SECONDS, Delivery, Stores
 from .errors import SettingsError
 from .ledger import Fleet, Ledger
 from .settings import Settings, require
+from .spool import Spool, spool_of
 
 T = TypeVar("T")
 
@@ -69,28 +70,23 @@ class Workplace:
         settings = self.settings
         return self._once(("api", worker), lambda: Api(settings.url, token, worker, timeout=settings.timeout))
 
-    def client(self, worker: str) -> Worker:
-        """The SDK's worker object for a worker name.
-
-        Raises:
-            SettingsError: there is no token.
-        """
-        token = require(self.settings.token, "token")
-        settings = self.settings
-        return self._once(
-            ("client", worker),
-            lambda: Worker(token, settings.url, worker, settings.poll_interval, settings.timeout),
-        )
-
     def delivery(self, worker: str) -> Delivery:
         """The delivery to the server, on behalf of a worker name.
 
         Raises:
             SettingsError: there is no token or no ledger.
         """
-        api, ledger = self.api(worker), self.ledger(worker)
+        api, ledger, spool = self.api(worker), self.ledger(worker), self.spool(worker)
         hold = min(HOLD_SECONDS, self.settings.lease)
-        return self._once(("delivery", worker), lambda: Delivery(api, ledger, hold_seconds=hold))
+        return self._once(("delivery", worker), lambda: Delivery(api, ledger, Stores(ledger, spool), hold_seconds=hold))
+
+    def spool(self, worker: str) -> Spool | None:
+        """The spool of a worker name; ``None`` where none is set.
+
+        Raises:
+            SettingsError: what it needs is not installed.
+        """
+        return self._once(("spool", worker), lambda: spool_of(self.settings, worker))
 
     @property
     def delivers(self) -> bool:

@@ -13,6 +13,7 @@ from ..errors import LedgerUnavailable, RoutingError, SettingsError
 from ..ledger import Fleet, Ledger
 from ..ledger.connection import MINIMUM_VERSION
 from ..settings import Settings, require
+from ..spool import spool_of
 from ..version import __version__
 from .claimer import Claimer
 from .courier import Courier
@@ -22,6 +23,7 @@ from .loops import Loop
 from .office import Office
 from .reaper import Reaper
 from .sender import Sender
+from .sweeper import Sweeper
 from .sync import InFlightSync
 
 logger = logging.getLogger("mr_celery.bridge")
@@ -38,7 +40,8 @@ class Bridge:
         settings: the settings.
 
     Raises:
-        SettingsError: the token or the ledger's address is missing, or the ledger's Redis is too old.
+        SettingsError: the token or the ledger's address is missing, the ledger's Redis is too old, or the spool needs
+            a package that is not installed.
         RoutingError: no task is decorated, or the declarations contradict each other.
     """
 
@@ -63,6 +66,7 @@ class Bridge:
             fleet=Fleet(ledger_url),
             sender=Sender(app),
             app=app,
+            spool=spool_of(settings, settings.name),
         )
         self._claimer = Claimer(self._office)
         self._courier = Courier(self._office)
@@ -78,6 +82,7 @@ class Bridge:
         self._keeper_loop = Loop("keeper", Keeper(self._office), most_backoff=2.0)
         self._reaper_loop = Loop("reaper", Reaper(self._office), most_backoff=5.0)
         self._sync_loop = Loop("sync", InFlightSync(self._office))
+        self._sweep_loop = Loop("sweep", Sweeper(self._office))
         self._bell_loop = Loop("bell", self, most_backoff=5.0)
 
     @property
@@ -89,6 +94,7 @@ class Bridge:
             self._courier_loop,
             self._keeper_loop,
             self._reaper_loop,
+            self._sweep_loop,
             self._bell_loop,
         )
 
@@ -140,7 +146,7 @@ class Bridge:
 
         logger.info("stopping: no more jobs are claimed")
         self._office.stopping.set()
-        for loop in (self._claim_loop, self._sync_loop, self._reaper_loop, self._bell_loop):
+        for loop in (self._claim_loop, self._sync_loop, self._reaper_loop, self._sweep_loop, self._bell_loop):
             loop.stop()
         self._claim_loop.join(left())
         self._claimer.close(left())

@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from ..backoff import backoff
-from ..delivery import HOLD_SECONDS, Consignment, Delivery
+from ..delivery import HOLD_SECONDS, Consignment, Delivery, Stores
 from ..errors import LedgerUnavailable, WorkerError
 from ..ledger import DeliveryKey
 from .office import Office
@@ -68,7 +68,8 @@ class Courier:
     def __init__(self, office: Office, *, side_by_side: int = SIDE_BY_SIDE) -> None:
         self._office = office
         self._hold_seconds = min(HOLD_SECONDS, office.settings.lease)
-        self._delivery = Delivery(office.api, office.ledger, hold_seconds=self._hold_seconds)
+        stores = Stores(office.ledger, office.spool)
+        self._delivery = Delivery(office.api, office.ledger, stores, hold_seconds=self._hold_seconds)
         self._pool = ThreadPoolExecutor(side_by_side, thread_name_prefix="modelreins-courier")
         self._delivering: set[Future[WorkerError | None]] = set()
         self._window = Window(side_by_side)
@@ -123,12 +124,7 @@ class Courier:
             record = ledger.read(job_id)
             if record is None or record.state != "finished" or record.outcome is None:
                 return None
-            consignment = Consignment(
-                key,
-                record.outcome,
-                blob=lambda index: ledger.blob(job_id, index),
-                parts=record.parts,
-            )
+            consignment = Consignment(key, record.outcome, parts=record.parts)
             with self._office.delivery_under_way(key):
                 error = self._delivery.deliver(consignment)
             if error is None:

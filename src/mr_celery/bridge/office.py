@@ -17,6 +17,7 @@ from ..ledger import DeliveryKey, Fleet, Ledger, Route
 from ..outcome import Outcome
 from ..routing import Registry
 from ..settings import Settings
+from ..spool import Spool
 from .capacity import Capacity, capacity_of
 from .sender import NotPublished, Sender, route_of
 
@@ -49,6 +50,7 @@ class Office:
         fleet: the register of online workers.
         sender: the way to the broker.
         app: the Celery application.
+        spool: where large artifacts wait; ``None`` where no spool is set.
         clock: seconds, monotonic.
 
     Attributes:
@@ -66,6 +68,7 @@ class Office:
         fleet: Fleet,
         sender: Sender,
         app: Any,
+        spool: Spool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
@@ -74,6 +77,7 @@ class Office:
         self.ledger = ledger
         self.fleet = fleet
         self.sender = sender
+        self.spool = spool
         self.clock = clock
         self.token_rejected = False
         self.stopping = threading.Event()

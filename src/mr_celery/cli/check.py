@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from ..ledger import Fleet, Ledger, Node
 from ..ledger.connection import MINIMUM_VERSION
 from ..routing import Registry
 from ..settings import Settings, load, require
+from ..spool import SpoolName, SpoolUnavailable, spool_of
 
 CLOCK_TOLERANCE = 5.0
 """Seconds that this host's clock may differ from Redis' clock before it is called wrong."""
@@ -34,7 +37,7 @@ class Finding:
 
 
 def run_checks(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
-    """Verify settings, token, server, ledger, broker, workers and routes, in this order."""
+    """Verify settings, token, server, ledger, broker, spool, workers and routes, in this order."""
     try:
         settings = load(app.conf, flags=flags)
         registry = load_registry(app)
@@ -48,6 +51,8 @@ def run_checks(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
         nodes = online if online is not None else nodes
         yield finding
     yield _broker(app)
+    if settings.spool_url:
+        yield _spool(settings)
     if nodes is not None:
         yield from _workers(app, settings, registry, nodes)
 
@@ -137,6 +142,26 @@ def _broker(app: Any) -> Finding:
     except Exception as error:
         detail = f"{type(error).__name__}: {error}"
         return Finding("broker", False, detail, "is the broker up, and broker_url its address?")
+
+
+def _spool(settings: Settings) -> Finding:
+    """Whether the spool takes a file and gives it back, and what is in it."""
+    name, probe = SpoolName("mr-0-0-0", secrets.token_hex(8), 0), b"check"
+    try:
+        spool = spool_of(settings, settings.name)
+        assert spool is not None  # noqa: S101 - its address is set
+        held = spool.entries()
+        spool.put(name, io.BytesIO(probe), len(probe))
+        with spool.open(name) as file:
+            same = file.read() == probe
+        spool.remove(str(name))
+    except (SettingsError, SpoolUnavailable, FileNotFoundError) as error:
+        return Finding("spool", False, str(error), "large artifacts can't wait for their delivery: correct this")
+    if not same:
+        return Finding("spool", False, f"{spool} gives back something else than it was given")
+    mebibytes = sum(entry.size for entry in held) / 2**20
+    limit = settings.spool_limit / 2**20
+    return Finding("spool", True, f"{spool}: {_counted(len(held), 'file')}, {mebibytes:.0f} of {limit:.0f} MiB")
 
 
 def _workers(app: Any, settings: Settings, registry: Registry, nodes: list[Node]) -> Iterator[Finding]:

@@ -1,0 +1,64 @@
+"""What others wrote (a handler's file, a storage's library): whatever it raises is told as an error of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import BinaryIO, cast
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from .errors import MrCeleryError
+
+
+@contextmanager
+def told(tell: Callable[[str], MrCeleryError], *but: type[Exception]) -> Iterator[None]:
+    """Turn any error of the block into one of ours.
+
+    Args:
+        tell: makes it, of the words of the other.
+        but: errors that are let through; as are our own, and Celery's soft time limit.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (MrCeleryError, SoftTimeLimitExceeded, *but)):
+            raise
+        raise tell(str(error) or type(error).__name__) from error
+
+
+class Guarded:
+    """A file that is read inside of a context, wherever it is read.
+
+    Args:
+        file: the file; it can seek.
+        guard: makes the context.
+    """
+
+    def __init__(self, file: BinaryIO, guard: Callable[[], AbstractContextManager[object]]) -> None:
+        self._file = file
+        self._guard = guard
+
+    def seekable(self) -> bool:
+        """It can."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        with self._guard():
+            return self._file.tell()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a position."""
+        with self._guard():
+            return self._file.seek(offset, whence)
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, at most ``size``."""
+        with self._guard():
+            return self._file.read(size)
+
+
+def guarded(file: BinaryIO, guard: Callable[[], AbstractContextManager[object]]) -> BinaryIO:
+    """A :class:`Guarded`, for whoever wants a binary file."""
+    return cast(BinaryIO, Guarded(file, guard))
