@@ -48,7 +48,12 @@ def fleet_that_dies(sandbox: Sandbox, redis: RedisServer, folder: Path, *, deliv
     )
     points = folder / "points"
     points.mkdir()
-    made.environment |= {"CRASH_POINTS": str(points), "MODELREINS_LEASE": "3", "MODELREINS_DELIVERY": delivery}
+    made.environment |= {
+        "CRASH_POINTS": str(points),
+        "MODELREINS_LEASE": "3",
+        "MODELREINS_DELIVERY": delivery,
+        "MODELREINS_SPOOL_URL": str(folder / "spool"),
+    }
     made.worker("-c", "1", "--without-mingle", "--without-gossip")
     made.bridge()
     made.keep_running()
@@ -213,6 +218,9 @@ CASES = [
     Case("ledger.retry", plain("retried", countdown=1.0), runs=2, when=("after",)),
     *(Case("ledger.give_back", plain("given-back"), runs=2, when=(when,)) for when in BOTH),
     Case("ledger.fail", plain("too-slow"), runs=2, victim="node", status="failed", result="hard time limit"),
+    # Who dies before its outcome is recorded runs again; what it had put into the spool is swept away some day.
+    Case("spool.put", plain("film"), runs=3, artifacts=1),
+    Case("spool.put", plain("film"), runs=3, artifacts=1, delivery="bridge", victim="node"),
     # what is lost
     Case("ledger.lose", plain("child-dies"), runs=2, victim="node"),
     Case("ledger.lost", plain("node-dies"), runs=2),
@@ -225,6 +233,7 @@ CASES = [
     *_delivery(),
     *_delivery(victim="node"),
     *_delivery(delivery="bridge"),
+    *(Case("spool.remove", plain("film"), artifacts=1, delivery=delivery) for delivery in ("worker", "bridge")),
     _poster("ledger.collect", delivery="bridge"),
     Case("ledger.carry", with_fault("nap", Rule("latency", routes=("close",), delay=2.5)), delivery="bridge"),
     Case("ledger.undelivered", with_fault("nap", Rule("status", status=503, routes=("close",), seconds=4))),

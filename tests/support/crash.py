@@ -1,8 +1,8 @@
 """Crash points: places between two effects at which a process of the fleet dies by SIGKILL, when it is told to.
 
-The effects are found in the code: every method of the ledger, of the server's client and of the sender that changes
-something. Before and after each there is a point. Nothing of this is in the product: the test application puts it
-around these methods (:func:`install`) in the processes that import it.
+The effects are found in the code: every method of the ledger, of the server's client, of the sender and of the spool
+that changes something. Before and after each there is a point. Nothing of this is in the product: the test application
+puts it around these methods (:func:`install`) in the processes that import it.
 
 A point is armed by a file in the folder that ``CRASH_POINTS`` names; who passes the point first removes it, and dies.
 So each armed point kills one process once.
@@ -23,6 +23,7 @@ from typing import Any, Literal
 from mr_celery.bridge.sender import Sender
 from mr_celery.client import Api
 from mr_celery.ledger import Ledger
+from mr_celery.spool import Spool
 
 When = Literal["before", "after"]
 Victim = Literal["process", "node"]
@@ -32,6 +33,7 @@ READS = {
     Ledger: {"bell", "blob", "due", "holds", "in_flight", "inventory", "read", "server_version", "survey"},
     Api: {"job", "jobs"},
     Sender: {"announce_abort", "close", "waiting"},
+    Spool: {"entries", "open"},
 }
 """What changes nothing. Every other public method is an effect."""
 
@@ -41,7 +43,7 @@ LOOKS = ("ledger.collect", "ledger.lost", "ledger.missed", "ledger.take")
 
 def effects() -> dict[str, tuple[type, str]]:
     """Every effect of bridge, runner and delivery, by name: ``ledger.admit``, ``server.claim``, ``broker.send``, …"""
-    where = {Ledger: "ledger", Api: "server", Sender: "broker"}
+    where = {Ledger: "ledger", Api: "server", Sender: "broker", Spool: "spool"}
     return {
         f"{where[owner]}.{name}": (owner, name)
         for owner, reads in READS.items()

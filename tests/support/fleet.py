@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -115,11 +116,10 @@ class Fleet:
         self._keeping = threading.Thread(target=keep, daemon=True)
         self._keeping.start()
 
-    def _start(self, name: str, command: list[str], **changes: str) -> Process:
+    def _start(self, name: str, command: list[str], *, inside: Sequence[str] = (), **changes: str) -> Process:
         environment = {**self.environment, **changes}
-        process = Process(
-            f"{name}-{len(self.processes)}", [str(BIN / command[0]), *command[1:]], environment, self.folder
-        )
+        whole = [*inside, str(BIN / command[0]), *command[1:]]
+        process = Process(f"{name}-{len(self.processes)}", whole, environment, self.folder)
         self.processes.append(process)
         return process
 
@@ -129,10 +129,21 @@ class Fleet:
             process.says("ready")
         return process
 
-    def worker(self, *options: str, ready: bool = True, app: str | None = None, **changes: str) -> Process:
+    def worker(
+        self, *options: str, ready: bool = True, app: str | None = None, inside: Sequence[str] = (), **changes: str
+    ) -> Process:
+        """A Celery worker.
+
+        Args:
+            options: of the command.
+            ready: wait until it is.
+            app: another application than the fleet's.
+            inside: a command that runs it: ``unshare --net``.
+            changes: of the environment.
+        """
         name = f"w{len(self.processes)}@test"
         command = ["celery", "-A", app or self.app, "worker", "-l", "INFO", "-n", name, *(options or ("-c", "2"))]
-        process = self._start("worker", command, **changes)
+        process = self._start("worker", command, inside=inside, **changes)
         if ready:
             process.says("ready.")
         return process

@@ -11,7 +11,7 @@ from typing import Any
 from celery import Task
 from celery.exceptions import Reject
 
-from mr_celery import modelreins_job
+from mr_celery import Artifact, Result, modelreins_job
 
 from . import crash
 from .proj import app, note
@@ -41,6 +41,13 @@ def node_dies(prompt: str) -> str:
     if first_time(prompt):
         os.killpg(os.getpgid(0), signal.SIGKILL)
     return prompt.upper()
+
+
+@modelreins_job("film")
+@app.task
+def film(prompt: str) -> Result:
+    note(prompt)
+    return Result(prompt.upper(), artifacts=[Artifact(data=bytes(2 * 2**20), filename="film.mp4")])
 
 
 @modelreins_job("given-back")

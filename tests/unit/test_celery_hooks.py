@@ -16,6 +16,7 @@ from celery.worker import state as worker_state
 from celery.worker.control import Panel
 
 from mr_celery import celery_hooks, modelreins_job
+from mr_celery.attachments import Attachments
 from mr_celery.celery_hooks import (
     HEADER,
     JobKeeper,
@@ -56,7 +57,8 @@ class FakeRunner:
     ) -> str:
         self.messages.append(message)
         self.given.append((declaration, args, dict(kwargs)))
-        run = Run(message.task_id, Job({"id": message.job_id}), 1, client=lambda: None)  # type: ignore[arg-type,return-value]
+        job = Job({"id": message.job_id})
+        run = Run(message.task_id, job, 1, worker="w", url="", api=None, keys=iter(()), attachments=Attachments())
         with running(run):
             return f"ran: {handler(*args, **{'prompt': 'from the job', **kwargs})}"
 

@@ -7,17 +7,26 @@ import json
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
-from mr_celery import backoff, raise_if_aborted, runner
+from mr_celery import backoff, raise_if_aborted, runner, worker
 from mr_celery.current import Watch, current_run
 from mr_celery.delivery import Consignment
 from mr_celery.delivery.parcel import LEDGER_BLOB_LIMIT
-from mr_celery.errors import Escalate, JobAborted, JobError, LedgerUnavailable, WorkerError
+from mr_celery.errors import (
+    Escalate,
+    JobAborted,
+    JobError,
+    JobFailed,
+    LedgerUnavailable,
+    SettingsError,
+    WorkerError,
+)
 from mr_celery.job import Job
 from mr_celery.ledger import DeliveryKey, RunKey
 from mr_celery.outcome import Outcome
@@ -25,6 +34,7 @@ from mr_celery.result import Artifact, Result, Review
 from mr_celery.routing import Declaration
 from mr_celery.runner import Message, Runner, running_here
 from mr_celery.settings import Settings
+from mr_celery.spool import Spool, spool_of
 from support.ledgers import HOLDER, Books, fake_books
 
 
@@ -33,9 +43,7 @@ class FakeDelivery:
 
     def __init__(self) -> None:
         self.consignments: list[Consignment] = []
-        self.uploads: list[bytes] = []
         self.fails: Exception | None = None
-        self.upload_fails: list[Exception] = []
 
     def deliver(self, consignment: Consignment) -> WorkerError | None:
         self.consignments.append(consignment)
@@ -43,11 +51,22 @@ class FakeDelivery:
             raise self.fails
         return None
 
-    def upload(self, job_id: int, index: int, upload: Any, source: Any) -> dict[str, Any]:
-        if self.upload_fails:
-            raise self.upload_fails.pop(0)
+
+class FakeServer:
+    """Takes uploads, or fails as often as the test says."""
+
+    def __init__(self) -> None:
+        self.uploads: list[bytes] = []
+        self.fails: list[Exception] = []
+        self.keys: list[str] = []
+
+    def upload(self, source: Any, *, idempotency_key: str, **fields: Any) -> dict[str, Any]:
+        self.keys.append(idempotency_key)
+        if self.fails:
+            raise self.fails.pop(0)
         self.uploads.append(source if isinstance(source, bytes) else source.read())
-        return {"slug": f"slug-{index}", "url": f"/s/slug-{index}"}
+        slug = f"slug-{len(self.uploads)}"
+        return {"slug": slug, "url": f"/s/{slug}"}
 
 
 class FakeWorkplace:
@@ -57,6 +76,7 @@ class FakeWorkplace:
         self.settings = Settings(lease=30.0)
         self.delivers = delivers
         self.out = FakeDelivery()
+        self.server = FakeServer()
         self.book: Any = ledger
 
     def ledger(self, worker: str) -> Any:
@@ -67,8 +87,12 @@ class FakeWorkplace:
         assert worker == "w"
         return self.out
 
-    def client(self, worker: str) -> str:
-        return f"client of {worker}"
+    def api(self, worker: str) -> FakeServer:
+        assert worker == "w"
+        return self.server
+
+    def spool(self, worker: str) -> Spool | None:
+        return spool_of(self.settings, worker)
 
 
 class FailingSometimes:
@@ -165,7 +189,9 @@ def test_the_handler_gets_the_job_the_fields_and_the_run(books: Books, workplace
     def handler(job: Job, model: str, *, prompt: str, other: str = "default") -> None:
         here = current_run()
         assert here is not None
-        seen.update(job=job, model=model, prompt=prompt, other=other, attempt=here.attempt, client=here.client())
+        seen.update(
+            job=job, model=model, prompt=prompt, other=other, attempt=here.attempt, server=here.api and here.api()
+        )
         seen["here"] = running_here(key.task_id), running_here("mr-1-2-other")
 
     run(workplace, key, handler)
@@ -175,7 +201,7 @@ def test_the_handler_gets_the_job_the_fields_and_the_run(books: Books, workplace
         "prompt": "hello",
         "other": "default",
         "attempt": 1,
-        "client": "client of w",
+        "server": workplace.server,
         "here": (True, False),
     }
     assert current_run() is None
@@ -231,7 +257,7 @@ def test_the_bytes_of_artifacts_wait_in_the_ledger(books: Books, workplace: Fake
     run(workplace, key, lambda job: Result("made", artifacts=artifacts))
     consignment = workplace.out.consignments[0]
     assert [books.ledger.blob(1, 0), books.ledger.blob(1, 1)] == [b"one", b"two"]
-    assert [consignment.blob(0), consignment.blob(1)] == [b"one", b"two"]
+    assert consignment.blobs == [b"one", b"two"]
     assert [upload.filename for upload in consignment.outcome.uploads] == ["a.txt", "b.txt"]
 
 
@@ -493,40 +519,158 @@ def test_what_the_ledger_cannot_hold_is_uploaded_before_the_outcome_is_recorded(
     run(workplace, key, lambda job: Result("made", artifacts=made))
     outcome = books.record().outcome
     assert outcome is not None
-    assert [upload.slug for upload in outcome.uploads] == ["slug-0", None, "slug-2"]
-    assert workplace.out.uploads == [LARGE, LARGE]
+    assert [upload.slug for upload in outcome.uploads] == ["slug-1", None, "slug-2"]
+    assert workplace.server.uploads == [LARGE, LARGE]
     assert [books.ledger.blob(1, index) for index in range(3)] == [b"", b"small", b""]
 
 
-def test_a_large_upload_is_repeated_while_the_server_is_away(
-    books: Books, workplace: FakeWorkplace, clock: Clock
+def test_what_the_ledger_cannot_hold_waits_in_the_spool_where_there_is_one(
+    books: Books, workplace: FakeWorkplace, tmp_path: Path
 ) -> None:
-    key = books.bring("sent")
-    workplace.out.upload_fails = [WorkerError("503", status=503, retryable=True)] * 3
-    run(workplace, key, lambda job: Artifact(data=LARGE))
-    assert len(workplace.out.uploads) == 1
-    assert len(clock.slept) == 3
+    workplace.settings = Settings(spool_url=str(tmp_path))
+    run(workplace, books.bring("sent"), lambda job: Artifact(data=LARGE))
+    outcome = books.record().outcome
+    assert outcome is not None
+    spool = workplace.spool("w")
+    assert spool is not None
+    assert [entry.file for entry in spool.entries()] == [outcome.uploads[0].spooled]
+    assert workplace.server.uploads == []
 
 
-def test_a_large_upload_that_the_server_refuses_fails_the_job_at_once(
-    books: Books, workplace: FakeWorkplace, clock: Clock
+def test_an_artifact_that_cannot_be_stored_fails_the_job_and_celerys_task(
+    books: Books, workplace: FakeWorkplace
 ) -> None:
-    key = books.bring("sent")
-    workplace.out.upload_fails = [WorkerError("POST /artifacts/upload -> 413: too large", status=413)]
+    workplace.server.fails = [WorkerError("POST /artifacts/upload -> 413: too large", status=413)]
+    errors: list[BaseException] = []
+    declaration = Declaration(on_error=lambda job, error: errors.append(error))
     with pytest.raises(JobError, match="too large"):
-        run(workplace, key, lambda job: Artifact(data=LARGE))
-    assert clock.slept == []
+        run(workplace, books.bring("sent"), lambda job: Artifact(data=LARGE, filename="a.mp4"), declaration)
     outcome = books.record().outcome
     assert outcome is not None
     assert outcome.status == "failed"
+    assert outcome.text.endswith("made a.mp4")
+    assert len(errors) == 1
 
 
 def test_a_large_artifact_on_a_worker_without_a_way_to_the_server_fails_with_what_to_do(books: Books) -> None:
     workplace = FakeWorkplace(books.ledger, delivers=False)
-    key = books.bring("sent")
-    with pytest.raises(JobError, match="MODELREINS_DELIVERY=worker"):
-        run(workplace, key, lambda job: Artifact(data=LARGE))
+    with pytest.raises(JobError, match="set MODELREINS_SPOOL_URL"):
+        run(workplace, books.bring("sent"), lambda job: Artifact(data=LARGE))
     assert books.is_due("finished")
+
+
+def test_a_spool_that_needs_what_is_not_installed_loses_no_outcome(books: Books, workplace: FakeWorkplace) -> None:
+    workplace.settings = Settings(spool_url="unheard-of://spool")
+    run(workplace, books.bring("sent"), lambda job: "text")
+    assert books.record().outcome == Outcome("done", "text")
+    with pytest.raises(SettingsError, match="unheard-of"):
+        run(workplace, books.bring("sent", 2), lambda job: Artifact(data=LARGE))
+    outcome = books.record(2).outcome
+    assert outcome is not None
+    assert outcome.status == "failed"
+
+
+def test_an_abort_while_artifacts_are_stored_leaves_no_trace(books: Books, workplace: FakeWorkplace) -> None:
+    key = books.bring("sent")
+
+    def handler(job: Job) -> Artifact:
+        books.ledger.abort(1, "operator")
+        return Artifact(data=LARGE)
+
+    with pytest.raises(Ignore):
+        run(workplace, key, handler)
+    assert books.state() == "aborted"
+    assert workplace.server.uploads == []
+
+
+# -- what was attached -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ends", [ValueError("no"), Escalate("look"), JobFailed("no")], ids=str)
+def test_what_was_attached_before_the_job_failed_is_delivered(books: Books, ends: Exception) -> None:
+    workplace = FakeWorkplace(books.ledger, delivers=False)
+
+    def handler(job: Job) -> None:
+        worker.upload_artifact(b"half", "text/plain")
+        worker.submit_review("text", "t", "c")
+        raise ends
+
+    with suppress(ValueError, JobFailed):
+        run(workplace, books.bring("sent"), handler)
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert [upload.size for upload in outcome.uploads] == [4]
+    assert [review.title for review in outcome.reviews] == ["t"]
+
+
+def test_what_is_uploaded_at_once_has_a_key_of_its_own_in_each_run(books: Books, workplace: FakeWorkplace) -> None:
+    def handler(job: Job) -> str:
+        return " ".join(worker.upload_artifact(data, "text/plain")["slug"] for data in (b"one", b"two"))
+
+    run(workplace, books.bring("sent", 1), handler)
+    run(workplace, books.bring("sent", 2), handler)
+    assert books.record().outcome == Outcome("done", "slug-1 slug-2")
+    assert len(set(workplace.server.keys)) == 4
+
+
+def test_what_could_not_be_uploaded_at_once_is_tried_again_under_the_same_key(
+    books: Books, workplace: FakeWorkplace
+) -> None:
+    workplace.server.fails = [WorkerError("POST /artifacts/upload -> 503", status=503, retryable=True)]
+    run(workplace, books.bring("sent"), lambda job: worker.upload_artifact(b"one", "text/plain")["slug"])
+    outcome = books.record().outcome
+    assert outcome is not None
+    (upload,) = outcome.uploads
+    assert [upload.key] == workplace.server.keys
+    assert upload.promised == outcome.text
+
+
+def test_what_the_server_refuses_at_once_is_the_handlers_to_deal_with(books: Books, workplace: FakeWorkplace) -> None:
+    workplace.server.fails = [WorkerError("POST /artifacts/upload -> 413: too large", status=413)]
+
+    def handler(job: Job) -> str:
+        with pytest.raises(WorkerError, match="413"):
+            worker.upload_artifact(b"one", "text/plain")
+        return "without a picture"
+
+    run(workplace, books.bring("sent"), handler)
+    assert books.record().outcome == Outcome("done", "without a picture")
+
+
+def test_a_failure_in_the_handlers_own_words_brings_its_log(books: Books, workplace: FakeWorkplace) -> None:
+    def handler(job: Job) -> None:
+        raise JobFailed("the build failed", artifacts=[Artifact(data=b"log", filename="build.log")])
+
+    with pytest.raises(JobFailed):
+        run(workplace, books.bring("sent"), handler)
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert (outcome.status, outcome.text) == ("failed", "the build failed")
+    assert [upload.filename for upload in outcome.uploads] == ["build.log"]
+
+
+@pytest.mark.parametrize("given", [None, "build.log", [b"log"], Artifact(data=b"log")], ids=repr)
+def test_a_failure_with_something_else_than_artifacts_says_so_and_fails_all_the_same(
+    books: Books, workplace: FakeWorkplace, given: Any
+) -> None:
+    def handler(job: Job) -> None:
+        raise JobFailed("the build failed", artifacts=given)
+
+    with pytest.raises(JobFailed):
+        run(workplace, books.bring("sent"), handler)
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert outcome.text == "the build failed\n\nJobFailed(artifacts=…) takes a list of Artifact objects"
+
+
+def test_a_longer_output_than_allowed_is_cut_and_kept_whole(books: Books, workplace: FakeWorkplace) -> None:
+    workplace.settings = Settings(result_limit=1024)
+    run(workplace, books.bring("sent"), lambda job: "x" * 5000)
+    outcome = books.record().outcome
+    assert outcome is not None
+    assert len(outcome.text.encode()) == 1024
+    assert outcome.uploads[0].filename == "result.txt"
+    assert books.ledger.blob(1, 0) == b"x" * 5000
 
 
 # -- the fence ---------------------------------------------------------------------------------------------

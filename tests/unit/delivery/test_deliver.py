@@ -13,7 +13,8 @@ import pytest
 
 from mr_celery.client import Listing
 from mr_celery.delivery import Consignment, Delivery
-from mr_celery.delivery.deliver import HOLD_SECONDS, NOT_RUNNING, REFUSAL, UNHEARD_OF
+from mr_celery.delivery.deliver import NOT_RUNNING, REFUSAL, UNHEARD_OF
+from mr_celery.delivery.hold import HOLD_SECONDS
 from mr_celery.errors import LedgerUnavailable, WorkerError
 from mr_celery.ledger import DeliveryKey, RunKey
 from mr_celery.outcome import Outcome, ReviewItem, Upload
@@ -128,7 +129,7 @@ def consignment(books: Books, *, number: int | None = None) -> Consignment:
     assert number in (None, key.number)
     record = books.record()
     assert record.outcome is not None
-    return Consignment(key, record.outcome, lambda index: books.ledger.blob(1, index), parts=record.parts)
+    return Consignment(key, record.outcome, parts=record.parts)
 
 
 def deliver(books: Books, api: FakeApi, *, number: int | None = None) -> WorkerError | None:
@@ -170,12 +171,12 @@ def test_a_job_is_closed_with_its_own_status(books: Books, status: Any) -> None:
 
 
 def test_each_part_has_a_key_of_its_own_that_stays_the_same(books: Books) -> None:
-    finished(books, RICH)
+    task_id = finished(books, RICH).task_id
     api = FakeApi(upload=[answer(503)])
     deliver(books, api)
     deliver(books, api)
-    expected = ["job-1-artifact:0", "job-1-artifact:1", "job-1-review:0", "job-1-review:1"]
-    assert api.keys == ["job-1-artifact:0", *expected]
+    expected = [f"{task_id}-{part}" for part in ("artifact-0", "artifact-1", "review-0", "review-1")]
+    assert api.keys == [expected[0], *expected]
 
 
 def test_what_was_uploaded_before_the_outcome_was_recorded_is_not_uploaded_again(books: Books) -> None:
@@ -404,11 +405,45 @@ def test_what_the_server_will_never_take_becomes_a_failure_in_its_words(
     assert outcome.status == "failed"
     assert outcome.text.startswith(REFUSAL)
     assert f"{status}: the server's words" in outcome.text
-    assert (outcome.uploads, outcome.reviews) == ((), ())
+    assert outcome.reviews == ()
     assert books.is_due("finished")
     assert deliver(books, api) is None
-    assert api.calls[-1] == ("close", 1, outcome.text, "failed")
+    (_, _, text, closed_as) = api.calls[-1]
+    assert text.startswith(outcome.text)
+    assert closed_as == "failed"
     assert books.state() == "closed"
+
+
+def test_a_refused_artifact_keeps_none_of_the_others_from_the_server(books: Books) -> None:
+    finished(books, RICH)
+    api = FakeApi(upload=[answer(413)])
+    assert deliver(books, api) is not None
+    assert deliver(books, api) is None
+    assert api.done == ["upload", "upload", "close"]
+    assert api.calls[-1][2] == (
+        "the server refused the artifact 'a.png' (POST /x -> 413: the server's words)\n\nmade it\n\n"
+        "The server has these artifacts of the job:\n- b.txt: https://server.test/s/slug-b.txt"
+    )
+
+
+def test_artifacts_that_are_refused_together_are_told_together(books: Books) -> None:
+    finished(books, RICH)
+    api = FakeApi(upload=[answer(413), answer(415)])
+    assert deliver(books, api) is not None
+    assert deliver(books, api) is None
+    assert api.done == ["upload", "upload", "close"]
+    assert "'a.png' (POST /x -> 413" in api.calls[-1][2]
+    assert "'b.txt' (POST /x -> 415" in api.calls[-1][2]
+
+
+def test_a_refused_review_does_not_lose_what_the_handler_said(books: Books) -> None:
+    finished(books, RICH)
+    api = FakeApi(review=[answer(422)])
+    assert deliver(books, api) is not None
+    assert deliver(books, api) is None
+    assert api.done == ["upload", "upload", "review", "close"]
+    assert "the review 'Poster' (POST /x -> 422" in api.calls[-1][2]
+    assert "made it" in api.calls[-1][2]
 
 
 def test_a_failure_that_the_server_will_not_take_is_replaced_too(books: Books) -> None:
@@ -633,15 +668,17 @@ def test_a_job_that_is_taken_away_stays_so_whatever_its_close_answers(
     assert books.ledger.due("finished") == []
 
 
-def test_bytes_that_are_lost_for_who_was_overtaken_replace_nothing(books: Books) -> None:
+def test_bytes_that_are_lost_for_who_was_overtaken_replace_nothing(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
     finished(books, RICH)
     taken = consignment(books)
 
-    def no_blob(index: int) -> None:
+    def no_blob(job_id: int, index: int) -> None:
         overtake(books)
 
-    late = Consignment(taken.key, taken.outcome, no_blob, parts={})
-    assert Delivery(FakeApi(), books.ledger).deliver(late) is None  # type: ignore[arg-type]
+    monkeypatch.setattr(books.ledger, "blob", no_blob)
+    assert Delivery(FakeApi(), books.ledger).deliver(taken) is None  # type: ignore[arg-type]
     assert books.record().outcome == RICH
 
 
@@ -650,7 +687,7 @@ def test_bytes_that_are_lost_for_who_was_overtaken_replace_nothing(books: Books)
 
 def set_time(monkeypatch: pytest.MonkeyPatch, time: Callable[[], float]) -> None:
     """Let the delivery see another time."""
-    monkeypatch.setattr("mr_celery.delivery.deliver.time", SimpleNamespace(monotonic=time))
+    monkeypatch.setattr("mr_celery.delivery.hold.time", SimpleNamespace(monotonic=time))
 
 
 @pytest.fixture
@@ -697,7 +734,7 @@ def test_a_delivery_that_was_frozen_goes_on_if_nobody_took_its_job(
     api = FakeApi()
     assert Delivery(api, books.ledger, hold_seconds=seconds).deliver(consignment(books)) is None  # type: ignore[arg-type]
     assert api.made == ["upload", "upload", "review", "review", "close"]
-    assert carried == [(seconds, True)] * 5
+    assert carried == [(seconds, True)] * 7  # before each part, and while bytes are read
     assert books.state() == "closed"
 
 

@@ -1,0 +1,212 @@
+"""From what a handler returned, and attached before, to an outcome and the places of its uploads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mr_celery import Artifact, Job, Result, Review
+from mr_celery.attachments import Attachments
+from mr_celery.delivery.parcel import LEDGER_BLOB_LIMIT, LEDGER_TEXT_LIMIT, Parcel, pack, pack_failure
+from mr_celery.errors import JobError
+
+JOB = Job({"id": 7, "prompt": "paint a cat"})
+FIELDS: dict[str, Any] = {"filename": None, "job_id": 7, "review_id": None, "expires_at": None}
+REVIEW: dict[str, Any] = {"preview": None, "target": None, "job_id": 7}
+
+
+def packed(value: Any, attachments: Attachments | None = None, **declaration: Any) -> Parcel:
+    return pack(value, JOB, attachments or Attachments(), **declaration)
+
+
+def artifact(name: str, data: bytes = b"abc") -> Artifact:
+    return Artifact(data=data, filename=name)
+
+
+def names(parcel: Parcel) -> list[str]:
+    return [upload.filename for upload in parcel.outcome.uploads]
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Artifact:
+    """An artifact that is too large for the ledger."""
+    path = tmp_path / "film.mp4"
+    with path.open("wb") as file:
+        file.truncate(LEDGER_BLOB_LIMIT + 1)
+    return Artifact(path=path)
+
+
+@pytest.fixture
+def gone(tmp_path: Path) -> Artifact:
+    """An artifact whose file is there when it is packed; remove it then."""
+    path = tmp_path / "gone.txt"
+    path.write_text("gone")
+    return Artifact(path=path)
+
+
+def remove(artifact: Artifact) -> None:
+    assert artifact.path is not None
+    Path(artifact.path).unlink()
+
+
+# -- packed with what was attached before ------------------------------------------------------------------
+
+
+def test_what_was_attached_comes_before_what_is_returned() -> None:
+    attachments = Attachments()
+    slug = attachments.upload(b"first", "text/plain", **FIELDS)["slug"]
+    promised = attachments.review("report", "first", "", **REVIEW)["id"]
+    parcel = packed(Result("x", artifacts=[artifact("second")], reviews=[Review("report", "second")]), attachments)
+    assert names(parcel) == ["artifact.txt", "second"]
+    assert [upload.promised for upload in parcel.outcome.uploads] == [slug, None]
+    assert [review.promised for review in parcel.outcome.reviews] == [promised, None]
+
+
+def test_a_preview_is_found_behind_what_was_attached() -> None:
+    attachments = Attachments()
+    attachments.upload(b"first", "text/plain", **FIELDS)
+    picture = artifact("picture")
+    parcel = packed(Result("x", artifacts=[artifact("other"), picture], reviews=[Review("i", "T", preview=picture)]))
+    assert parcel.outcome.reviews[0].preview_upload == 1
+    parcel = packed(Result("x", reviews=[Review("i", "T", preview=picture)]), attachments)
+    assert names(parcel) == ["artifact.txt", "picture"]
+    assert parcel.outcome.reviews[0].preview_upload == 1
+
+
+def test_artifacts_that_are_alike_are_two() -> None:
+    one, other = artifact("same"), artifact("same")
+    parcel = packed(Result("x", artifacts=[one], reviews=[Review("i", "T", preview=other)]))
+    assert names(parcel) == ["same", "same"]
+    assert parcel.outcome.reviews[0].preview_upload == 1
+
+
+def test_an_attached_upload_keeps_the_job_and_the_review_that_it_was_for() -> None:
+    attachments = Attachments()
+    attachments.upload(b"a", "text/plain", **FIELDS | {"job_id": 9, "review_id": 5})
+    (upload,) = packed("x", attachments).outcome.uploads
+    assert (upload.job_id, upload.review_id, upload.review_of) == (9, 5, None)
+
+
+def test_an_outcome_with_everything_survives_the_ledger() -> None:
+    attachments = Attachments()
+    review_id = attachments.review("report", "größer", "", **REVIEW)["id"]
+    attachments.upload(b"a", "text/plain", **FIELDS | {"review_id": review_id})
+    outcome = packed(Result("x", artifacts=[artifact("日本")]), attachments).outcome
+    assert type(outcome).from_json(outcome.to_json()) == outcome
+
+
+def test_an_artifact_that_cannot_be_read_fails_the_result(gone: Artifact) -> None:
+    remove(gone)
+    with pytest.raises(JobError, match=r"gone\.txt' cannot be read"):
+        packed(gone)
+
+
+# -- a failure ---------------------------------------------------------------------------------------------
+
+
+def test_a_failure_brings_what_was_attached_and_its_own_artifacts() -> None:
+    attachments = Attachments()
+    attachments.upload(b"half", "text/plain", **FIELDS)
+    attachments.review("report", "Title", "", **REVIEW)
+    parcel = pack_failure("no", attachments, [artifact("log")])
+    assert (parcel.outcome.status, parcel.outcome.text) == ("failed", "no")
+    assert names(parcel) == ["artifact.txt", "log"]
+    assert [source.read() for source in parcel.sources] == [b"half", b"abc"]
+    assert len(parcel.outcome.reviews) == 1
+
+
+def test_a_failure_says_which_of_its_artifacts_cannot_be_read_and_brings_the_others(gone: Artifact) -> None:
+    remove(gone)
+    parcel = pack_failure("no", Attachments(), [gone, artifact("log")])
+    assert names(parcel) == ["log"]
+    assert parcel.outcome.text.startswith("no\n\nthe artifact ")
+    assert "gone.txt' cannot be read" in parcel.outcome.text
+
+
+@pytest.mark.parametrize("wrong", [None, "log.txt", [b"bytes"], artifact("alone")], ids=repr)
+def test_a_failure_with_wrong_artifacts_is_still_that_failure(wrong: Any) -> None:
+    parcel = pack_failure("no", Attachments(), wrong)
+    assert parcel.outcome.text == "no\n\nJobFailed(artifacts=…) takes a list of Artifact objects"
+
+
+# -- places ------------------------------------------------------------------------------------------------
+
+
+def test_small_ones_wait_in_the_ledger_and_large_ones_do_not(large: Artifact) -> None:
+    limit = artifact("limit", bytes(LEDGER_BLOB_LIMIT))
+    parcel = packed(Result("x", artifacts=[large, limit, artifact("small")]))
+    assert parcel.large == [0]
+    assert [parcel.waits_in_ledger(index) for index in range(3)] == [False, True, True]
+
+
+@pytest.mark.parametrize("place", [{"slug": "abc"}, {"spooled": "mr-7-1-ab.cd.0"}, {"refused": True}], ids=str)
+def test_what_has_a_place_needs_none(large: Artifact, place: dict[str, Any]) -> None:
+    parcel = packed(Result("x", artifacts=[large, artifact("small")]))
+    parcel = parcel.with_upload(0, **place).with_upload(1, **place)
+    assert parcel.large == []
+    assert not any(parcel.waits_in_ledger(index) for index in range(2))
+    assert parcel.with_blobs()[1] == [b"", b""]
+
+
+def test_the_ledger_gets_the_bytes_of_the_small_ones_at_their_places(large: Artifact) -> None:
+    parcel = packed(Result("x", artifacts=[artifact("a", b"1"), large, artifact("b", b"2")]))
+    assert parcel.with_blobs() == (parcel, [b"1", b"", b"2"])
+
+
+def test_what_cannot_be_read_any_more_is_left_out_and_the_job_fails_for_it(gone: Artifact) -> None:
+    parcel = packed(Result("made it", artifacts=[artifact("a", b"1"), gone, artifact("b", b"2")]))
+    remove(gone)
+    parcel, blobs = parcel.with_blobs()
+    assert blobs == [b"1", b"", b"2"]
+    assert parcel.outcome.status == "failed"
+    assert parcel.outcome.text.startswith("the artifact ")
+    assert parcel.outcome.text.endswith("\n\nmade it")
+    assert [upload.refused for upload in parcel.outcome.uploads] == [False, True, False]
+
+
+def test_a_job_that_fails_after_all_keeps_its_artifacts_and_what_its_handler_filed() -> None:
+    attachments = Attachments()
+    promised = attachments.review("report", "filed", "", **REVIEW)["id"]
+    parcel = packed(Result("x", artifacts=[artifact("a")], reviews=[Review("i", "returned")]), attachments)
+    failed = parcel.failing("why")
+    assert (failed.outcome.status, failed.outcome.text, names(failed)) == ("failed", "why", ["a"])
+    assert [review.promised for review in failed.outcome.reviews] == [promised]
+    assert failed.sources == parcel.sources
+
+
+# -- a long output -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "a" * 2000, "ä" * 1000])
+def test_an_output_that_fits_is_left_as_it_is(text: str) -> None:
+    parcel = packed(text)
+    assert parcel.within(2000) is parcel
+
+
+@pytest.mark.parametrize("text", ["a" * 2001, "ä" * 1001, "😀" * 600, "a" + "😀" * 600, "aaa" + "😀" * 600])
+def test_a_longer_one_is_cut_says_so_and_is_attached_whole(text: str) -> None:
+    parcel = packed(Result(text, artifacts=[artifact("a")])).within(2000)
+    size = len(text.encode())
+    cut, _, mark = parcel.outcome.text.rpartition("\n")
+    assert text.startswith(cut)
+    assert mark == f"[… cut: these are not all of the {size} bytes; the whole text is the artifact result.txt]"
+    assert 2000 - 4 < len(parcel.outcome.text.encode()) <= 2000
+    assert names(parcel) == ["a", "result.txt"]
+    assert parcel.outcome.uploads[1].content_type == "text/plain; charset=utf-8"
+    assert parcel.sources[1].read() == text.encode()
+    assert parcel.outcome.status == "done"
+
+
+def test_a_whole_output_waits_in_the_ledger_up_to_a_limit_of_its_own(large: Artifact) -> None:
+    parcel = packed(Result("a" * (LEDGER_BLOB_LIMIT + 1), artifacts=[large])).within(2000)
+    assert parcel.large == [0]
+    assert len(parcel.with_blobs()[1][1]) == LEDGER_BLOB_LIMIT + 1
+    assert packed("a" * (LEDGER_TEXT_LIMIT + 1)).within(2000).large == [0]
+
+
+def test_an_output_with_half_a_character_is_cut_too() -> None:
+    parcel = packed("\udc80" * 2001).within(2000)
+    assert parcel.sources[0].read() == b"?" * 2001
+    parcel.outcome.text.encode()

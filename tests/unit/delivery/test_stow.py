@@ -1,0 +1,279 @@
+"""Large artifacts get a place before the outcome is recorded: the spool, or else the server at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+
+from mr_celery import Artifact, Job, Result, Review
+from mr_celery.attachments import Attachments
+from mr_celery.backoff import patiently
+from mr_celery.delivery import stow as stow_module
+from mr_celery.delivery.parcel import LEDGER_BLOB_LIMIT, Parcel, pack
+from mr_celery.delivery.stow import PATIENCE, Stow
+from mr_celery.errors import JobAborted, WorkerError
+from mr_celery.spool import Spool, SpoolName
+from mr_celery.spool.folder import FolderSpool
+from support.ledgers import Clock, refusal
+
+LARGE = 3 * LEDGER_BLOB_LIMIT
+
+
+class FakeServer:
+    """A server that notes uploads, after the answers that the test says."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.uploads: list[tuple[str, int, int]] = []
+        self.keys: set[str] = set()
+
+    def upload(self, source: Any, **fields: Any) -> dict[str, Any]:
+        answer = self.answers.pop(0) if self.answers else {"slug": f"slug-{fields['filename']}"}
+        self.keys.add(fields["idempotency_key"])
+        if isinstance(answer, Exception):
+            raise answer
+        size = 0
+        while data := source.read(2**20):
+            size += len(data)
+        self.uploads.append((fields["filename"], fields["job_id"], size))
+        return answer  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that goes by between two tries."""
+    made = Clock()
+    monkeypatch.setattr(stow_module, "patiently", partial(patiently, sleep=made.advance, clock=made))
+    return made
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> FolderSpool:
+    return FolderSpool(tmp_path / "spool", "w", limit=10 * LARGE)
+
+
+def nothing() -> None:
+    """A beat of a run that goes on."""
+
+
+def stow(
+    parcel: Parcel,
+    *,
+    spool: Spool | None = None,
+    server: FakeServer | None = None,
+    beat: Callable[[], object] = nothing,
+) -> Parcel:
+    api: Any = None if server is None else lambda: server
+    return Stow(7, "mr-7-1-ab", "cd", spool=spool, api=api, beat=beat).stow(parcel)[0]
+
+
+def film(folder: Path, name: str = "film.mp4") -> Artifact:
+    path = folder / name
+    path.write_bytes(os.urandom(LARGE))
+    return Artifact(path=path)
+
+
+def parcel_of(*artifacts: Artifact, attachments: Attachments | None = None, **fields: Any) -> Parcel:
+    result = Result("made it", artifacts=artifacts, **fields)
+    return pack(result, Job({"id": 7}), attachments or Attachments())
+
+
+def kept(spool: Spool) -> list[str]:
+    return sorted(entry.file for entry in spool.entries())
+
+
+# -- where it goes -----------------------------------------------------------------------------------------
+
+
+def test_small_ones_stay(spool: FolderSpool) -> None:
+    parcel = parcel_of(Artifact(data=bytes(LEDGER_BLOB_LIMIT)))
+    assert stow(parcel, spool=spool, server=FakeServer()) is parcel
+    assert kept(spool) == []
+
+
+@pytest.mark.parametrize("server", [None, FakeServer()], ids=["the bridge delivers", "the worker delivers"])
+def test_large_ones_go_to_the_spool(spool: FolderSpool, tmp_path: Path, server: FakeServer | None) -> None:
+    parcel = stow(parcel_of(Artifact(data=b"small"), film(tmp_path)), spool=spool, server=server)
+    name = SpoolName("mr-7-1-ab", "cd", 1)
+    assert [upload.spooled for upload in parcel.outcome.uploads] == [None, str(name)]
+    assert (parcel.outcome.status, parcel.outcome.text) == ("done", "made it")
+    with spool.open(name) as file:
+        assert file.read() == (tmp_path / "film.mp4").read_bytes()
+    assert server is None or server.uploads == []
+
+
+def test_without_a_spool_they_go_to_the_server(tmp_path: Path) -> None:
+    server = FakeServer({"slug": "abc", "url": "https://cdn.test/abc"})
+    (upload,) = stow(parcel_of(film(tmp_path)), server=server).outcome.uploads
+    assert (upload.slug, upload.url) == ("abc", "https://cdn.test/abc")
+    assert server.uploads == [("film.mp4", 7, LARGE)]
+    assert server.keys == {"mr-7-1-ab-cd-artifact-0"}
+
+
+def test_with_a_full_spool_they_go_to_the_server_at_once(tmp_path: Path, clock: Clock) -> None:
+    server, began = FakeServer(), clock.now
+    full = FolderSpool(tmp_path / "spool", "w", limit=LARGE - 1)
+    (upload,) = stow(parcel_of(film(tmp_path)), spool=full, server=server).outcome.uploads
+    assert (upload.slug, upload.spooled) == ("slug-film.mp4", None)
+    assert (kept(full), clock.now) == ([], began)
+
+
+def test_with_a_broken_spool_they_go_to_the_server(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("not a folder")
+    broken = FolderSpool(tmp_path / "spool", "w", limit=10 * LARGE)
+    (upload,) = stow(parcel_of(film(tmp_path)), spool=broken, server=FakeServer()).outcome.uploads
+    assert upload.slug == "slug-film.mp4"
+
+
+# -- while there is no place -------------------------------------------------------------------------------
+
+
+def test_where_only_the_bridge_delivers_they_wait_for_room(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tight = FolderSpool(tmp_path / "spool", "w", limit=LARGE)
+    stow(parcel_of(film(tmp_path)), spool=tight)
+    (first,) = kept(tight)
+
+    def beat() -> None:
+        if clock.now > 1100.0:
+            tight.remove(first)
+
+    (upload,) = stow(parcel_of(film(tmp_path)), spool=tight, beat=beat).outcome.uploads
+    assert upload.spooled == "mr-7-1-ab.cd.0"
+    assert 1100.0 < clock.now < 1000.0 + PATIENCE
+
+
+def test_they_do_not_wait_for_ever(tmp_path: Path, clock: Clock) -> None:
+    full = FolderSpool(tmp_path / "spool", "w", limit=LARGE - 1)
+    outcome = stow(parcel_of(film(tmp_path)), spool=full).outcome
+    assert outcome.status == "failed"
+    assert outcome.text == (
+        f"the artifact 'film.mp4' ({LARGE} bytes) could not be stored: the spool {full} holds 0 of {LARGE - 1} bytes, "
+        f"and {LARGE} more are to be kept (see MODELREINS_SPOOL_URL and MODELREINS_SPOOL_LIMIT)\n\nmade it"
+    )
+    assert outcome.uploads[0].refused
+    assert PATIENCE - 15.0 < clock.now - 1000.0 <= PATIENCE
+
+
+def test_where_only_the_bridge_delivers_no_spool_is_told_with_the_setting(tmp_path: Path, clock: Clock) -> None:
+    outcome = stow(parcel_of(Artifact(data=b"small"), film(tmp_path))).outcome
+    assert (outcome.status, [upload.refused for upload in outcome.uploads]) == ("failed", [False, True])
+    assert "too large to wait in the ledger, and this worker does not deliver: set MODELREINS_SPOOL_URL" in outcome.text
+    assert clock.now == 1000.0
+
+
+def test_a_server_in_trouble_is_tried_again(tmp_path: Path, clock: Clock) -> None:
+    server = FakeServer(refusal(503), refusal(None), refusal(401), {})
+    (upload,) = stow(parcel_of(film(tmp_path)), server=server).outcome.uploads
+    assert upload.slug == "slug-film.mp4"
+    assert server.uploads[-1] == ("film.mp4", 7, LARGE)
+    assert len(server.keys) == 1
+
+
+def test_a_server_that_stays_away_is_given_up_with_a_hint(tmp_path: Path, clock: Clock) -> None:
+    server = FakeServer(*[refusal(503)] * 1000)
+    outcome = stow(parcel_of(film(tmp_path)), server=server).outcome
+    assert outcome.text == (
+        f"the artifact 'film.mp4' ({LARGE} bytes) could not be stored: POST /x -> 503: the server's words "
+        "(with MODELREINS_SPOOL_URL it would have waited for the bridge)\n\nmade it"
+    )
+    assert PATIENCE - 30.0 < clock.now - 1000.0 <= PATIENCE
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_what_the_server_refuses_for_good_is_not_tried_again(tmp_path: Path, clock: Clock, status: int) -> None:
+    server = FakeServer(refusal(status))
+    outcome = stow(parcel_of(film(tmp_path)), server=server).outcome
+    assert (server.answers, server.uploads, clock.now) == ([], [], 1000.0)
+    assert (outcome.status, outcome.uploads[0].refused) == ("failed", True)
+    assert outcome.text.endswith(f"could not be stored: POST /x -> {status}: the server's words\n\nmade it")
+
+
+@pytest.mark.parametrize("answers", [[refusal(413)], [refusal(503)] * 1000], ids=["refused", "away"])
+def test_the_servers_words_are_not_logged(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, answers: list[Exception]
+) -> None:
+    stow(parcel_of(film(tmp_path)), server=FakeServer(*answers))
+    assert "could not be stored: POST /x -> " in caplog.text
+    assert "the server's words" not in caplog.text
+
+
+def test_one_without_a_place_keeps_no_other_from_its_own(spool: FolderSpool, tmp_path: Path) -> None:
+    parcel = parcel_of(film(tmp_path, "a.mp4"), film(tmp_path, "b.mp4"), film(tmp_path, "c.mp4"))
+    (tmp_path / "b.mp4").unlink()
+    outcome = stow(parcel, spool=spool).outcome
+    assert [upload.refused for upload in outcome.uploads] == [False, True, False]
+    assert kept(spool) == ["mr-7-1-ab.cd.0", "mr-7-1-ab.cd.2"]
+    assert outcome.status == "failed"
+
+
+def test_a_job_that_fails_for_it_files_nothing_of_its_result(tmp_path: Path) -> None:
+    attachments = Attachments()
+    promised = attachments.review("report", "filed", "", preview=None, target=None, job_id=7)["id"]
+    parcel = parcel_of(film(tmp_path), attachments=attachments, reviews=[Review("image", "returned")])
+    assert [review.promised for review in stow(parcel).outcome.reviews] == [promised]
+
+
+def test_a_file_that_changed_is_not_tried_again(spool: FolderSpool, tmp_path: Path, clock: Clock) -> None:
+    parcel = parcel_of(film(tmp_path))
+    os.truncate(tmp_path / "film.mp4", LARGE - 1)
+    server = FakeServer()
+    for outcome in (stow(parcel, spool=spool).outcome, stow(parcel, server=server).outcome):
+        assert "changed after the handler had returned it" in outcome.text
+        assert "MODELREINS" not in outcome.text
+    assert (kept(spool), server.uploads, clock.now) == ([], [], 1000.0)
+
+
+# -- stopped -----------------------------------------------------------------------------------------------
+
+
+class Beat:
+    """The beat of a run that is told to stop, after that many beats."""
+
+    def __init__(self, error: Exception, *, after: int) -> None:
+        self.left = after
+        self._error = error
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise self._error
+
+
+@pytest.mark.parametrize("error", [JobAborted("aborted"), SoftTimeLimitExceeded(600)], ids=repr)
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_run_that_is_told_to_stop_leaves_nothing_in_the_spool(
+    spool: FolderSpool, tmp_path: Path, error: Exception, after: int
+) -> None:
+    with pytest.raises(type(error)):
+        stow(parcel_of(film(tmp_path)), spool=spool, beat=Beat(error, after=after))
+    assert kept(spool) == []
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_run_that_is_told_to_stop_ends_its_upload(tmp_path: Path, after: int) -> None:
+    server = FakeServer()
+    with pytest.raises(JobAborted):
+        stow(parcel_of(film(tmp_path)), server=server, beat=Beat(JobAborted("aborted"), after=after))
+    assert server.uploads == []
+
+
+def test_a_run_that_is_told_to_stop_does_not_wait_for_room(tmp_path: Path, clock: Clock) -> None:
+    full = FolderSpool(tmp_path / "spool", "w", limit=LARGE - 1)
+    with pytest.raises(JobAborted):
+        stow(parcel_of(film(tmp_path)), spool=full, beat=Beat(JobAborted("aborted"), after=2))
+    assert clock.now < 1010.0
+
+
+def test_a_run_that_is_told_to_stop_does_not_wait_for_the_server(tmp_path: Path, clock: Clock) -> None:
+    server = FakeServer(*[WorkerError("POST /x -> network: refused", retryable=True)] * 1000)
+    with pytest.raises(JobAborted):
+        stow(parcel_of(film(tmp_path)), server=server, beat=Beat(JobAborted("aborted"), after=2))
+    assert clock.now < 1010.0
