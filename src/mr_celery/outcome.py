@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from .result import Status
@@ -57,6 +58,7 @@ class ReviewItem:
         job_id: the job that it is linked to, if not the outcome's.
         promised: the id that the handler was told when it could not be filed yet.
         key: its idempotency key, if it was tried before.
+        refused: whether the server will not take it: then it is left out.
     """
 
     type: str
@@ -68,6 +70,7 @@ class ReviewItem:
     job_id: int | None = None
     promised: int | None = None
     key: str | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,17 @@ class Outcome:
     def with_upload(self, index: int, upload: Upload) -> Outcome:
         """The outcome with one upload in the place of another."""
         return replace(self, uploads=(*self.uploads[:index], upload, *self.uploads[index + 1 :]))
+
+    def without(self, parts: Iterable[str]) -> Outcome:
+        """The outcome less the parts that can't be delivered: ``artifact:0``, ``review:0``, … All keep their places."""
+        uploads, reviews = list(self.uploads), list(self.reviews)
+        for part in parts:
+            kind, _, index = part.partition(":")
+            if kind == "artifact":
+                uploads[int(index)] = replace(uploads[int(index)], refused=True)
+            elif kind == "review" and int(index) < len(reviews):
+                reviews[int(index)] = replace(reviews[int(index)], refused=True)
+        return replace(self, uploads=tuple(uploads), reviews=tuple(reviews))
 
     def to_json(self) -> str:
         """The outcome as JSON text, for the ledger."""

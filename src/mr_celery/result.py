@@ -97,7 +97,7 @@ def _is_binary_file(data: object) -> bool:
 def _check_time(expires_at: str | dt.datetime | None) -> None:
     """Raises JobError: it is no time, or a datetime without time zone."""
     if isinstance(expires_at, dt.datetime):
-        if expires_at.tzinfo is None:
+        if expires_at.utcoffset() is None:
             raise JobError("Artifact(expires_at=…) takes a datetime with a time zone: this one has none")
     elif expires_at is not None:
         try:

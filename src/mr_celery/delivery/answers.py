@@ -74,7 +74,7 @@ class Answers:
                 text = re.sub(rf"{_BEGINNING}{path}", lambda _: self.absolute(stored.url), text)  # noqa: B023
                 text = text.replace(path, stored.url).replace(upload.promised, stored.slug)
         for index, review in enumerate(self._outcome.reviews):
-            if index in self.reviews and review.promised:
+            if self.reviews.get(index) and review.promised:
                 text = text.replace(str(review.promised), self.reviews[index])
         return text
 

@@ -43,5 +43,5 @@ class Consignment:
             for index, upload in enumerate(self.outcome.uploads)
             if not (upload.slug or upload.refused)
         )
-        reviews = (f"review:{index}" for index in range(len(self.outcome.reviews)))
+        reviews = (f"review:{index}" for index, review in enumerate(self.outcome.reviews) if not review.refused)
         return any(part not in self.parts for part in (*uploads, *reviews))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 from ..backoff import backoff
 from ..client import TERMINAL, Api, status_of
@@ -129,7 +128,7 @@ class Delivery:
             why = f"{why}\n\n{outcome.text}".rstrip()
         elif error is not None and outcome.text.startswith(REFUSAL):
             return self._put_off(consignment, error, why=error.summary)
-        self._ledger.replace_outcome(consignment.key, without(outcome.failing(why), problem.parts))
+        self._ledger.replace_outcome(consignment.key, outcome.failing(why).without(problem.parts))
         logger.error(
             "job=%d failed, what it made can't be delivered: %s",
             consignment.job_id,
@@ -156,14 +155,3 @@ def closing_text(outcome: Outcome, answers: Answers) -> str:
     if refused and answers.uploads:
         text += f"\n\nThe server has these artifacts of the job:\n{answers.kept()}"
     return text
-
-
-def without(outcome: Outcome, parts: tuple[str, ...]) -> Outcome:
-    """The outcome less what can't be delivered: these artifacts, and all reviews if one of these can't be."""
-    for part in parts:
-        kind, _, index = part.partition(":")
-        if kind == "artifact":
-            outcome = outcome.with_upload(int(index), replace(outcome.uploads[int(index)], refused=True))
-        elif kind == "review":
-            outcome = replace(outcome, reviews=())
-    return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -87,6 +88,24 @@ def store(api: Api, job_id: int, upload: Upload, file: BinaryIO, *, key: str) ->
     return Stored(slug, url if isinstance(url, str) and url else f"/s/{slug}")
 
 
+def raise_first(failures: list[Exception]) -> None:
+    """Raise what comes first of these: that the job is not ours, then all that is refused, then what can be repeated.
+
+    So what was refused is not tried again with what can be repeated.
+    """
+    refusals = [failure for failure in failures if isinstance(failure, Undeliverable)]
+    others = [failure for failure in failures if not isinstance(failure, Undeliverable)]
+    for failure in others:
+        if not refusals or not isinstance(failure, WorkerError):
+            raise failure
+    if refusals:
+        raise Undeliverable(
+            "; ".join(each.why for each in refusals),
+            tuple(part for each in refusals for part in each.parts),
+            next((each.error for each in refusals if each.error), None),
+        )
+
+
 class Shipment:
     """The artifacts and reviews of a consignment, on their way; each answer is written down as it comes.
 
@@ -119,40 +138,33 @@ class Shipment:
         for index in set(range(len(uploads))) - set(left):
             self._stores.forget(uploads[index])  # whoever delivered it may have died before that
         self._upload_all(index for index in left if uploads[index].review_of is None)
-        for index in range(len(self._consignment.outcome.reviews)):
-            if index not in self.answers.reviews:
+        for index, review in enumerate(self._consignment.outcome.reviews):
+            if not (review.refused or index in self.answers.reviews):
                 self._file(index)
         self._upload_all(index for index in left if uploads[index].review_of is not None)
 
     def _upload_all(self, indices: Iterable[int]) -> None:
         """Upload artifacts: the large ones side by side, and the small ones meanwhile."""
-        uploads = self._consignment.outcome.uploads
-        order = sorted(indices, key=lambda index: uploads[index].size > LARGE_BYTES)
+        uploads, trouble = self._consignment.outcome.uploads, threading.Event()
+        order = sorted(indices, key=lambda index: uploads[index].size)
         small = [index for index in order if uploads[index].size <= LARGE_BYTES]
-        large = order[len(small) :]
-        if not order:
-            return
-        failures: list[Exception] = []
-        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            futures = [pool.submit(self._upload, index) for index in large]
-            for index in small:
-                try:
+
+        def attempt(index: int) -> Exception | None:
+            try:
+                if not trouble.is_set():
                     self._upload(index)
-                except Exception as error:
-                    failures.append(error)
-                    if not isinstance(error, Undeliverable):
-                        break
-            failures += [failure for future in futures if isinstance(failure := future.exception(), Exception)]
-        refusals = [failure for failure in failures if isinstance(failure, Undeliverable)]
-        for failure in failures:
-            if not isinstance(failure, Undeliverable):
-                raise failure
-        if refusals:
-            raise Undeliverable(
-                "; ".join(each.why for each in refusals),
-                tuple(part for each in refusals for part in each.parts),
-                refusals[0].error,
-            )
+            except Undeliverable as refusal:
+                return refusal  # it is about this one only
+            except Exception as error:
+                trouble.set()
+                return error
+            return None
+
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            futures = [pool.submit(attempt, index) for index in order[len(small) :]]
+            failures = [attempt(index) for index in small]
+            failures += [future.result() for future in futures]
+        raise_first([failure for failure in failures if failure])
 
     def _upload(self, index: int) -> None:
         consignment, upload = self._consignment, self._consignment.outcome.uploads[index]
@@ -187,6 +199,7 @@ class Shipment:
                 job_id=consignment.job_id if review.job_id is None else review.job_id,
                 idempotency_key=review.key or f"{consignment.key.task_id}-review-{index}",
             )
-        filed_as = str(filed.get("id", ""))
+        review_id = filed.get("id")
+        filed_as = "" if review_id is None else str(review_id)
         self._hold.record(part, filed_as)
         self.answers.reviews[index] = filed_as

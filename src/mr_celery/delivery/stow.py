@@ -77,7 +77,8 @@ class Stow:
     def _stow(self, parcel: Parcel, index: int) -> Parcel:
         if self._spool is not None:
             # Where only the bridge delivers it has time: that makes room, and a network comes back.
-            seconds = PATIENCE if self._api is None else 0.0
+            hopeless = parcel.sources[index].size > self._spool.limit
+            seconds = PATIENCE if self._api is None and not hopeless else 0.0
             spooling = partial(self._to_spool, self._spool, parcel, index)
             try:
                 return patiently(spooling, errors=SpoolUnavailable, seconds=seconds, first=1.0, most=15.0)

@@ -52,7 +52,8 @@ class Spool(ABC):
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
+        """Bytes that it may hold."""
 
     def put(self, name: SpoolName, source: BinaryIO, size: int) -> None:
         """Keep what ``source`` has left, ``size`` bytes.
@@ -64,8 +65,8 @@ class Spool(ABC):
         """
         with self._errors():
             held = sum(entry.size for entry in self._entries())
-        if held + size > self._limit:
-            raise SpoolFull(f"the spool {self} holds {held} of {self._limit} bytes, and {size} more are to be kept")
+        if held + size > self.limit:
+            raise SpoolFull(f"the spool {self} holds {held} of {self.limit} bytes, and {size} more are to be kept")
         with self._errors(), self._writing(str(name)) as file:
             shutil.copyfileobj(source, file, COPY_BYTES)
 

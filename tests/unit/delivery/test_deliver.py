@@ -436,6 +436,17 @@ def test_artifacts_that_are_refused_together_are_told_together(books: Books) -> 
     assert "'b.txt' (POST /x -> 415" in api.calls[-1][2]
 
 
+def test_a_refused_review_takes_no_other_one_with_it_that_the_handler_had_filed_itself(books: Books) -> None:
+    titles = ("One", "Two", "Three")
+    filed = tuple(ReviewItem("text", title, "c", promised=10**15 + n) for n, title in enumerate(titles))
+    finished(books, Outcome("done", f"filed {10**15} and {10**15 + 2}", reviews=filed), [])
+    api = FakeApi(review=[{"id": 7}, answer(422), {"id": 9}])
+    assert deliver(books, api) is not None
+    assert deliver(books, api) is None
+    assert [call[1] for call in api.calls if call[0] == "review"] == list(titles)
+    assert api.calls[-1][2].endswith("filed 7 and 9")
+
+
 def test_a_refused_review_does_not_lose_what_the_handler_said(books: Books) -> None:
     finished(books, RICH)
     api = FakeApi(review=[answer(422)])

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from mr_celery.attachments import PROMISED_IDS
 from mr_celery.delivery.consignment import Consignment
 from mr_celery.delivery.hold import Hold, Overtaken
 from mr_celery.delivery.shipment import LARGE_BYTES, SIDE_BY_SIDE, Shipment, Undeliverable
@@ -30,6 +31,8 @@ class FakeServer:
     Attributes:
         arrived: the names of uploads and the titles of reviews, in the order of their ends.
         at_once: the most uploads of large ones that were under way at once.
+        asked: how many uploads were tried.
+        filed: what a review is answered with, if not with an id.
     """
 
     url = "https://server.test"
@@ -38,12 +41,16 @@ class FakeServer:
         self.arrived: list[str] = []
         self.review_ids: dict[str, int | None] = {}
         self.at_once = 0
+        self.asked = 0
+        self.filed: dict[str, Any] | None = None
         self._faults = faults or {}
         self._meet = threading.Barrier(meet, timeout=seconds)
         self._under_way = 0
         self._lock = threading.Lock()
 
     def upload(self, source: Any, *, filename: str, review_id: int | None = None, **fields: Any) -> dict[str, Any]:
+        with self._lock:
+            self.asked += 1
         if filename in self._faults:
             raise self._faults[filename]
         size = len(source.read())
@@ -63,7 +70,7 @@ class FakeServer:
         if title in self._faults:
             raise self._faults[title]
         self.arrived.append(title)
-        return {"id": 70 + len(self.arrived)}
+        return {"id": 70 + len(self.arrived)} if self.filed is None else self.filed
 
 
 class FakeHold:
@@ -167,10 +174,28 @@ def test_refusals_are_told_together_when_the_others_have_arrived(hold: FakeHold,
     assert server.arrived == ["b"]
 
 
-def test_trouble_is_told_before_refusals(hold: FakeHold) -> None:
+def test_what_is_refused_is_told_at_once_though_the_server_is_in_trouble(hold: FakeHold) -> None:
     ship = shipment(FakeServer({"a": refusal(413), "b": refusal(503)}), hold, small("a"), small("b"))
-    with pytest.raises(WorkerError, match="503"):
+    with pytest.raises(Undeliverable) as refused:
         ship.ship()
+    assert refused.value.parts == ("artifact:0",)
+
+
+def test_a_server_in_trouble_is_not_asked_for_each_of_the_large_ones(hold: FakeHold, spool: FolderSpool) -> None:
+    server = FakeServer({f"{index}": refusal(503) for index in range(20)})
+    with pytest.raises(WorkerError):
+        shipment(server, hold, *(large(spool, index, f"{index}") for index in range(20)), spool=spool).ship()
+    assert server.asked <= 2 * SIDE_BY_SIDE
+
+
+@pytest.mark.parametrize("answer", [{"id": None}, {}], ids=str)
+def test_a_review_whose_id_is_not_told_replaces_no_promise(hold: FakeHold, answer: dict[str, Any]) -> None:
+    review = ReviewItem("text", "t", "c", promised=PROMISED_IDS)
+    server = FakeServer()
+    server.filed = answer
+    ship = shipment(server, hold, review)
+    ship.ship()
+    assert ship.answers.resolved(f"filed as {PROMISED_IDS}") == f"filed as {PROMISED_IDS}"
 
 
 def test_a_server_in_trouble_is_not_asked_for_each_of_the_small_ones(hold: FakeHold) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from functools import partial
@@ -150,16 +151,29 @@ def test_where_only_the_bridge_delivers_they_wait_for_room(
     assert 1100.0 < clock.now < 1000.0 + PATIENCE
 
 
+def full_spool(folder: Path) -> FolderSpool:
+    """One with room for a large artifact, which is taken."""
+    spool = FolderSpool(folder / "spool", "w", limit=LARGE)
+    spool.put(SpoolName("mr-1-1-ab", "cd", 0), io.BytesIO(b"one"), 3)
+    return spool
+
+
 def test_they_do_not_wait_for_ever(tmp_path: Path, clock: Clock) -> None:
-    full = FolderSpool(tmp_path / "spool", "w", limit=LARGE - 1)
+    full = full_spool(tmp_path)
     outcome = stow(parcel_of(film(tmp_path)), spool=full).outcome
     assert outcome.status == "failed"
     assert outcome.text == (
-        f"the artifact 'film.mp4' ({LARGE} bytes) could not be stored: the spool {full} holds 0 of {LARGE - 1} bytes, "
+        f"the artifact 'film.mp4' ({LARGE} bytes) could not be stored: the spool {full} holds 3 of {LARGE} bytes, "
         f"and {LARGE} more are to be kept (see MODELREINS_SPOOL_URL and MODELREINS_SPOOL_LIMIT)\n\nmade it"
     )
     assert outcome.uploads[0].refused
     assert PATIENCE - 15.0 < clock.now - 1000.0 <= PATIENCE
+
+
+def test_what_would_never_find_room_does_not_wait_for_it(tmp_path: Path, clock: Clock) -> None:
+    small = FolderSpool(tmp_path / "spool", "w", limit=LARGE - 1)
+    assert stow(parcel_of(film(tmp_path)), spool=small).outcome.status == "failed"
+    assert clock.now == 1000.0
 
 
 def test_where_only_the_bridge_delivers_no_spool_is_told_with_the_setting(tmp_path: Path, clock: Clock) -> None:
@@ -266,9 +280,8 @@ def test_a_run_that_is_told_to_stop_ends_its_upload(tmp_path: Path, after: int) 
 
 
 def test_a_run_that_is_told_to_stop_does_not_wait_for_room(tmp_path: Path, clock: Clock) -> None:
-    full = FolderSpool(tmp_path / "spool", "w", limit=LARGE - 1)
     with pytest.raises(JobAborted):
-        stow(parcel_of(film(tmp_path)), spool=full, beat=Beat(JobAborted("aborted"), after=2))
+        stow(parcel_of(film(tmp_path)), spool=full_spool(tmp_path), beat=Beat(JobAborted("aborted"), after=2))
     assert clock.now < 1010.0
 
 
