@@ -24,12 +24,12 @@ demo: $(VENV)/installed
 
 test: $(VENV)/developing
 	tools/install-servers.sh
-	$(BIN)/pytest --numprocesses 2 --dist worksteal $(TESTS)
+	$(BIN)/pytest --numprocesses 3 --dist worksteal $(TESTS)
 
 campaign: $(VENV)/developing
 	tools/install-servers.sh
 	MR_CELERY_FULL=1 MR_CELERY_JOBS=500 MR_CELERY_SECONDS=180 \
-		$(BIN)/pytest --timeout 900 --numprocesses 2 --dist worksteal tests/faults
+		$(BIN)/pytest --timeout 900 --numprocesses 3 --dist worksteal tests/faults
 	MR_CELERY_WALK_EXAMPLES=3000 $(BIN)/pytest --timeout 3000 tests/unit/ledger/test_random_walk.py
 	$(BIN)/python tests/soak.py --minutes 10
 
