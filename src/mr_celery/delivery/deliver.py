@@ -24,10 +24,11 @@ NOT_RUNNING = (404, 409, 410)
 UNHEARD_OF = 5
 """How many deliveries a server may answer with 404 and a job it lists nowhere, before the job counts as gone."""
 
-OUTPUT = "output"
-
 REFUSAL = "the server refused"
 """How the output of a job begins of which the server did not take something."""
+
+OUTPUT, THE_OUTPUT = "output", "the job's output"
+OUTPUT_REFUSED = f"{REFUSAL} {THE_OUTPUT}"
 
 
 class Delivery:
@@ -86,7 +87,7 @@ class Delivery:
     def _close(self, consignment: Consignment, text: str) -> str:
         job_id, status = consignment.job_id, consignment.outcome.status
         try:
-            with content("the job's output", OUTPUT):
+            with content(THE_OUTPUT, OUTPUT):
                 self._api.close(job_id, text, status)
         except WorkerError as refusal:
             if refusal.status not in NOT_RUNNING:
@@ -101,7 +102,7 @@ class Delivery:
         if status == "pending":
             # The server gave the job up and put it back: it is ours as soon as we claim it again.
             self._api.claim(job_id)
-            with content("the job's output", OUTPUT):
+            with content(THE_OUTPUT, OUTPUT):
                 self._api.close(job_id, text, consignment.outcome.status)
             return "delivered"
         if status is not None and status not in TERMINAL:
@@ -126,7 +127,7 @@ class Delivery:
             why = f"{REFUSAL} {why}"
         if OUTPUT not in problem.parts:
             why = f"{why}\n\n{outcome.text}".rstrip()
-        elif error is not None and outcome.text.startswith(REFUSAL):
+        elif error is not None and outcome.text.startswith(OUTPUT_REFUSED):
             return self._put_off(consignment, error, why=error.summary)
         self._ledger.replace_outcome(consignment.key, outcome.failing(why).without(problem.parts))
         logger.error(

@@ -426,6 +426,16 @@ def test_a_refused_artifact_keeps_none_of_the_others_from_the_server(books: Book
     )
 
 
+def test_an_output_that_is_too_long_beside_a_refused_artifact_is_replaced_too(books: Books) -> None:
+    finished(books, RICH)
+    api = FakeApi(upload=[answer(413)], close=[answer(413)])
+    for _ in range(2):
+        assert deliver(books, api) is not None
+    assert deliver(books, api) is None
+    assert api.done == ["upload", "upload", "close", "close"]
+    assert api.calls[-1][2].startswith("the server refused the job's output (POST /x -> 413")
+
+
 def test_artifacts_that_are_refused_together_are_told_together(books: Books) -> None:
     finished(books, RICH)
     api = FakeApi(upload=[answer(413), answer(415)])
