@@ -44,7 +44,7 @@ def test_nothing_is_delivered_for_a_job_aborted_after_its_end(fleet: Fleet) -> N
     fleet.sandbox.chaos.set([away])
     job_id = fleet.dispatch("poster", "poster")
     until(lambda: fleet.job(job_id)["status"] == "running", what="it is claimed")
-    until(lambda: record_of(fleet, job_id).state == "finished", what="its outcome waits")
+    until(lambda: record_of(fleet, job_id).why, what="its outcome waits")
     fleet.sandbox.store.abort(job_id)
     fleet.sandbox.chaos.clear()
     until(lambda: record_of(fleet, job_id).state in ("closed", "aborted"), what="the ledger knows")

@@ -59,11 +59,14 @@ def test_restarted_while_messages_are_to_be_acknowledged_late(
     try:
         fleet.worker("-c", "2")
         fleet.bridge()
-        ids = [fleet.dispatch(f"late {n}", "late", seconds=8) for n in range(4)]
+        gate = tmp_path / "gate"
+        ids = [fleet.dispatch(f"late {n}", "late", seconds=0, gate=str(gate)) for n in range(4)]
         until(lambda: fleet.started("late 0") and fleet.started("late 1"), what="two run")
         own_redis.kill()
         until(lambda: "Connection to broker lost" in fleet.processes[0].output, what="the worker has noticed")
         own_redis.start()
+        until(lambda: fleet.processes[0].output.count("Connected to redis") == 2, what="it is back")
+        gate.touch()
         with all_survive(fleet):
             jobs = fleet.ended(*ids)
         assert {job["status"] for job in jobs} == {"done"}
@@ -161,7 +164,7 @@ def test_a_ledger_that_pauses_does_not_hold_up_presence(
     try:
         for _ in range(4):
             seen = sandbox.store.workers()[0]["seen_at"]
-            until(lambda seen=seen: sandbox.store.workers()[0]["seen_at"] > seen, seconds=4)  # type: ignore[misc]
+            until(lambda seen=seen: sandbox.store.workers()[0]["seen_at"] > seen, seconds=15)  # type: ignore[misc]
     finally:
         os.kill(own_redis.process.pid, signal.SIGCONT)
     all_done_once(ledger_apart)

@@ -156,11 +156,13 @@ def dies(prompt: str) -> str:
 
 @modelreins_job("late")
 @app.task(acks_late=True, reject_on_worker_lost=True)
-def late(prompt: str, seconds: float = 1.0, deadly: bool = False) -> str:
+def late(prompt: str, seconds: float = 1.0, deadly: bool = False, gate: str = "") -> str:
     """As tasks are that must not be lost by Celery alone."""
     note(prompt)
     if deadly:
         os.kill(os.getpid(), 9)
+    while gate and not os.path.exists(gate):
+        time.sleep(0.05)
     time.sleep(seconds)
     return prompt.upper()
 

@@ -146,7 +146,7 @@ class Shipment:
     def _upload_all(self, indices: Iterable[int]) -> None:
         """Upload artifacts: the large ones side by side, and the small ones meanwhile."""
         uploads, trouble = self._consignment.outcome.uploads, threading.Event()
-        order = sorted(indices, key=lambda index: uploads[index].size)
+        order = sorted(indices, key=lambda index: uploads[index].size > LARGE_BYTES)
         small = [index for index in order if uploads[index].size <= LARGE_BYTES]
 
         def attempt(index: int) -> Exception | None:
