@@ -60,8 +60,8 @@ def test_restarted_while_messages_are_to_be_acknowledged_late(
         fleet.worker("-c", "2")
         fleet.bridge()
         gate = tmp_path / "gate"
-        ids = [fleet.dispatch(f"late {n}", "late", seconds=0, gate=str(gate)) for n in range(4)]
-        until(lambda: fleet.started("late 0") and fleet.started("late 1"), what="two run")
+        ids = [fleet.dispatch("late", "late", seconds=0, gate=str(gate)) for _ in range(4)]
+        until(lambda: fleet.started("late") == 2, what="two run")
         own_redis.kill()
         until(lambda: "Connection to broker lost" in fleet.processes[0].output, what="the worker has noticed")
         own_redis.start()
