@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import secrets
-import shutil
-import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from .errors import JobError
-from .foreign import told
+from .foreign import copied, told
 from .media import default_name
 from .outcome import ReviewItem
 from .result import Artifact
-
-MOST_MEMORY_BYTES = 2**20
-"""Bytes that are kept in memory of an open file; more of it goes to a temporary file."""
 
 PROMISED_IDS = 10**15
 """Ids from here on are promised ones: no server counts that far."""
@@ -125,9 +120,8 @@ def _kept(data: bytes | BinaryIO) -> tuple[bytes | BinaryIO, int]:
     """
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data), memoryview(data).nbytes
-    copy = tempfile.SpooledTemporaryFile(MOST_MEMORY_BYTES)  # noqa: SIM115 - it lives as long as the attachment
     with told(lambda why: JobError(f"the artifact cannot be read: {why}")):
         with suppress(AttributeError, OSError):  # a pipe: it is read from where it stands
             data.seek(0)
-        shutil.copyfileobj(data, copy)
-    return cast(BinaryIO, copy), copy.tell()
+        copy = copied(data)
+    return copy, copy.tell()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, cast
@@ -9,6 +11,9 @@ from typing import BinaryIO, cast
 from celery.exceptions import SoftTimeLimitExceeded
 
 from .errors import MrCeleryError
+
+MOST_MEMORY_BYTES = 2**20
+"""Bytes that are kept in memory of a copied file; more of it goes to a temporary file."""
 
 
 @contextmanager
@@ -62,3 +67,10 @@ class Guarded:
 def guarded(file: BinaryIO, guard: Callable[[], AbstractContextManager[object]]) -> BinaryIO:
     """A :class:`Guarded`, for whoever wants a binary file."""
     return cast(BinaryIO, Guarded(file, guard))
+
+
+def copied(file: BinaryIO) -> BinaryIO:
+    """A copy of what a file has left, which can seek. It stands at its end, and is gone when nobody has it any more."""
+    copy = tempfile.SpooledTemporaryFile(MOST_MEMORY_BYTES)  # noqa: SIM115 - it lives as long as its holder
+    shutil.copyfileobj(file, copy)
+    return cast(BinaryIO, copy)

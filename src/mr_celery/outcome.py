@@ -43,6 +43,11 @@ class Upload:
     promised: str | None = None
     key: str | None = None
 
+    @property
+    def settled(self) -> bool:
+        """Whether the ledger need not keep its bytes: they are elsewhere, or left out."""
+        return bool(self.slug or self.spooled or self.refused)
+
 
 @dataclass(frozen=True)
 class ReviewItem:

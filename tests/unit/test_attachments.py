@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from mr_celery.attachments import MOST_MEMORY_BYTES, PROMISED_IDS, Attachments
+from mr_celery.attachments import PROMISED_IDS, Attachments
 from mr_celery.delivery.source import Source
 from mr_celery.errors import JobError
+from mr_celery.foreign import MOST_MEMORY_BYTES
 
 FIELDS: dict[str, Any] = {"filename": None, "job_id": 7, "review_id": None, "expires_at": None}
 REVIEW: dict[str, Any] = {"preview": None, "target": None, "job_id": 7}

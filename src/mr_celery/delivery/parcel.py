@@ -37,7 +37,7 @@ class Parcel:
         """Whether the ledger keeps that upload until it is delivered."""
         upload = self.outcome.uploads[index]
         limit = LEDGER_TEXT_LIMIT if index == self.whole_text else LEDGER_BLOB_LIMIT
-        return upload.size <= limit and not (upload.slug or upload.spooled or upload.refused)
+        return upload.size <= limit and not upload.settled
 
     @property
     def large(self) -> list[int]:
@@ -45,7 +45,7 @@ class Parcel:
         return [
             index
             for index, upload in enumerate(self.outcome.uploads)
-            if not (self.waits_in_ledger(index) or upload.slug or upload.spooled or upload.refused)
+            if not (upload.settled or self.waits_in_ledger(index))
         ]
 
     def with_blobs(self) -> tuple[Parcel, list[bytes]]:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, BinaryIO, cast
 
 from ..errors import JobError
-from ..foreign import guarded, told
+from ..foreign import copied, guarded, told
 from ..media import HEAD_BYTES, default_name, media_type
 from ..outcome import Upload
 from ..result import Artifact
-
-MOST_MEMORY_BYTES = 2**20
-"""Bytes that are kept in memory of a file that cannot seek; more of it goes to a temporary file."""
 
 
 class Source:
@@ -131,9 +126,7 @@ def _that_can_seek(data: Any) -> Any:
     """What an artifact is made of, or a copy of it where that cannot seek: a pipe, an answer of HTTP."""
     if not hasattr(data, "read") or _can_seek(data):
         return data
-    copy = tempfile.SpooledTemporaryFile(MOST_MEMORY_BYTES)  # noqa: SIM115 - it lives as long as the source
-    shutil.copyfileobj(data, copy)
-    return copy
+    return copied(data)
 
 
 def _can_seek(data: Any) -> bool:

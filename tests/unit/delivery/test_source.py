@@ -15,8 +15,9 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from mr_celery import Artifact
-from mr_celery.delivery.source import MOST_MEMORY_BYTES, Source
+from mr_celery.delivery.source import Source
 from mr_celery.errors import JobAborted, JobError
+from mr_celery.foreign import MOST_MEMORY_BYTES
 
 CHANGED = "changed after the handler had returned it"
 
