@@ -97,6 +97,10 @@ class Outcome:
         filed = tuple(review for review in self.reviews if review.promised is not None)  # the first ones, if any
         return replace(self, status="failed", text=why, reviews=filed)
 
+    def text_after(self, why: str) -> str:
+        """A reason to fail after all, and then what the handler had said."""
+        return f"{why}\n\n{self.text}".rstrip()
+
     def with_upload(self, index: int, upload: Upload) -> Outcome:
         """The outcome with one upload in the place of another."""
         return replace(self, uploads=(*self.uploads[:index], upload, *self.uploads[index + 1 :]))

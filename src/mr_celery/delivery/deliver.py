@@ -126,7 +126,7 @@ class Delivery:
         if error is not None:
             why = f"{REFUSAL} {why}"
         if OUTPUT not in problem.parts:
-            why = f"{why}\n\n{outcome.text}".rstrip()
+            why = outcome.text_after(why)
         elif error is not None and outcome.text.startswith(OUTPUT_REFUSED):
             return self._put_off(consignment, error, why=error.summary)
         self._ledger.replace_outcome(consignment.key, outcome.failing(why).without(problem.parts))

@@ -59,7 +59,7 @@ class Parcel:
                 blobs.append(source.read() if self.waits_in_ledger(index) else b"")
             except JobError as error:
                 blobs.append(b"")
-                parcel = parcel.failing(f"{error}\n\n{parcel.outcome.text}".rstrip(), without=index)
+                parcel = parcel.failing(parcel.outcome.text_after(str(error)), without=index)
         return parcel, blobs
 
     def with_upload(self, index: int, **changes: Any) -> Parcel:
@@ -69,8 +69,8 @@ class Parcel:
 
     def failing(self, why: str, *, without: int | None = None) -> Parcel:
         """The parcel of a job that failed for that reason after all, with the same artifacts, less one."""
-        parcel = replace(self, outcome=self.outcome.failing(why))
-        return parcel if without is None else parcel.with_upload(without, refused=True)
+        parts = () if without is None else (f"artifact:{without}",)
+        return replace(self, outcome=self.outcome.failing(why).without(parts))
 
     def within(self, limit: int) -> Parcel:
         """The parcel with a text of at most ``limit`` bytes: a longer one is cut, and attached whole."""

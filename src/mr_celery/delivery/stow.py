@@ -65,7 +65,7 @@ class Stow:
                 why = f"the artifact {name!r} ({parcel.outcome.uploads[index].size} bytes) could not be stored: {error}"
                 if not isinstance(error, JobError):
                     why += self._advice()
-                parcel = parcel.failing(f"{why}\n\n{parcel.outcome.text}".rstrip(), without=index)
+                parcel = parcel.failing(parcel.outcome.text_after(why), without=index)
                 problem = JobError(why)
         return parcel, problem
 
