@@ -187,7 +187,7 @@ _HOLDER = secrets.token_hex(8)
 """What tells this worker from others, also from an earlier one of the same node name; its pool processes inherit it."""
 
 
-STOPS = {"aborted": "aborted", "superseded": "given to another worker"}
+STOPS = {"aborted": "aborted", "superseded": "given to another worker", "ended": "ended by an operator or a limit"}
 """The states of a job whose run is stopped, in words. What a ledger that lost its data does not know runs on."""
 
 

@@ -125,7 +125,8 @@ class Bridge:
         for ring in self._office.ledger.bell(BELL_SECONDS):
             if self._office.stopping.is_set():
                 break
-            if ring in ("finished", "deliver", "dropped", "aborted") and self._claimer.hungry:
+            slot_is_free = ring in ("finished", "deliver", "dropped", "aborted") and self._claimer.hungry
+            if slot_is_free or ring == "resumed":
                 self._claim_loop.wake()
             if ring == "deliver":
                 self._courier_loop.wake()

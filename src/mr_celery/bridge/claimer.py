@@ -85,6 +85,9 @@ class Claimer:
         capacity = office.capacity()
         survey = office.ledger.survey(office.queues)
         room = Room(capacity, survey, Counter(each.route.queue for each in self._claiming.values()))
+        if survey.paused:
+            self._backlog.clear()
+            return self._idle()
         if not capacity.workers:
             self._backlog.clear()
             return min(NO_WORKER_SECONDS, self._idle())
@@ -124,6 +127,7 @@ class Claimer:
             self._backlog.clear()
             return
         office.accept_token()
+        office.pending = len(listed)
         now = office.clock()
         for job_id, (_, until) in list(self._refused.items()):  # claims under way add to it meanwhile
             if until <= now - 600:

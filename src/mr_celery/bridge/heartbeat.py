@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 
 from ..client import Api
 from ..errors import LedgerUnavailable, WorkerError
-from ..ledger import Fleet, Ledger
+from ..ledger import BridgeProcess, Fleet, Ledger
+from ..version import __version__
 from .capacity import capacity_of
 from .office import TOKEN_LAPSES, Office
 
@@ -19,9 +23,14 @@ REJECTED_PACE = 6
 SIDE_BY_SIDE = 4
 """How many reports may wait for their answers."""
 
+ONLINE = 3
+"""For how many intervals a bridge counts as online after it has announced itself."""
+
 
 class Heartbeat:
     """Reports presence, with the declared capabilities as tags and the state of work as details.
+
+    It announces the bridge in the ledger, too, for whoever asks how things stand.
 
     It has connections of its own, with short time-outs, and a report whose answer is late does not delay the next one:
     so presence does not lapse because the server or the ledger is slow.
@@ -40,6 +49,8 @@ class Heartbeat:
         self._fleet = fleet
         self._tags = ",".join(office.registry.offered) or None
         self._refusals = 0
+        self._began_at = office.clock()
+        self._accepted_at: float | None = None
         self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="modelreins-heartbeat")
         self._under_way: list[Future[object]] = []
 
@@ -54,7 +65,11 @@ class Heartbeat:
         if len(self._under_way) < SIDE_BY_SIDE:
             self._under_way.append(self._pool.submit(self._api.presence, "active", self._details(), self._tags))
         wait(self._under_way[-1:], timeout=interval)
-        if self._learn() >= TOKEN_LAPSES:
+        try:
+            refusals = self._learn()
+        finally:
+            self._announce(interval * ONLINE * REJECTED_PACE if self._refusals >= TOKEN_LAPSES else interval * ONLINE)
+        if refusals >= TOKEN_LAPSES:
             return interval * REJECTED_PACE
         return max(0.0, interval - (self._office.clock() - began))
 
@@ -72,6 +87,7 @@ class Heartbeat:
                 self._office.reject_token(error)
             else:
                 self._refusals = 0
+                self._accepted_at = self._office.clock()
                 self._office.accept_token()
         return self._refusals
 
@@ -82,6 +98,28 @@ class Heartbeat:
         except WorkerError as error:
             logger.warning("last presence not reported: %s", error.summary)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        with suppress(LedgerUnavailable):  # it is gone from there by itself, a little later
+            self._ledger.withdraw_bridge(self._id)
+
+    @property
+    def _id(self) -> str:
+        return f"{socket.gethostname()}:{os.getpid()}"
+
+    def _announce(self, seconds: float) -> None:
+        now = self._office.clock()
+        bridge = BridgeProcess(
+            id=self._id,
+            host=socket.gethostname(),
+            version=__version__,
+            uptime=now - self._began_at,
+            presence_age=None if self._accepted_at is None else now - self._accepted_at,
+            token_rejected=self._office.token_rejected,
+            pending=self._office.pending,
+        )
+        try:
+            self._ledger.announce_bridge(bridge, seconds=seconds)
+        except LedgerUnavailable as error:
+            logger.debug("this bridge cannot be announced: %s", error)
 
     def _details(self) -> str:
         office = self._office
@@ -91,4 +129,5 @@ class Heartbeat:
         except LedgerUnavailable:
             return "ledger away"
         waiting = survey.states["claimed"] + survey.states["sent"]
-        return f"in flight {survey.in_flight}, waiting {waiting}, capacity {capacity.shown}"
+        paused = "paused, " if survey.paused else ""
+        return f"{paused}in flight {survey.in_flight}, waiting {waiting}, capacity {capacity.shown}"

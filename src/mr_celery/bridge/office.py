@@ -56,6 +56,7 @@ class Office:
     Attributes:
         token_rejected: whether the server refuses the token: then nothing is claimed.
         stopping: set when the bridge was told to stop.
+        pending: how many jobs were pending at the last look into the inbox; ``None``: there was none yet.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Office:
         self.clock = clock
         self.token_rejected = False
         self.stopping = threading.Event()
+        self.pending: int | None = None
         self.routes: dict[str, Route] = {
             handler.name: route_of(app, handler, settings.max_attempts) for handler in registry.handlers
         }

@@ -3,7 +3,14 @@
 Celery loads this on each of its commands, so everything heavy is imported inside the functions.
 """
 
-from .main import main
+from .control import drain, fail, pause, requeue, resume
+from .jobs import jobs
 from .modelreins import modelreins
+from .status import status
+
+for _command in (status, jobs, requeue, fail, pause, resume, drain):
+    modelreins.add_command(_command)
+
+from .main import main  # noqa: E402 - it takes over the commands of `modelreins`, so these come first
 
 __all__ = ["main", "modelreins"]

@@ -18,6 +18,7 @@ from ..ledger.connection import MINIMUM_VERSION
 from ..routing import Registry
 from ..settings import Settings, load, require
 from ..spool import SpoolName, SpoolUnavailable, spool_of
+from .show import counted
 
 CLOCK_TOLERANCE = 5.0
 """Seconds that this host's clock may differ from Redis' clock before it is called wrong."""
@@ -44,7 +45,7 @@ def run_checks(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
     except (SettingsError, RoutingError) as error:
         yield Finding("settings", False, str(error), "correct it, and run the check again")
         return
-    yield Finding("settings", True, f"worker name {settings.name!r}, {_counted(len(registry.handlers), 'handler')}")
+    yield Finding("settings", True, f"worker name {settings.name!r}, {counted(len(registry.handlers), 'handler')}")
     yield from _server(settings)
     nodes: list[Node] | None = None
     for finding, online in _ledger(settings):
@@ -83,7 +84,7 @@ def run_audit(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding("audit", False, str(difference), difference.hint)
         more = len(alike) - MOST_OF_A_KIND
         if more > 0:
-            yield Finding("audit", False, f"{_counted(more, 'more job')}: {what}", HINTS[what])
+            yield Finding("audit", False, f"{counted(more, 'more job')}: {what}", HINTS[what])
     if not found.differences:
         detail = (
             f"the ledger ({found.in_flight} in flight) and the server ({found.running} running, {found.pending} "
@@ -110,7 +111,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
             hint = "is MODELREINS_URL the address of a ModelReins server?"
         yield Finding("server", False, str(error), hint)
         return
-    yield Finding("server", True, f"{settings.url} takes the token; {_counted(len(pending), 'job')} pending")
+    yield Finding("server", True, f"{settings.url} takes the token; {counted(len(pending), 'job')} pending")
 
 
 def _ledger(settings: Settings) -> Iterator[tuple[Finding, list[Node] | None]]:
@@ -127,7 +128,7 @@ def _ledger(settings: Settings) -> Iterator[tuple[Finding, list[Node] | None]]:
         return
     shown = ".".join(map(str, version))
     new_enough = version >= MINIMUM_VERSION
-    detail = f"Redis {shown}, {_counted(survey.in_flight, 'job')} in flight"
+    detail = f"Redis {shown}, {counted(survey.in_flight, 'job')} in flight"
     yield Finding("ledger", new_enough, detail, "Redis 6.2 or later is needed"), nodes
     near = abs(difference) <= CLOCK_TOLERANCE
     detail = f"this host's clock differs from Redis' by {difference:+.1f} s"
@@ -161,7 +162,7 @@ def _spool(settings: Settings) -> Finding:
         return Finding("spool", False, f"{spool} gives back something else than it was given")
     mebibytes = sum(entry.size for entry in held) / 2**20
     limit = settings.spool_limit / 2**20
-    return Finding("spool", True, f"{spool}: {_counted(len(held), 'file')}, {mebibytes:.0f} of {limit:.0f} MiB")
+    return Finding("spool", True, f"{spool}: {counted(len(held), 'file')}, {mebibytes:.0f} of {limit:.0f} MiB")
 
 
 def _workers(app: Any, settings: Settings, registry: Registry, nodes: list[Node]) -> Iterator[Finding]:
@@ -171,13 +172,13 @@ def _workers(app: Any, settings: Settings, registry: Registry, nodes: list[Node]
         "start one that imports the decorated tasks: celery -A proj worker. It must use the same ledger "
         "(MODELREINS_LEDGER_URL) as this command"
     )
-    yield Finding("workers", bool(nodes), f"{listed}; {_counted(slots, 'slot')}", hint)
+    yield Finding("workers", bool(nodes), f"{listed}; {counted(slots, 'slot')}", hint)
     if not registry.handlers:
         yield Finding("handlers", False, "none", "decorate a task with @modelreins_job")
     for handler in registry.handlers:
         route = route_of(app, handler, settings.max_attempts)
         able = [node.hostname for node in nodes if node.runs(handler.name, route.queue)]
-        detail = f"{handler.name} ({handler.declaration.offers}), queue {route.queue}: {_counted(len(able), 'worker')}"
+        detail = f"{handler.name} ({handler.declaration.offers}), queue {route.queue}: {counted(len(able), 'worker')}"
         registered = [node for node in nodes if handler.name in node.tasks]
         hint = (
             f"a worker has the task, but none consumes its queue: start one with -Q {route.queue}"
@@ -185,7 +186,3 @@ def _workers(app: Any, settings: Settings, registry: Registry, nodes: list[Node]
             else "no worker has registered it: is its module imported there, and the code the same as here?"
         )
         yield Finding("handler", bool(able), detail, hint)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

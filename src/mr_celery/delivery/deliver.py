@@ -107,7 +107,9 @@ class Delivery:
             return "delivered"
         if status is not None and status not in TERMINAL:
             raise WorkerError(
-                f"{refusal} (though the server says that the job is {status})", status=refusal.status, retryable=True
+                f"{refusal.summary} (though the server says that the job is {status[:40]})",
+                status=refusal.status,
+                retryable=True,
             )
         if status is None and refusal.status == 404 and consignment.number < UNHEARD_OF:
             raise refusal  # it may as well be a lapse of whatever stands before the server
@@ -129,7 +131,9 @@ class Delivery:
             why = outcome.text_after(why)
         elif error is not None and outcome.text.startswith(OUTPUT_REFUSED):
             return self._put_off(consignment, error, why=error.summary)
-        self._ledger.replace_outcome(consignment.key, outcome.failing(why).without(problem.parts))
+        self._ledger.replace_outcome(
+            consignment.key, outcome.failing(why).without(problem.parts), note=", ".join(problem.parts)
+        )
         logger.error(
             "job=%d failed, what it made can't be delivered: %s",
             consignment.job_id,
@@ -144,7 +148,7 @@ class Delivery:
             pause = max(pause, 5.0)
         if error.retry_after is not None:
             pause = max(pause, error.retry_after)
-        self._ledger.undelivered(consignment.key, str(error)[:500], wait_seconds=pause)
+        self._ledger.undelivered(consignment.key, why[:500], wait_seconds=pause)
         logger.warning("job=%d not delivered yet, next try in %.1f s: %s", job_id, pause, why)
         return error
 

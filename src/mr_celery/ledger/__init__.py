@@ -1,21 +1,43 @@
 """The ledger: the state of every claimed job, in Redis."""
 
 from .fleet import Fleet, Node
-from .ledger import Ledger
-from .records import IN_FLIGHT, DeliveryKey, Holding, Inventory, Missed, Record, Route, RunKey, Started, Survey
+from .ledger import ENDINGS, Ledger
+from .records import (
+    IN_FLIGHT,
+    Aged,
+    BridgeProcess,
+    DeliveryKey,
+    Holding,
+    Inventory,
+    Line,
+    Missed,
+    Pause,
+    Record,
+    Route,
+    RunKey,
+    Standing,
+    Started,
+    Survey,
+)
 
 __all__ = [
+    "ENDINGS",
     "IN_FLIGHT",
+    "Aged",
+    "BridgeProcess",
     "DeliveryKey",
     "Fleet",
     "Holding",
     "Inventory",
     "Ledger",
+    "Line",
     "Missed",
     "Node",
+    "Pause",
     "Record",
     "Route",
     "RunKey",
+    "Standing",
     "Started",
     "Survey",
 ]

@@ -6,12 +6,12 @@ fleet without asking it, on any broker, and a worker that dies is gone from it a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .register import Register
 from .scripts import Scripts
 
 KEY = "modelreins:{fleet}:"
@@ -52,21 +52,19 @@ class Fleet:
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         self._redis = Scripts(url, timeout)
-
-    def _run(self, name: str, *arguments: object) -> Any:
-        return self._redis.run(name, keys=[f"{KEY}nodes", f"{KEY}online"], arguments=arguments)
+        self._register = Register(self._redis, f"{KEY}nodes", f"{KEY}online")
 
     def announce(self, node: Node, *, seconds: float) -> None:
         """``node`` is online, for ``seconds`` from now unless it announces itself again."""
-        self._run("fleet_announce", node.hostname, json.dumps(asdict(node)), seconds)
+        self._register.announce(node.hostname, asdict(node), seconds=seconds)
 
     def withdraw(self, hostname: str) -> None:
         """The worker takes no more tasks."""
-        self._run("fleet_withdraw", hostname)
+        self._register.withdraw(hostname)
 
     def online(self) -> list[Node]:
         """The workers that are online."""
-        return [_node(json.loads(about)) for about in self._run("fleet_online")]
+        return [_node(about) for about in self._register.online()]
 
     def clock_difference(self) -> float:
         """How many seconds this host's clock is ahead of Redis' clock."""

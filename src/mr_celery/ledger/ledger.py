@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -25,20 +26,30 @@ from .records import (
     IN_FLIGHT,
     Admission,
     Adoption,
+    Aged,
+    BridgeProcess,
     DeliveryKey,
     Holding,
     Inventory,
+    Line,
     Loss,
     Missed,
+    Pause,
     Record,
     Route,
     RunKey,
+    Standing,
     Started,
     Survey,
     read_holding,
+    read_line,
     read_record,
 )
+from .register import Register
 from .scripts import Scripts
+
+ENDINGS = ("done", "failed", "escalated", "superseded", "aborted")
+"""How a job may have ended, as far as the ledger knows."""
 
 PREFIX = "modelreins"
 
@@ -68,6 +79,7 @@ class Ledger:
     def __init__(self, url: str, worker: str, *, history: float = 86400.0, timeout: float = 5.0) -> None:
         self._redis = Scripts(url, timeout)
         self._prefix = f"{PREFIX}:{{{quote(worker, safe='')}}}:"
+        self._bridges = Register(self._redis, f"{self._prefix}bridges", f"{self._prefix}bridges_online")
         self._history = history
         self.worker = worker
 
@@ -224,7 +236,16 @@ class Ledger:
             ``"finished"``; ``"carried"`` if it is recorded, but a courier has it by now; or the state that stands
             against it.
         """
-        answer = self._run("finish", run.job_id, run.task_id, run.retries, outcome.to_json(), deliver_seconds, *blobs)
+        answer = self._run(
+            "finish",
+            run.job_id,
+            run.task_id,
+            run.retries,
+            outcome.status,
+            outcome.to_json(),
+            deliver_seconds,
+            *blobs,
+        )
         return str(answer.decode())
 
     def fail(
@@ -233,6 +254,7 @@ class Ledger:
         task_id: str,
         outcome: Outcome,
         *,
+        note: str = "",
         unstarted: bool = False,
         retries: int | None = None,
         holder: str = "",
@@ -243,12 +265,15 @@ class Ledger:
             job_id: the job.
             task_id: the attempt.
             outcome: what is known.
+            note: the same for the job's story: without anything of the job's content.
             unstarted: a message of it did not start: then a run of another copy goes on.
             retries: the number of Celery retries of the run that ended, where it is known: then no other one is ended.
             holder: the worker whose run ended, likewise.
         """
         which = "" if retries is None else retries
-        return bool(self._run("fail", job_id, task_id, int(unstarted), which, holder, outcome.to_json()))
+        return bool(
+            self._run("fail", job_id, task_id, int(unstarted), which, holder, outcome.status, outcome.to_json(), note)
+        )
 
     def lose(
         self,
@@ -306,6 +331,20 @@ class Ledger:
         answer = self._run("abort", job_id, why, self._history)
         return answer.decode() if answer else None
 
+    def requeue(self, job_id: int, note: str, *, wait_seconds: float) -> str | None:
+        """Claimed, sent or running → claimed with the next attempt: an operator wants the job to be started again.
+
+        Args:
+            job_id: the job.
+            note: who and why, for the job's story.
+            wait_seconds: before it is sent again, if it runs: until then its worker is to have stopped it.
+
+        Returns:
+            The task id of the attempt that this ends; ``None`` if the job is in none of these states.
+        """
+        answer = self._run("requeue", job_id, wait_seconds, note)
+        return answer.decode() if answer else None
+
     # -- delivering ----------------------------------------------------------------------------------
 
     def collect(self, limit: int, *, hold_seconds: float) -> list[DeliveryKey]:
@@ -339,9 +378,12 @@ class Ledger:
         """Finished → finished: the delivery failed and is to be tried again after ``wait_seconds``."""
         return self._deliver("undelivered", delivery, why, wait_seconds)
 
-    def replace_outcome(self, delivery: DeliveryKey, outcome: Outcome) -> bool:
-        """Finished → finished: the server will never take the outcome; this one, due at once, says so."""
-        return self._deliver("replace_outcome", delivery, outcome.to_json())
+    def replace_outcome(self, delivery: DeliveryKey, outcome: Outcome, *, note: str = "") -> bool:
+        """Finished → finished: the server will never take the outcome; this one, due at once, says so.
+
+        ``note`` says what it refused, for the job's story.
+        """
+        return self._deliver("replace_outcome", delivery, outcome.to_json(), note)
 
     def close(self, job_id: int, task_id: str, how: str) -> bool:
         """Finished → closed: the job is terminal on the server; ``how`` is ``delivered`` or ``superseded``."""
@@ -377,8 +419,36 @@ class Ledger:
     def survey(self, queues: Sequence[str] = ()) -> Survey:
         """What is in flight, by state and by queue."""
         answer = self._look("survey", *queues)
-        states = dict(zip(IN_FLIGHT, answer[1:6], strict=True))
-        return Survey(float(answer[0]), states, dict(zip(queues, answer[6:], strict=True)))
+        states = dict(zip(IN_FLIGHT, answer[2:7], strict=True))
+        return Survey(float(answer[0]), states, dict(zip(queues, answer[7:], strict=True)), paused=bool(answer[1]))
+
+    def standing(self, periods: Sequence[float]) -> Standing:
+        """How the work stands: what waits longest, and how many jobs ended in the last so many seconds."""
+        paused, waiting, undelivered, *ended = self._look("standing", *periods)
+        counts = [dict(zip(ENDINGS, each, strict=True)) for each in ended]
+        return Standing(
+            pause=Pause.from_json(paused) if paused else None,
+            waiting=Aged.read(waiting),
+            undelivered=Aged.read(undelivered),
+            ended=dict(zip(periods, counts, strict=True)),
+        )
+
+    def story(self, job_id: int) -> list[Line]:
+        """What has happened to a job, in order; empty if the ledger does not know it."""
+        with self._redis.errors():
+            return [read_line(line) for line in self._redis.client.lrange(f"{self._prefix}story:{job_id}", 0, -1)]
+
+    def in_state(self, state: str) -> list[int]:
+        """The jobs in one state in flight, in the order of their ids."""
+        with self._redis.errors():
+            members = self._redis.client.zscan_iter(f"{self._prefix}{state}", count=1000)
+            return sorted({int(job_id) for job_id, _ in members})
+
+    def ended(self, ending: str, limit: int) -> list[tuple[int, float]]:
+        """The jobs that ended in one of :data:`ENDINGS`, the last one first, each with the time of its end."""
+        with self._redis.errors():
+            found = self._redis.client.zrevrange(f"{self._prefix}ended:{ending}", 0, limit - 1, withscores=True)
+        return [(int(job_id), float(at)) for job_id, at in found]
 
     def read(self, job_id: int) -> Record | None:
         """One job's record; ``None`` if the ledger does not know it."""
@@ -439,7 +509,29 @@ class Ledger:
             holdings.update((job_id, read_holding(job_id, *held)) for job_id, held in zip(page, answer, strict=True))
         return Inventory(holdings, None if looked_at is None else self.survey().now - float(looked_at))
 
+    # -- what an operator decides ----------------------------------------------------------------------
+
+    def pause(self, pause: Pause) -> None:
+        """From now on no bridge admits a job, until :meth:`resume`."""
+        self._run("pause", "", pause.to_json())
+
+    def resume(self) -> bool:
+        """Jobs are admitted again. Returns whether it was paused."""
+        return bool(self._run("resume", ""))
+
     # -- among bridges -------------------------------------------------------------------------------
+
+    def announce_bridge(self, bridge: BridgeProcess, *, seconds: float) -> None:
+        """A bridge is online, for ``seconds`` from now unless it announces itself again."""
+        self._bridges.announce(bridge.id, asdict(bridge), seconds=seconds)
+
+    def withdraw_bridge(self, bridge_id: str) -> None:
+        """A bridge has stopped."""
+        self._bridges.withdraw(bridge_id)
+
+    def bridges(self) -> list[BridgeProcess]:
+        """The bridges that are online."""
+        return sorted((BridgeProcess(**about) for about in self._bridges.online()), key=lambda each: each.id)
 
     def my_turn(self, what: str, seconds: float) -> bool:
         """Whether this caller may do ``what`` now; nobody else may for ``seconds``."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from ..job import Job
@@ -74,12 +75,107 @@ class Missed:
 
 
 @dataclass(frozen=True)
+class BridgeProcess:
+    """A bridge process that is online.
+
+    Args:
+        id: host and process id.
+        host: the host's name.
+        version: its version of mr-celery.
+        uptime: seconds since its start, when it said so.
+        presence_age: seconds since the server last took its report of presence, when it said so; ``None``: never.
+        token_rejected: whether the server refuses its token.
+        pending: how many jobs were pending on the server at its last look; ``None``: it has not looked.
+    """
+
+    id: str
+    host: str
+    version: str
+    uptime: float
+    presence_age: float | None = None
+    token_rejected: bool = False
+    pending: int | None = None
+
+
+@dataclass(frozen=True)
+class Pause:
+    """That an operator has paused the claiming: who did, when (seconds since 1970, the ledger's clock), and why."""
+
+    by: str
+    at: float
+    why: str = ""
+
+    def to_json(self) -> str:
+        """The pause as JSON text, for the ledger."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Pause:
+        """The pause that :meth:`to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a job's story.
+
+    Args:
+        at: seconds since 1970, by the ledger's clock.
+        event: ``admitted``, ``claimed``, ``sent``, ``started``, ``finished``, ``closed``, …
+        attempt: the attempt that it was in; 0: before the first.
+        note: what else is known: a node, a queue, a reason.
+    """
+
+    at: float
+    event: str
+    attempt: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Aged:
+    """A job that has waited for ``seconds``; for an outcome with the deliveries tried, and what went wrong last."""
+
+    job_id: int
+    seconds: float
+    deliveries: int = 0
+    why: str = ""
+
+    @classmethod
+    def read(cls, answer: Sequence[bytes]) -> Aged | None:
+        """What ``standing.lua`` answers of it; ``None`` where there is none."""
+        if not answer:
+            return None
+        job_id, seconds, *more = answer
+        deliveries, why = more or (b"0", b"")
+        return cls(int(job_id), max(0.0, float(seconds)), int(deliveries), why.decode(errors="replace"))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the work stands.
+
+    Args:
+        pause: the pause; ``None``: jobs are claimed.
+        waiting: the job that has waited longest for a worker.
+        undelivered: the oldest outcome that is not delivered yet.
+        ended: how many jobs ended, by the seconds that are looked back, and how they ended.
+    """
+
+    pause: Pause | None
+    waiting: Aged | None
+    undelivered: Aged | None
+    ended: Mapping[float, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
 class Survey:
     """What is in flight, and the ledger's clock (seconds)."""
 
     now: float
     states: Mapping[str, int]
     load: Mapping[str, int]
+    paused: bool = False
 
     @property
     def slots_taken(self) -> int:
@@ -94,7 +190,11 @@ class Survey:
 
 @dataclass(frozen=True)
 class Record:
-    """One job's record. ``held``: a worker has told that it has the message of the present attempt."""
+    """One job's record.
+
+    ``held``: a worker has told that it has the message of the present attempt. ``status``: how the job is, or was,
+    closed, once its outcome is known.
+    """
 
     id: int
     state: str
@@ -107,6 +207,7 @@ class Record:
     held: bool
     why: str
     how: str
+    status: str
     node: str
     job: Job | None = field(repr=False)
     outcome: Outcome | None = field(repr=False)
@@ -182,12 +283,19 @@ def read_record(job_id: int, fields: Mapping[bytes, bytes]) -> Record | None:
         held="held" in text,
         why=string("why"),
         how=string("how"),
+        status=string("status"),
         node=string("node"),
         job=Job.from_json(text["job"]) if "job" in text else None,
         outcome=Outcome.from_json(text["outcome"]) if "outcome" in text else None,
         parts={key: string(key) for key in text if key.startswith(("artifact:", "review:"))},
         times={key[:-3]: float(text[key]) for key in text if key.endswith("_at")},
     )
+
+
+def read_line(line: bytes) -> Line:
+    """The line that ``tell`` in ``record.lua`` wrote."""
+    at, event, attempt, note = line.decode(errors="replace").split(" ", 3)
+    return Line(float(at), event, int(attempt), note)
 
 
 def read_holding(job_id: int, sets: Sequence[bytes], slots: Sequence[bytes], known: Sequence[bytes | None]) -> Holding:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mr_celery.job import Job
-from mr_celery.ledger import DeliveryKey, Record, Route, RunKey
+from mr_celery.ledger import ENDINGS, DeliveryKey, Record, Route, RunKey
 from mr_celery.ledger.ledger import MOST_REDELIVERIES
 from mr_celery.outcome import Outcome
 from support.ledgers import LATER, Books, fake_books
@@ -209,6 +209,8 @@ class Model:
             entry = self.jobs.get(message.job_id)
             if entry is None or entry.task != message.task_id:
                 lost[message.job_id] = "superseded" if entry else "unknown"
+            elif entry.state in ("finished", "closed") and entry.finished_by is None:
+                lost[message.job_id] = "ended"
             elif entry.state in OVER:
                 lost[message.job_id] = entry.state
             elif entry.state == "running":
@@ -287,6 +289,14 @@ class Model:
             return "failed"
         self._claim(entry, due=True)
         return "again"
+
+    def requeue(self, job_id: int) -> str | None:
+        entry = self._in(job_id, "claimed", "sent", "running")
+        if entry is None:
+            return None
+        ended, entry.route = entry.task, replace(entry.route, max_attempts=entry.route.max_attempts + 1)
+        self._begin(entry, due=entry.state != "running")
+        return ended
 
     def abort(self, job_id: int) -> str | None:
         entry = self._in(job_id, "claimed", "sent", "running", "finished")
@@ -933,6 +943,16 @@ class Walk(RuleBasedStateMachine):
 
         self.do(step, lost=lost)
 
+    @precondition(lambda self: self.in_state("claimed", "sent", "running"))
+    @rule(index=INDEX, indeed=SELDOM)
+    def requeue(self, index: int, indeed: bool) -> None:
+        if not indeed:
+            return
+        job_id = self.job(index, "claimed", "sent", "running")
+        answer = self.ledger.requeue(job_id, "operator", wait_seconds=LATER)
+        self.going[job_id].clear()
+        self.agree(self.model.requeue(job_id), answer)
+
     @precondition(lambda self: self.in_state("unknown", *OVER))
     @rule(job=INDEX, route=st.sampled_from(ROUTES), now=st.booleans(), asked=INDEX, lost=LOST)
     def adopt(self, job: int, route: Route, now: bool, asked: int, lost: bool) -> None:
@@ -1037,6 +1057,21 @@ class Walk(RuleBasedStateMachine):
         for state in IN_FLIGHT:
             members = {int(member) for member in self.books.redis.zrange(self.books.key(state), 0, -1)}
             assert members == {job_id for job_id, each in expected.items() if each == state}
+
+    @invariant()
+    def what_waits_and_what_ended_is_listed_where_operators_look(self) -> None:
+        def members(name: str) -> set[int]:
+            return {int(member) for member in self.books.redis.zrange(self.books.key(name), 0, -1)}
+
+        def in_state(*states: str) -> set[int]:
+            return {job_id for job_id, record in self.records.items() if record.state in states}
+
+        assert members("waiting") == in_state("claimed", "sent")
+        assert members("undelivered") == in_state("finished")
+        ended = {how: members(f"ended:{how}") for how in ENDINGS}
+        assert set().union(*ended.values()) >= in_state(*OVER)
+        assert not set().union(*ended.values()) & in_state(*IN_FLIGHT)
+        assert ended["aborted"] >= in_state("aborted")
 
     @invariant()
     def the_slots_taken_are_those_of_the_jobs_from_admitted_to_running(self) -> None:

@@ -65,6 +65,7 @@ STEPS: dict[str, Step] = {
     "fail unstarted": lambda books, run: books.ledger.fail(run.job_id, run.task_id, EXPIRED, unstarted=True),
     "lose": lambda books, run: books.die(run) != "kept",
     "resend": lambda books, run: resend(books.ledger, run) != "kept",
+    "requeue": lambda books, run: books.ledger.requeue(run.job_id, "operator", wait_seconds=LATER),
     "abort": lambda books, run: books.ledger.abort(run.job_id, "operator"),
     "carry": lambda books, run: books.ledger.carry(first_delivery(run), hold_seconds=LATER),
     "delivered_part": lambda books, run: books.ledger.delivered_part(
@@ -88,6 +89,7 @@ LEADS: dict[str, dict[str, str]] = {
     "fail unstarted": {"claimed": "finished", "sent": "finished"},
     "lose": {"running": "claimed"},
     "resend": {"claimed": "claimed", "sent": "claimed"},
+    "requeue": {"claimed": "claimed", "sent": "claimed", "running": "claimed"},
     "abort": {"claimed": "aborted", "sent": "aborted", "running": "aborted", "finished": "aborted"},
     "carry": {"finished": "finished"},
     "delivered_part": {"finished": "finished"},
@@ -98,7 +100,7 @@ LEADS: dict[str, dict[str, str]] = {
 
 ANSWERS_WITH_THE_STATE = ("sent", "finish")
 
-OF_A_WHOLE_LIFE = ("drop", "settle_later", "claimed", "abort")
+OF_A_WHOLE_LIFE = ("drop", "settle_later", "claimed", "requeue", "abort")
 """The steps that are not those of one attempt only."""
 
 CHANGED_THOUGH_REFUSED = {("lose", "finished"): b"carrier"}
@@ -1025,7 +1027,11 @@ def test_a_job_that_is_over_leaves_only_a_light_record_that_expires(
     assert record.task_id == run.task_id
     assert "ended" in record.times
     assert 990 < books.redis.ttl(books.key("job:1")) <= 1000
-    assert books.redis.keys(books.key("*")) == [books.key("job:1").encode()]
+    ending = "done" if state == "closed" else "aborted"
+    left = {"job:1", "story:1", f"ended:{ending}"}
+    assert set(books.redis.keys(books.key("*"))) == {books.key(name).encode() for name in left}
+    for name in left:
+        assert 990 < books.redis.ttl(books.key(name)) <= 1000
 
 
 # -- delivering --------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ local state = known[1]
 if not (state == 'claimed' or state == 'sent' or state == 'running' or state == 'finished') then
   return false
 end
-finish_off(state, 'aborted', history)
 set('why', why)
+tell('aborted', why)
+finish_off(state, 'aborted', 'aborted', history)
 return known[2]

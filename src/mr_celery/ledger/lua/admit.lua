@@ -1,5 +1,5 @@
 -- (nothing) -> admitted: written before the claim request, so that a crash in between is found.
--- Answers: 'admitted' (claim it) | 'full' (no slot) | 'known' (in flight, or ended since the inbox was
+-- Answers: 'admitted' (claim it) | 'full' (no slot, or paused) | 'known' (in flight, or ended since the inbox was
 -- asked) | 'again' (in flight, and the server lists it as pending again: claim it, do not send it).
 local job, route, queue, nonce = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local max_attempts, on_lost = ARGV[7], ARGV[8]
@@ -17,9 +17,13 @@ elseif known[1] then
     return 'known'
   end
   set('claimed_at', stamp(now))
+  tell('pending', 'the server had put it back: claimed again, not sent again')
   return 'again'
 end
 
+if redis.call('EXISTS', prefix .. 'paused') == 1 then
+  return 'full'
+end
 local total = 0
 for _, state in ipairs({'admitted', 'claimed', 'sent', 'running'}) do
   total = total + redis.call('ZCARD', prefix .. state)
@@ -34,5 +38,6 @@ if requeued then
   forget()
 end
 set('job', job, 'route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
-place('admitted', now + settle_seconds)
+move(nil, 'admitted', now + settle_seconds)
+tell('admitted', queue)
 return 'admitted'

@@ -16,13 +16,16 @@ if outcome then
     return 'known'
   end
   redis.call('PERSIST', record)
-  redis.call('HDEL', record, 'ended_at', 'carrier')
-  record_outcome('closed', outcome, now)
+  reopen()
+  redis.call('HDEL', record, 'ended_at', 'ending', 'carrier')
+  record_outcome(nil, get('status')[1], outcome, now)
+  tell('reopened', 'the server lists it as running, though it took the close')
   return 'redelivered'
 end
 redis.call('SADD', prefix .. 'load:' .. queue, id) -- the first write: see admit.lua
 forget()
 set('job', job, 'route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
 begin_attempt(1, nonce)
-place('claimed', now + wait_seconds)
+move(nil, 'claimed', now + wait_seconds)
+tell('adopted', 'running on the server, unknown to the ledger')
 return 'adopted'

@@ -8,4 +8,5 @@ if known[1] ~= 'admitted' then
 end
 begin_attempt(1, known[2])
 move('admitted', 'claimed', now + wait_seconds)
+tell('claimed')
 return task_id(1, known[2])

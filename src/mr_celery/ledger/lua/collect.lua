@@ -14,6 +14,7 @@ for _, job in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'finished', '-inf', s
     taken[#taken + 1] = task
     taken[#taken + 1] = redis.call('HINCRBY', its_record, 'deliveries', 1)
   else
+    redis.call('ZREM', prefix .. 'undelivered', job)
     redis.call('ZREM', prefix .. 'finished', job) -- its record is lost: the server's list tells what becomes of it
   end
 end

@@ -6,5 +6,6 @@ if not carries(task, number) then
   return 0
 end
 set(part, answer)
+tell('delivered', part)
 redis.call('ZADD', prefix .. 'finished', stamp(now + hold_seconds), id)
 return 1

@@ -1,9 +1,10 @@
 -- running -> finished: the outcome, from the run that holds the lease and from no other.
 -- It is due for the courier after deliver_seconds; until then, and while its worker holds it, the run delivers it.
--- ARGV: prefix, id, task id, retries, outcome, deliver_seconds, then the blobs.
+-- ARGV: prefix, id, task id, retries, status, outcome, deliver_seconds, then the blobs.
 -- Answers: 'finished' (also to the same run asking again), 'carried' (recorded, and a courier has it by now), or the
 -- state that stands against it.
-local task, retries, outcome, deliver_seconds = ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local task, retries, status, outcome = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local deliver_seconds = tonumber(ARGV[7])
 local known = get('state', 'task', 'retries', 'finished_by', 'carrier')
 if not known[1] then
   return 'unknown'
@@ -17,13 +18,14 @@ elseif known[1] ~= 'running' then
   return known[1]
 end
 set('finished_by', retries)
-for index = 7, #ARGV do
-  set('blob:' .. (index - 7), ARGV[index])
+for index = 8, #ARGV do
+  set('blob:' .. (index - 8), ARGV[index])
 end
 if deliver_seconds > 0 then
   set('deliveries', 1, 'carrier', 'run')
 else
   set('deliveries', 0)
 end
-record_outcome('running', outcome, now + deliver_seconds)
+record_outcome('running', status, outcome, now + deliver_seconds)
+tell('finished', status)
 return 'finished'

@@ -21,12 +21,15 @@ if retries == '' and tonumber(redis.call('ZSCORE', prefix .. 'running', id)) > n
   return 'kept'
 end
 set('lost', why)
+tell('lost', why)
 local attempt = tonumber(known[3])
 if known[6] == 'fail' then
-  record_outcome('running', must_not_outcome, now)
+  record_outcome('running', 'failed', must_not_outcome, now)
+  tell('finished', 'failed: it must not run again')
   return 'failed'
 elseif attempt >= tonumber(known[5]) then
-  record_outcome('running', too_often_outcome, now)
+  record_outcome('running', 'failed', too_often_outcome, now)
+  tell('finished', 'failed: it was lost too often')
   return 'failed'
 end
 begin_attempt(attempt + 1, known[4])

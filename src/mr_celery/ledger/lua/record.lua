@@ -5,7 +5,12 @@
 --   job:<id>      hash: the record of one job (state, attempt, task, job, outcome, times, ...)
 --   admitted, claimed, sent, running, finished
 --                 sorted sets: the jobs in that state, scored by the time at which somebody must look again
+--   waiting, undelivered
+--                 sorted sets: the jobs that no worker has started, and those whose outcome is on its way, by since when
 --   load:<queue>  set: the jobs that hold a slot of that queue (admitted to running)
+--   story:<id>    list: what has happened to the job, a line each: time, event, attempt, note
+--   ended:<how>   sorted sets: the jobs that are over (done, failed, escalated, superseded, aborted), by when
+--   paused        string: who paused the claiming, when and why; absent: it goes on
 --   outcome:<id>  string: what a closed job ended with, for a little while (see adopt.lua)
 --   bell          channel: rung with the new state when a slot becomes free or work becomes due
 --
@@ -29,14 +34,40 @@ local function set(...)
   redis.call('HSET', record, ...)
 end
 
-local function place(state, due)
-  redis.call('ZADD', prefix .. state, stamp(due), id)
-  set('state', state, state .. '_at', stamp(now))
+-- One line of the job's story. A note is in our own words: never the job's content, nor the server's words.
+-- A very long story keeps its beginning, and its newest line.
+local function tell(event, note)
+  local story = prefix .. 'story:' .. id
+  local line = stamp(now) .. ' ' .. event .. ' ' .. (get('attempt')[1] or 0) .. ' ' .. (note or '')
+  if redis.call('LLEN', story) < 200 then
+    redis.call('RPUSH', story, line)
+  else
+    redis.call('LSET', story, -1, line)
+  end
+end
+
+local aged = {claimed = 'waiting', sent = 'waiting', finished = 'undelivered'}
+
+-- Since when a job waits for a worker, or its outcome for its delivery.
+local function age(from, to)
+  local before, after = aged[from], aged[to]
+  if before ~= after then
+    if before then
+      redis.call('ZREM', prefix .. before, id)
+    end
+    if after then
+      redis.call('ZADD', prefix .. after, stamp(now), id)
+    end
+  end
 end
 
 local function move(from, to, due)
-  redis.call('ZREM', prefix .. from, id)
-  place(to, due)
+  if from then
+    redis.call('ZREM', prefix .. from, id)
+  end
+  redis.call('ZADD', prefix .. to, stamp(due), id)
+  age(from, to)
+  set('state', to, to .. '_at', stamp(now))
 end
 
 local function ring(what)
@@ -70,22 +101,33 @@ local function lay_down(due)
   redis.call('ZADD', prefix .. 'finished', stamp(due), id)
 end
 
+-- The job is not over any more: it is off the list of its end, and its story goes on.
+local function reopen()
+  local ending = get('ending')[1]
+  if ending then
+    redis.call('ZREM', prefix .. 'ended:' .. ending, id)
+  end
+  redis.call('PERSIST', prefix .. 'story:' .. id)
+end
+
 -- An earlier life of the job is over, and counts no more.
 local function forget()
+  reopen()
   redis.call('DEL', record, kept_outcome)
 end
 
 -- The outcome is known, and is to be delivered from `due` on by whoever takes it first.
-local function record_outcome(from, outcome, due)
-  set('outcome', outcome)
+local function record_outcome(from, status, outcome, due)
+  set('status', status, 'outcome', outcome)
   move(from, 'finished', due)
   free_slot()
   ring(due > now and 'finished' or 'deliver')
 end
 
 -- The job's life is over: its record stays as history, without its payloads.
-local function finish_off(from, to, history)
+local function finish_off(from, to, ending, history)
   redis.call('ZREM', prefix .. from, id)
+  age(from, to)
   free_slot()
   local heavy = {'job', 'outcome'}
   for _, name in ipairs(redis.call('HKEYS', record)) do
@@ -94,7 +136,12 @@ local function finish_off(from, to, history)
     end
   end
   redis.call('HDEL', record, unpack(heavy))
-  set('state', to, 'ended_at', stamp(now))
-  redis.call('PEXPIRE', record, math.floor(tonumber(history) * 1000))
+  set('state', to, 'ending', ending, 'ended_at', stamp(now))
+  local kept, ended = math.floor(tonumber(history) * 1000), prefix .. 'ended:' .. ending
+  redis.call('ZADD', ended, stamp(now), id)
+  redis.call('ZREMRANGEBYSCORE', ended, '-inf', stamp(now - tonumber(history)))
+  for _, key in ipairs({record, prefix .. 'story:' .. id, ended}) do
+    redis.call('PEXPIRE', key, kept)
+  end
   ring(to)
 end

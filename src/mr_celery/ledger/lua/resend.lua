@@ -13,9 +13,11 @@ if budget >= 0 then
   local resends = tonumber(known[3]) + 1
   set('resends', resends)
   if resends > budget then
-    record_outcome(state, outcome, now)
+    record_outcome(state, 'failed', outcome, now)
+    tell('finished', 'failed: no worker started it: ' .. why)
     return 'failed'
   end
 end
 move(state, 'claimed', now + wait_seconds)
+tell('unstarted', why)
 return 'again'

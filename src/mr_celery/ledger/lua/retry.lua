@@ -9,4 +9,5 @@ end
 set('retries', next_retries)
 redis.call('HDEL', record, 'held') -- no worker has told yet that it has the new message
 move('running', 'sent', now + wait_seconds)
+tell('retry', 'its handler asked to start again')
 return 1

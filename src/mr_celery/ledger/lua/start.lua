@@ -18,4 +18,7 @@ if not (waiting or continued) then
 end
 set('retries', retries, 'node', node, 'holder', holder, 'run', run)
 move(state, 'running', now + lease)
+if not (continued and known[6] == run) then
+  tell('started', node)
+end
 return {'started', known[4], known[5]}

@@ -5,5 +5,6 @@ if not carries(task, number) then
   return 0
 end
 set('why', why)
+tell('undelivered', why)
 lay_down(now + wait_seconds)
 return 1
