@@ -158,7 +158,9 @@ class Claimer:
         for future in done:
             candidate = self._claiming.pop(future)
             claim = future.result()
-            self._fruitful = self._fruitful or claim == "claimed"
+            if claim == "claimed":
+                self._fruitful = True
+                self._office.pending = max(0, (self._office.pending or 0) - 1)
             if claim == "full":
                 self._backlog.appendleft(candidate)
 

@@ -56,7 +56,8 @@ class Office:
     Attributes:
         token_rejected: whether the server refuses the token: then nothing is claimed.
         stopping: set when the bridge was told to stop.
-        pending: how many jobs were pending at the last look into the inbox; ``None``: there was none yet.
+        pending: how many jobs were pending at the last look into the inbox, less those that were claimed since;
+            ``None``: there was no look yet.
     """
 
     def __init__(

@@ -55,6 +55,8 @@ def one_line_errors(ctx: click.Context) -> Iterator[None]:
     """What goes wrong is told in one line, and the command exits with 1."""
     from ..errors import MrCeleryError
 
+    if ctx.obj.no_color:
+        ctx.color = False
     try:
         yield
     except MrCeleryError as error:

@@ -15,6 +15,7 @@ from mr_celery.bridge.claimer import Claimer
 from mr_celery.bridge.sync import InFlightSync
 from mr_celery.errors import LedgerUnavailable, WorkerError
 from mr_celery.ledger import RunKey
+from mr_celery.operations import pause
 from support.ledgers import DONE, LATER, Books, Desk, make_desk, refusal
 from support.ports import until
 
@@ -577,3 +578,29 @@ def test_jobs_that_are_refused_take_no_slots_for_long(desk: Desk, books: Books, 
     for _ in range(8):
         claimer.run_once()
     assert books.ledger.survey().states["finished"] == 29
+
+
+def test_while_it_is_paused_the_inbox_is_not_asked_and_what_waited_is_forgotten(
+    desk: Desk, books: Books, claimer: Claimer
+) -> None:
+    desk.server.dispatch(*range(1, 21))
+    claimer.run_once()
+    assert claimer.hungry
+    pause(books.ledger)
+    asked = len(desk.server.asked("jobs"))
+    assert claimer.run_once() > 1.0
+    assert not claimer.hungry
+    assert len(desk.server.asked("jobs")) == asked
+
+
+def test_a_pause_after_the_look_into_the_inbox_is_in_time(desk: Desk, books: Books, claimer: Claimer) -> None:
+    desk.server.dispatch(1)
+    desk.server.faults["jobs"] = [lambda: pause(books.ledger)]
+    claimer.run_once()
+    assert desk.server.asked("claim") == []
+
+
+def test_what_is_pending_is_counted_less_what_was_claimed(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(*range(1, 21))
+    claimer.run_once()
+    assert desk.office.pending == 20 - len(desk.server.running)
