@@ -6,6 +6,7 @@ The list of effects is found in the code (support/crash.py): one that no story h
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from mr_celery.delivery.deliver import REFUSAL
 from mr_celery.ledger import Ledger
 from mr_celery.sandbox import Rule, Sandbox
 from support.crash import Point, Victim, When, arm, effects
-from support.fleet import Fleet
+from support.fleet import BIN, Fleet
 from support.ports import until
 from support.servers import RedisServer
 
@@ -132,6 +133,16 @@ def ledger_lost(fleet: Fleet, prompt: str) -> int:
     return job_id
 
 
+def requeued(fleet: Fleet, prompt: str) -> int:
+    """A job that an operator starts again while it runs, with a command that dies."""
+    job_id = fleet.dispatch(prompt, "nap", seconds=8)
+    until(lambda: fleet.started(prompt) == 1, what="it runs")
+    command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "requeue", str(job_id)]
+    for _ in BOTH:
+        assert subprocess.run(command, env=fleet.environment, timeout=60).returncode == -signal.SIGKILL
+    return job_id
+
+
 def ledger_of(fleet: Fleet) -> Ledger:
     return Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
 
@@ -192,11 +203,14 @@ def _delivery(**more: Any) -> list[Case]:
     ]
 
 
+IN_PASSING = ("server.presence", "ledger.found", "ledger.my_turn", "ledger.announce_bridge")
+"""Effects that a bridge passes all the time."""
+
 CASES = [
     # claiming
     *(_poster(effect) for effect in ("ledger.admit", "server.claim", "ledger.claimed", "broker.send")),
     *(_poster("ledger.sent", when=(when,)) for when in BOTH),
-    *(Case(effect, plain("nap", seconds=2)) for effect in ("server.presence", "ledger.found", "ledger.my_turn")),
+    *(Case(effect, plain("nap", seconds=2)) for effect in IN_PASSING),
     *(
         Case(
             "ledger.settle_later",
@@ -227,6 +241,7 @@ CASES = [
     Case("ledger.lose", plain("node-dies"), runs=2),
     Case("ledger.resend", prefetched),
     Case("ledger.adopt", ledger_lost, runs=2),
+    Case("ledger.requeue", requeued, runs=2),
     Case("ledger.missed", aborted, status="failed", result="aborted by an operator"),
     Case("ledger.abort", aborted, status="failed", result="aborted by an operator"),
     # delivering

@@ -30,12 +30,30 @@ Victim = Literal["process", "node"]
 """``process``: who passes the point. ``node``: its whole process group: a Celery worker with all its children."""
 
 READS = {
-    Ledger: {"bell", "blob", "due", "holds", "in_flight", "inventory", "read", "server_version", "survey"},
+    Ledger: {
+        "bell",
+        "blob",
+        "bridges",
+        "due",
+        "ended",
+        "holds",
+        "in_flight",
+        "in_state",
+        "inventory",
+        "read",
+        "server_version",
+        "standing",
+        "story",
+        "survey",
+    },
     Api: {"job", "jobs"},
     Sender: {"announce_abort", "close", "waiting"},
     Spool: {"entries", "open"},
 }
 """What changes nothing. Every other public method is an effect."""
+
+LAST = {"ledger.pause", "ledger.resume", "ledger.withdraw_bridge"}
+"""What a process does alone, or as its last step: nothing is left undone by its death."""
 
 LOOKS = ("ledger.collect", "ledger.lost", "ledger.missed", "ledger.take")
 """Effects that are none where they find nothing: then their point afterwards is not passed."""
@@ -48,7 +66,7 @@ def effects() -> dict[str, tuple[type, str]]:
         f"{where[owner]}.{name}": (owner, name)
         for owner, reads in READS.items()
         for name, _ in inspect.getmembers(owner, inspect.isfunction)
-        if not name.startswith("_") and name not in reads
+        if not name.startswith("_") and name not in reads and f"{where[owner]}.{name}" not in LAST
     }
 
 
