@@ -50,6 +50,7 @@ class WorkerError(MrCeleryError):
         retryable: whether the same request may succeed later (no answer, an answer that is not the
             protocol's, 408, 425, 429, 5xx).
         retry_after: seconds the server asked to wait (``Retry-After``); ``None`` if it did not.
+        route: which kind of request it was: ``claim``, ``close``, ``upload``, …; empty if it is not known.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class WorkerError(MrCeleryError):
         self.status = status
         self.retryable = retryable
         self.retry_after = retry_after
+        self.route = ""
 
     @property
     def summary(self) -> str:
@@ -71,6 +73,11 @@ class WorkerError(MrCeleryError):
         request, _, reason = str(self).partition(": ")
         own_words = self.status is None and reason.startswith("[Errno")  # this system's, not the server's
         return f"{request}: {reason}" if own_words else request
+
+    @property
+    def label(self) -> str:
+        """The kind of request and the status of its answer, ``close 503``; ``none`` where there was no answer."""
+        return f"{self.route} {self.status or 'none'}" if self.route else ""
 
     @property
     def trouble(self) -> bool:

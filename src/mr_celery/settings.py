@@ -84,6 +84,13 @@ def _bytes(low: int) -> Callable[[Any], int]:
     return parse
 
 
+def _http(value: Any) -> str:
+    host, separator, port = _text(value).rpartition(":")
+    if not 0 < int(port) <= 65535 or (separator and not host) or "/" in host:
+        raise ValueError
+    return f"{host or '127.0.0.1'}:{int(port)}"
+
+
 def _spool_url(value: Any) -> str:
     text = _text(value).rstrip("/")
     parts = urlsplit(text)
@@ -198,6 +205,13 @@ class Settings:
         _seconds(1, 3600),
         "seconds from 1 to 3600",
         "Seconds that the bridge gives to what it is claiming or delivering when it is told to stop.",
+    )
+    http: str = _option(
+        "",
+        _http,
+        "a port, or host:port",
+        "Where the bridge answers `/metrics`, `/health/live` and `/health/ready` (extra `metrics`); a port alone "
+        "is one of 127.0.0.1. Default: nowhere.",
     )
     history: float = _option(
         86400.0,

@@ -36,6 +36,7 @@ READS = {
         "bridges",
         "due",
         "ended",
+        "figures",
         "holds",
         "in_flight",
         "in_state",

@@ -119,6 +119,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "max_attempts": (1, 2, 4),
     "timeout": (1.0, 2.0, 3.0),
     "shutdown_timeout": (1.0, 2.0, 3.0),
+    "http": ("127.0.0.1:9464", "0.0.0.0:1", "[::1]:65535"),
     "history": (60.0, 61.0, 62.0),
 }
 
@@ -403,3 +404,17 @@ class TestOptions:
 
     def test_show_auto_for_a_limit_that_the_fleet_sets(self) -> None:
         assert {option.name: option.default for option in options()}["max_inflight"] == "auto"
+
+
+class TestTheAddressOfMetrics:
+    @pytest.mark.parametrize(
+        ("given", "address"),
+        [(9464, "127.0.0.1:9464"), ("9464", "127.0.0.1:9464"), ("0.0.0.0:80", "0.0.0.0:80"), ("[::]:80", "[::]:80")],
+    )
+    def test_is_a_port_or_a_host_and_a_port(self, given: Any, address: str) -> None:
+        assert load({"modelreins_http": given}, environment={}).http == address
+
+    @pytest.mark.parametrize("given", ["no", "", ":80", "0", "65536", "host:", "http://host:80", True])
+    def test_and_nothing_else(self, given: Any) -> None:
+        with pytest.raises(SettingsError, match=r"modelreins_http: .* is not allowed; allowed is a port, or host:port"):
+            load({"modelreins_http": given}, environment={})

@@ -25,11 +25,16 @@ from .reaper import Reaper
 from .sender import Sender
 from .sweeper import Sweeper
 from .sync import InFlightSync
+from .vitals import Vitals
 
 logger = logging.getLogger("mr_celery.bridge")
 
 BELL_SECONDS = 1.0
 """Seconds after which the bell's listener looks whether it is to stop."""
+
+
+PRESENCE_LAPSES = 3
+"""How many reports of presence may fail in a row before a bridge is not ready."""
 
 
 class Bridge:
@@ -58,21 +63,23 @@ class Bridge:
             raise SettingsError("task_protocol: 1 has no message headers; jobs need protocol 2, Celery's default")
         presence_timeout = min(settings.timeout, settings.heartbeat_interval)
         glance = min(1.0, settings.heartbeat_interval / 4)
+        vitals = Vitals()
         self._office = Office(
             settings=settings,
             registry=registry,
-            api=Api(settings.url, token, settings.name, timeout=settings.timeout),
+            api=Api(settings.url, token, settings.name, timeout=settings.timeout, on_error=vitals.error),
             ledger=Ledger(ledger_url, settings.name, history=settings.history),
             fleet=Fleet(ledger_url),
             sender=Sender(app),
             app=app,
             spool=spool_of(settings, settings.name),
+            vitals=vitals,
         )
         self._claimer = Claimer(self._office)
         self._courier = Courier(self._office)
         self._heartbeat = Heartbeat(
             self._office,
-            Api(settings.url, token, settings.name, timeout=presence_timeout),
+            Api(settings.url, token, settings.name, timeout=presence_timeout, on_error=vitals.error),
             Ledger(ledger_url, settings.name, timeout=glance),
             Fleet(ledger_url, timeout=glance),
         )
@@ -83,7 +90,33 @@ class Bridge:
         self._reaper_loop = Loop("reaper", Reaper(self._office), most_backoff=5.0)
         self._sync_loop = Loop("sync", InFlightSync(self._office))
         self._sweep_loop = Loop("sweep", Sweeper(self._office))
-        self._bell_loop = Loop("bell", self, most_backoff=5.0)
+        self._bell_loop = Loop("bell", self, most_backoff=5.0, endless=True)
+
+    @property
+    def office(self) -> Office:
+        """The parts that its loops share."""
+        return self._office
+
+    def unwell(self) -> dict[str, str]:
+        """What of this process does not work any more, and can only be mended by starting it anew; empty: nothing."""
+        if self._office.stopping.is_set():
+            return {}
+        return {loop.name: loop.trouble for loop in self._loops if loop.trouble}
+
+    def unready(self) -> dict[str, str]:
+        """Why it does not claim and deliver now; empty: it does, or is paused. It asks nobody."""
+        office = self._office
+        reasons = self.unwell()
+        if office.stopping.is_set():
+            reasons["bridge"] = "it is stopping"
+        if office.token_rejected:
+            reasons["token"] = "the server refuses it"  # noqa: S105 - no password
+        if self._reaper_loop.failures:
+            reasons["ledger"] = "it does not answer"
+        age, limit = office.presence_age, PRESENCE_LAPSES * office.settings.heartbeat_interval + office.settings.timeout
+        if age is None or age > limit:
+            reasons["presence"] = "never taken by the server" if age is None else f"last taken {age:.0f} s ago"
+        return reasons
 
     @property
     def _loops(self) -> tuple[Loop, ...]:

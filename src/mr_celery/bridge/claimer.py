@@ -196,6 +196,7 @@ class Claimer:
         except WorkerError as error:
             self._not_claimed(job.id, error, admitted=answer == "admitted")
             return "passed"
+        office.vitals.claim("claimed")
         office.token_works()
         if answer == "again":
             logger.info("job=%d claimed again: the server had put it back", job.id)
@@ -221,6 +222,7 @@ class Claimer:
         got through, and what stands before a server may answer anything after it has passed a request on.
         """
         office = self._office
+        office.vitals.claim("conflict" if error.status == 409 else "unclear")
         failures = self._refused.get(job_id, (0, 0.0))[0] + 1
         pause = backoff(failures, first=office.settings.poll_interval, most=30.0 if error.trouble else 300.0)
         self._refused[job_id] = (failures, office.clock() + max(pause, error.retry_after or 0.0))

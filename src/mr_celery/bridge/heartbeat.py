@@ -50,7 +50,6 @@ class Heartbeat:
         self._tags = ",".join(office.registry.offered) or None
         self._refusals = 0
         self._began_at = office.clock()
-        self._accepted_at: float | None = None
         self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="modelreins-heartbeat")
         self._under_way: list[Future[object]] = []
 
@@ -87,7 +86,7 @@ class Heartbeat:
                 self._office.reject_token(error)
             else:
                 self._refusals = 0
-                self._accepted_at = self._office.clock()
+                self._office.presence_at = self._office.clock()
                 self._office.accept_token()
         return self._refusals
 
@@ -106,13 +105,12 @@ class Heartbeat:
         return f"{socket.gethostname()}:{os.getpid()}"
 
     def _announce(self, seconds: float) -> None:
-        now = self._office.clock()
         bridge = BridgeProcess(
             id=self._id,
             host=socket.gethostname(),
             version=__version__,
-            uptime=now - self._began_at,
-            presence_age=None if self._accepted_at is None else now - self._accepted_at,
+            uptime=self._office.clock() - self._began_at,
+            presence_age=self._office.presence_age,
             token_rejected=self._office.token_rejected,
             pending=self._office.pending,
         )

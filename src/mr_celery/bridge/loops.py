@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Protocol
 
 from ..backoff import backoff
 from ..errors import LedgerUnavailable, WorkerError
 
 logger = logging.getLogger("mr_celery.bridge")
+
+STUCK_SECONDS = 900.0
+"""Seconds after which a step that has not ended counts as stuck; many requests that each time out take minutes."""
 
 
 class Step(Protocol):
@@ -30,16 +34,34 @@ class Loop:
         name: the loop's name, for the log and the thread.
         step: what it repeats.
         most_backoff: seconds.
+        endless: whether one step may take for ever.
     """
 
-    def __init__(self, name: str, step: Step, *, most_backoff: float = 30.0) -> None:
-        self._name = name
+    def __init__(self, name: str, step: Step, *, most_backoff: float = 30.0, endless: bool = False) -> None:
+        self.name = name
+        self._endless = endless
+        self._began_at: float | None = None
         self._step = step
         self._most_backoff = most_backoff
         self._wake = threading.Event()
         self._stopping = False
         self._failures = 0
         self._thread = threading.Thread(target=self._loop, name=f"modelreins-{name}", daemon=True)
+
+    @property
+    def failures(self) -> int:
+        """How often in a row the step has failed."""
+        return self._failures
+
+    @property
+    def trouble(self) -> str:
+        """Why the loop does not do its work any more; empty if it does."""
+        if not self._thread.is_alive():
+            return "its thread has ended"
+        began_at = self._began_at
+        if began_at is not None and not self._endless and time.monotonic() - began_at > STUCK_SECONDS:
+            return f"its step has not ended for {time.monotonic() - began_at:.0f} s"
+        return ""
 
     def start(self) -> None:
         """Begin to repeat."""
@@ -71,15 +93,15 @@ class Loop:
                 pause = max(pause, error.retry_after)
             if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th, …: an outage does not fill the log
                 text = error.summary if isinstance(error, WorkerError) else str(error)
-                logger.warning("%s: failure %d in a row: %s", self._name, self._failures, text)
+                logger.warning("%s: failure %d in a row: %s", self.name, self._failures, text)
             return pause
         except Exception:
             self._failures += 1
             pause = backoff(self._failures, first=1.0, most=self._most_backoff)
-            logger.exception("%s: unexpected error; next try in %.1f s", self._name, pause)
+            logger.exception("%s: unexpected error; next try in %.1f s", self.name, pause)
             return pause
         if self._failures:
-            logger.info("%s: works again", self._name)
+            logger.info("%s: works again", self.name)
             self._failures = 0
         return pause
 
@@ -87,6 +109,8 @@ class Loop:
         while not self._stopping:
             # Cleared before the step, so that a wake-up during the step is not lost.
             self._wake.clear()
+            self._began_at = time.monotonic()
             pause = self.turn()
+            self._began_at = None
             if not self._stopping and pause > 0:
                 self._wake.wait(pause)

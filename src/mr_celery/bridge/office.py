@@ -20,6 +20,7 @@ from ..settings import Settings
 from ..spool import Spool
 from .capacity import Capacity, capacity_of
 from .sender import NotPublished, Sender, route_of
+from .vitals import Vitals
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -51,11 +52,13 @@ class Office:
         sender: the way to the broker.
         app: the Celery application.
         spool: where large artifacts wait; ``None`` where no spool is set.
+        vitals: counts the requests to the server.
         clock: seconds, monotonic.
 
     Attributes:
         token_rejected: whether the server refuses the token: then nothing is claimed.
         stopping: set when the bridge was told to stop.
+        presence_at: when the server last took a report of presence, by the clock; ``None``: never.
         pending: how many jobs were pending at the last look into the inbox, less those that were claimed since;
             ``None``: there was no look yet.
     """
@@ -71,6 +74,7 @@ class Office:
         sender: Sender,
         app: Any,
         spool: Spool | None = None,
+        vitals: Vitals | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
@@ -83,6 +87,8 @@ class Office:
         self.clock = clock
         self.token_rejected = False
         self.stopping = threading.Event()
+        self.vitals = vitals or Vitals()
+        self.presence_at: float | None = None
         self.pending: int | None = None
         self.routes: dict[str, Route] = {
             handler.name: route_of(app, handler, settings.max_attempts) for handler in registry.handlers
@@ -95,6 +101,11 @@ class Office:
         self._token_doubted_until = float("-inf")
         self._claims_unclear_until = float("-inf")
         self._lock = threading.Lock()
+
+    @property
+    def presence_age(self) -> float | None:
+        """Seconds since the server last took a report of presence; ``None``: it never has."""
+        return None if self.presence_at is None else self.clock() - self.presence_at
 
     def capacity(self) -> Capacity:
         """What the fleet can run, at most :data:`FLEET_SECONDS` old.

@@ -48,6 +48,12 @@ def modelreins() -> None:
     "-l", "--loglevel", default="INFO", cls=CeleryOption, type=LOG_LEVEL, help_group="Log Options", help="Log level."
 )
 @click.option("-f", "--logfile", cls=CeleryOption, help_group="Log Options", help="Log file; default: stderr.")
+@click.option(
+    "--http",
+    cls=CeleryOption,
+    help_group="ModelReins Options",
+    help="Port or host:port of metrics and health. [MODELREINS_HTTP]",
+)
 @click.pass_context
 @handle_preload_options
 def bridge(ctx: click.Context, loglevel: int, logfile: str | None, **flags: Any) -> None:
@@ -57,6 +63,7 @@ def bridge(ctx: click.Context, loglevel: int, logfile: str | None, **flags: Any)
     """
     from ..bridge import Bridge
     from ..errors import MrCeleryError
+    from ..monitoring import Web
     from ..settings import load
 
     app = ctx.obj.app
@@ -69,9 +76,13 @@ def bridge(ctx: click.Context, loglevel: int, logfile: str | None, **flags: Any)
 
     try:
         app.loader.import_default_modules()
-        instance = Bridge(app, load(app.conf, flags=flags))
+        settings = load(app.conf, flags=flags)
+        instance = Bridge(app, settings)
+        web = Web(settings.http, [instance]) if settings.http else None
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
+        if web is not None:
+            web.start()
         instance.run(told_to_stop)
     except MrCeleryError as error:
         ctx.obj.error(f"mr-celery: {error}", fg="red")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -54,6 +56,7 @@ class Api:
         token: the worker's token.
         name: the worker's name.
         timeout: seconds to wait for each part of an answer.
+        on_error: called with each error that a request ends with.
 
     Raises:
         WorkerError: the address or the token cannot be used.
@@ -66,7 +69,16 @@ class Api:
             api.close(job["id"], "rendered", "done")
     """
 
-    def __init__(self, url: str, token: str, name: str, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        name: str,
+        *,
+        timeout: float = 30.0,
+        on_error: Callable[[WorkerError], object] = lambda error: None,
+    ) -> None:
+        self._on_error = on_error
         self.name = name
         """The worker's name."""
         agent = f"mr-celery/{__version__} ({quote(name, safe=' :@', errors='replace')})"
@@ -76,6 +88,16 @@ class Api:
 
     def __repr__(self) -> str:
         return f"Api({self.url!r}, name={self.name!r})"
+
+    @contextmanager
+    def _route(self, route: str) -> Iterator[None]:
+        """Around a request of that kind: its error says so."""
+        try:
+            yield
+        except WorkerError as error:
+            error.route = route
+            self._on_error(error)
+            raise
 
     def presence(self, status: str = "active", details: str | None = None, tags: str | None = None) -> dict[str, Any]:
         """``PUT /presence``: tell that the worker is there.
@@ -92,7 +114,8 @@ class Api:
             "tags": tags,
             "worker_type": "silicon",
         }
-        return _mapping("PUT /presence", self._transport.request("PUT", "/presence", json=body))
+        with self._route("presence"):
+            return _mapping("PUT /presence", self._transport.request("PUT", "/presence", json=body))
 
     def jobs(self, status: str = "pending") -> Listing:
         """``GET /my-jobs``: the jobs assigned to the worker in that status.
@@ -105,12 +128,13 @@ class Api:
         Raises:
             WorkerError: there is no answer, or it is no list of jobs.
         """
-        answer = self._transport.request("GET", "/my-jobs", params={"worker": self.name, "status": status})
-        listed = answer.get("jobs") if isinstance(answer, dict) else None
-        if not isinstance(listed, list):
-            raise WorkerError(
-                f'GET /my-jobs -> 200: not {{"jobs": […]}} but {_shape(answer)}', status=200, retryable=True
-            )
+        with self._route("inbox"):
+            answer = self._transport.request("GET", "/my-jobs", params={"worker": self.name, "status": status})
+            listed = answer.get("jobs") if isinstance(answer, dict) else None
+            if not isinstance(listed, list):
+                raise WorkerError(
+                    f'GET /my-jobs -> 200: not {{"jobs": […]}} but {_shape(answer)}', status=200, retryable=True
+                )
         usable = [{**job, "id": job_id} for job in listed if (job_id := _job_id(job)) is not None]
         if len(usable) < len(listed):
             logger.warning("GET /my-jobs: %d entries without a usable id left out", len(listed) - len(usable))
@@ -125,7 +149,8 @@ class Api:
         Raises:
             WorkerError: somebody else has the job, or it is not pending any more, or there is no answer.
         """
-        return _anything(self._transport.request("POST", f"{_path(job_id)}/claim", json={"worker": self.name}))
+        with self._route("claim"):
+            return _anything(self._transport.request("POST", f"{_path(job_id)}/claim", json={"worker": self.name}))
 
     def close(self, job_id: int, result: str, status: str) -> dict[str, Any]:
         """``POST /jobs/ID/close``: running → a final status.
@@ -139,7 +164,8 @@ class Api:
             WorkerError: the job is not running any more, or there is no answer.
         """
         body = {"result": result, "status": status}
-        return _anything(self._transport.request("POST", f"{_path(job_id)}/close", json=body))
+        with self._route("close"):
+            return _anything(self._transport.request("POST", f"{_path(job_id)}/close", json=body))
 
     def upload(
         self,
@@ -166,7 +192,10 @@ class Api:
         Raises:
             WorkerError: it is refused, or there is no answer.
         """
-        with form(source, content_type, filename, job_id=job_id, review_id=review_id, expires_at=expires_at) as body:
+        with (
+            self._route("upload"),
+            form(source, content_type, filename, job_id=job_id, review_id=review_id, expires_at=expires_at) as body,
+        ):
             answer = self._transport.request(
                 "POST",
                 "/artifacts/upload",
@@ -174,7 +203,7 @@ class Api:
                 headers={"Content-Type": body.content_type, **_idempotency(idempotency_key)},
                 timeout=max(self._transport.timeout, UPLOAD_TIMEOUT),
             )
-        return _mapping("POST /artifacts/upload", answer)
+            return _mapping("POST /artifacts/upload", answer)
 
     def review(
         self,
@@ -210,7 +239,8 @@ class Api:
             "created_by": f"worker:{self.name}",
         }
         headers = _idempotency(idempotency_key)
-        return _mapping("POST /review", self._transport.request("POST", "/review", json=body, headers=headers))
+        with self._route("review"):
+            return _mapping("POST /review", self._transport.request("POST", "/review", json=body, headers=headers))
 
     def job(self, job_id: int) -> dict[str, Any] | None:
         """``GET /jobs/ID``: one job with its status; ``None`` where the server does not tell it to a worker.
@@ -218,12 +248,13 @@ class Api:
         Raises:
             WorkerError: there is no answer, or the server is in trouble.
         """
-        try:
-            answer = self._transport.request("GET", _path(job_id))
-        except WorkerError as error:
-            if error.status in NOT_KNOWN or (error.status is not None and error.status < 300):
-                return None
-            raise
+        with self._route("job"):
+            try:
+                answer = self._transport.request("GET", _path(job_id))
+            except WorkerError as error:
+                if error.status in NOT_KNOWN or (error.status is not None and error.status < 300):
+                    return None
+                raise
         return answer if isinstance(answer, dict) else None
 
 

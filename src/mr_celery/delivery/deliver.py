@@ -148,7 +148,7 @@ class Delivery:
             pause = max(pause, 5.0)
         if error.retry_after is not None:
             pause = max(pause, error.retry_after)
-        self._ledger.undelivered(consignment.key, why[:500], wait_seconds=pause)
+        self._ledger.undelivered(consignment.key, why[:500], wait_seconds=pause, error=error.label)
         logger.warning("job=%d not delivered yet, next try in %.1f s: %s", job_id, pause, why)
         return error
 

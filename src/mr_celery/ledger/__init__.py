@@ -1,5 +1,6 @@
 """The ledger: the state of every claimed job, in Redis."""
 
+from .figures import Figures, Histogram
 from .fleet import Fleet, Node
 from .ledger import ENDINGS, Ledger
 from .records import (
@@ -26,7 +27,9 @@ __all__ = [
     "Aged",
     "BridgeProcess",
     "DeliveryKey",
+    "Figures",
     "Fleet",
+    "Histogram",
     "Holding",
     "Inventory",
     "Ledger",

@@ -22,6 +22,7 @@ from urllib.parse import quote
 from ..job import Job
 from ..outcome import Outcome
 from .connection import server_version
+from .figures import Figures
 from .records import (
     IN_FLIGHT,
     Admission,
@@ -374,9 +375,12 @@ class Ledger:
         """
         return self._deliver("delivered_part", delivery, part, answer, hold_seconds)
 
-    def undelivered(self, delivery: DeliveryKey, why: str, *, wait_seconds: float) -> bool:
-        """Finished → finished: the delivery failed and is to be tried again after ``wait_seconds``."""
-        return self._deliver("undelivered", delivery, why, wait_seconds)
+    def undelivered(self, delivery: DeliveryKey, why: str, *, wait_seconds: float, error: str = "") -> bool:
+        """Finished → finished: the delivery failed and is to be tried again after ``wait_seconds``.
+
+        ``error`` names the request that failed and its status, ``close 503``, for the figures.
+        """
+        return self._deliver("undelivered", delivery, why, wait_seconds, error)
 
     def replace_outcome(self, delivery: DeliveryKey, outcome: Outcome, *, note: str = "") -> bool:
         """Finished → finished: the server will never take the outcome; this one, due at once, says so.
@@ -432,6 +436,11 @@ class Ledger:
             undelivered=Aged.read(undelivered),
             ended=dict(zip(periods, counts, strict=True)),
         )
+
+    def figures(self) -> Figures:
+        """What has happened, counted."""
+        with self._redis.errors():
+            return Figures(self._redis.client.hgetall(f"{self._prefix}figures"))
 
     def story(self, job_id: int) -> list[Line]:
         """What has happened to a job, in order; empty if the ledger does not know it."""

@@ -348,9 +348,9 @@ def test_the_pause_grows_with_each_try_and_is_never_shorter_than_the_server_asks
     pauses: list[float] = []
     undelivered = books.ledger.undelivered
 
-    def noted(delivery: DeliveryKey, why: str, *, wait_seconds: float) -> bool:
+    def noted(delivery: DeliveryKey, why: str, *, wait_seconds: float, error: str) -> bool:
         pauses.append(wait_seconds)
-        return undelivered(delivery, why, wait_seconds=wait_seconds)
+        return undelivered(delivery, why, wait_seconds=wait_seconds, error=error)
 
     monkeypatch.setattr(books.ledger, "undelivered", noted)
     assert deliver(books, FakeApi(close=[error]), number=number) is error

@@ -1028,7 +1028,7 @@ def test_a_job_that_is_over_leaves_only_a_light_record_that_expires(
     assert "ended" in record.times
     assert 990 < books.redis.ttl(books.key("job:1")) <= 1000
     ending = "done" if state == "closed" else "aborted"
-    left = {"job:1", "story:1", f"ended:{ending}"}
+    left = {"job:1", "story:1", f"ended:{ending}", "figures"}
     assert set(books.redis.keys(books.key("*"))) == {books.key(name).encode() for name in left}
     for name in left:
         assert 990 < books.redis.ttl(books.key(name)) <= 1000

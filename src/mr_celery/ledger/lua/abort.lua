@@ -8,5 +8,6 @@ if not (state == 'claimed' or state == 'sent' or state == 'running' or state == 
 end
 set('why', why)
 tell('aborted', why)
+count('aborted')
 finish_off(state, 'aborted', 'aborted', history)
 return known[2]

@@ -28,4 +28,5 @@ set('job', job, 'route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', 
 begin_attempt(1, nonce)
 move(nil, 'claimed', now + wait_seconds)
 tell('adopted', 'running on the server, unknown to the ledger')
+count('adopted')
 return 'adopted'

@@ -9,4 +9,5 @@ end
 begin_attempt(1, known[2])
 move('admitted', 'claimed', now + wait_seconds)
 tell('claimed')
+count('claimed')
 return task_id(1, known[2])

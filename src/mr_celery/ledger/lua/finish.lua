@@ -5,7 +5,7 @@
 -- state that stands against it.
 local task, retries, status, outcome = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local deliver_seconds = tonumber(ARGV[7])
-local known = get('state', 'task', 'retries', 'finished_by', 'carrier')
+local known = get('state', 'task', 'retries', 'finished_by', 'carrier', 'route', 'running_at')
 if not known[1] then
   return 'unknown'
 elseif known[2] ~= task or (known[1] == 'running' and tonumber(known[3]) ~= retries) then
@@ -28,4 +28,5 @@ else
 end
 record_outcome('running', status, outcome, now + deliver_seconds)
 tell('finished', status)
+observe('run:' .. known[6], known[7])
 return 'finished'

@@ -22,6 +22,7 @@ if retries == '' and tonumber(redis.call('ZSCORE', prefix .. 'running', id)) > n
 end
 set('lost', why)
 tell('lost', why)
+count('lost:' .. (retries == '' and 'lease' or 'process'))
 local attempt = tonumber(known[3])
 if known[6] == 'fail' then
   record_outcome('running', 'failed', must_not_outcome, now)

@@ -10,6 +10,7 @@
 --   load:<queue>  set: the jobs that hold a slot of that queue (admitted to running)
 --   story:<id>    list: what has happened to the job, a line each: time, event, attempt, note
 --   ended:<how>   sorted sets: the jobs that are over (done, failed, escalated, superseded, aborted), by when
+--   figures       hash: counters and histograms of what has happened, see figures.py
 --   paused        string: who paused the claiming, when and why; absent: it goes on
 --   outcome:<id>  string: what a closed job ended with, for a little while (see adopt.lua)
 --   bell          channel: rung with the new state when a slot becomes free or work becomes due
@@ -44,6 +45,27 @@ local function tell(event, note)
   else
     redis.call('LSET', story, -1, line)
   end
+end
+
+-- What has happened is counted: for the metrics. All names are few and known.
+local function count(figure)
+  redis.call('HINCRBY', prefix .. 'figures', figure, 1)
+end
+
+local bounds = {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600}
+
+-- A time is put into the first class of its histogram that holds it.
+local function observe(figure, since)
+  local seconds = math.max(0, now - tonumber(since))
+  local class = 'inf'
+  for _, bound in ipairs(bounds) do
+    if seconds <= bound then
+      class = bound
+      break
+    end
+  end
+  count(figure .. ':' .. class)
+  redis.call('HINCRBYFLOAT', prefix .. 'figures', figure .. ':sum', stamp(seconds))
 end
 
 local aged = {claimed = 'waiting', sent = 'waiting', finished = 'undelivered'}
@@ -118,6 +140,9 @@ end
 
 -- The outcome is known, and is to be delivered from `due` on by whoever takes it first.
 local function record_outcome(from, status, outcome, due)
+  if from and from ~= 'finished' then
+    count('finished:' .. status .. ':' .. get('route')[1])
+  end
   set('status', status, 'outcome', outcome)
   move(from, 'finished', due)
   free_slot()
@@ -140,7 +165,7 @@ local function finish_off(from, to, ending, history)
   local kept, ended = math.floor(tonumber(history) * 1000), prefix .. 'ended:' .. ending
   redis.call('ZADD', ended, stamp(now), id)
   redis.call('ZREMRANGEBYSCORE', ended, '-inf', stamp(now - tonumber(history)))
-  for _, key in ipairs({record, prefix .. 'story:' .. id, ended}) do
+  for _, key in ipairs({record, prefix .. 'story:' .. id, ended, prefix .. 'figures'}) do
     redis.call('PEXPIRE', key, kept)
   end
   ring(to)

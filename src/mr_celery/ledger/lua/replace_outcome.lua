@@ -7,4 +7,5 @@ end
 redis.call('HDEL', record, 'carrier')
 record_outcome('finished', 'failed', outcome, now)
 tell('refused', note)
+count('deliveries:refused')
 return 1

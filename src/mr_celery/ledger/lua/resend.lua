@@ -20,4 +20,5 @@ if budget >= 0 then
 end
 move(state, 'claimed', now + wait_seconds)
 tell('unstarted', why)
+count('resends')
 return 'again'

@@ -4,7 +4,7 @@
 -- Answers: {'started', job, attempt}, or {the state that stands against it}.
 local task, retries, node, holder = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local lease, run = tonumber(ARGV[7]), ARGV[8]
-local known = get('state', 'task', 'retries', 'job', 'attempt', 'run')
+local known = get('state', 'task', 'retries', 'job', 'attempt', 'run', 'admitted_at', 'running_at')
 local state, recorded = known[1], tonumber(known[3])
 if not state then
   return {'unknown'}
@@ -20,5 +20,8 @@ set('retries', retries, 'node', node, 'holder', holder, 'run', run)
 move(state, 'running', now + lease)
 if not (continued and known[6] == run) then
   tell('started', node)
+  if known[7] and not known[8] then
+    observe('pickup', known[7])
+  end
 end
 return {'started', known[4], known[5]}
