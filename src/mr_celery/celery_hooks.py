@@ -52,6 +52,11 @@ def header(worker: str, job_id: int) -> dict[str, Any]:
     return {HEADER: {"worker": worker, "job": job_id}}
 
 
+def shown(job_id: int) -> dict[str, Any]:
+    """The publishing options that say what logs, events and Flower show in place of a job's arguments."""
+    return {"argsrepr": f"(ModelReins job {job_id})", "kwargsrepr": "{}"}
+
+
 def message_of(headers: Mapping[str, Any] | None, task_id: object, retries: object = 0) -> Message | None:
     """The job that a task message brings; ``None`` if it brings none."""
     marks = (headers or {}).get(HEADER)
@@ -135,6 +140,24 @@ def _wrap(task: Task[Any, Any], declaration: Declaration, runner: Runner) -> Non
 
         lenient._mr_celery = True  # type: ignore[attr-defined]
         task.__header__ = lenient  # type: ignore[attr-defined]
+
+    _show_job_in_retries(task)
+
+
+def _show_job_in_retries(task: Task[Any, Any]) -> None:
+    """Celery forgets at a retry how the arguments are to be shown, and a handler may give a retry some of the job's."""
+    build = task.signature_from_request
+    if hasattr(build, "_mr_celery"):
+        return
+
+    @wraps(build)
+    def signature_from_request(request: Any = None, *args: Any, **options: Any) -> Any:
+        signature = build(request, *args, **options)
+        message = _message_of_context(request or task.request)
+        return signature if message is None else signature.set(**shown(message.job_id))
+
+    signature_from_request._mr_celery = True  # type: ignore[attr-defined]
+    task.signature_from_request = signature_from_request  # type: ignore[method-assign]
 
 
 # -- workers -----------------------------------------------------------------------------------------

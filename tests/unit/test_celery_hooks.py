@@ -318,6 +318,23 @@ def test_a_celery_retry_brings_the_same_job_with_one_more_retry(
     assert message_of(headers, headers["id"], headers["retries"]) == Message("w", 7, TASK_ID, 1)
 
 
+def test_a_celery_retry_shows_its_job_and_no_argument_and_others_are_as_ever(
+    app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
+) -> None:
+    @modelreins_job
+    @app.task(name="t", bind=True)
+    def task(self: Task[Any, Any], prompt: str) -> str:
+        raise self.retry(kwargs={"prompt": "of its own"}, countdown=1)
+
+    put(app, runner)
+    put(app, runner)
+    assert trace(app, "t")[0] == "RETRY"
+    assert trace(app, "t", "by another", request={})[0] == "RETRY"
+    (job, _), (other, _) = published
+    assert (job["argsrepr"], job["kwargsrepr"]) == ("(ModelReins job 7)", "{}")
+    assert (other["argsrepr"], other["kwargsrepr"]) == ("('by another',)", "{'prompt': 'of its own'}")
+
+
 def test_autoretry_for_brings_the_same_job_with_one_more_retry(
     app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
 ) -> None:

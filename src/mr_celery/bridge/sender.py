@@ -8,7 +8,7 @@ from typing import Any
 from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
-from ..celery_hooks import announce_abort, header
+from ..celery_hooks import announce_abort, header, shown
 from ..ledger import Route
 from ..routing import Handler
 
@@ -73,8 +73,7 @@ class Sender:
         options.update(
             task_id=task_id,
             headers=header(worker, job_id),
-            argsrepr=f"(ModelReins job {job_id})",
-            kwargsrepr="{}",
+            **shown(job_id),
             ignore_result=True,  # nothing waits for it, and each waiting result costs a subscription
             retries=retries,
             retry=True,
