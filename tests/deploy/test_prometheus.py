@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-from support.metrics import DEPLOY, documented, names_in, used_in_deploy
+from support.metrics import DEPLOY, PAGE, documented, names_in, used_in_deploy
 
 PROMETHEUS = DEPLOY / "prometheus"
 ALERTS = [
@@ -50,9 +50,14 @@ def test_an_alert_says_what_it_is_how_bad_it_is_and_what_to_do(rule: dict[str, o
     assert set(rule["annotations"]) == {"summary", "description"}
 
 
+def test_every_alert_is_documented_with_its_severity() -> None:
+    rows = re.findall(r"^\| `(ModelReins\w+)` \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
+    assert rows == [(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS]
+
+
 def test_only_documented_metrics_are_used_and_all_are_read() -> None:
     metrics = documented()
-    assert names_in((PROMETHEUS.parent.parent / "docs/monitoring.md").read_text()) == set(metrics)
+    assert names_in(PAGE.read_text()) == set(metrics)
     used = used_in_deploy()
     unknown = {file: names - set(metrics) for file, names in used.items() if names - set(metrics)}
     assert unknown == {}
