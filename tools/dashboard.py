@@ -504,7 +504,7 @@ def dashboard() -> dict[str, Any]:
             "multi": True,
             "includeAll": True,
             "allValue": ".+",
-            "current": {"text": "All", "value": "$__all"},
+            "current": {"text": ["All"], "value": ["$__all"]},
         },
     ]
     return {

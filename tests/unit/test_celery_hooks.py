@@ -318,7 +318,7 @@ def test_a_celery_retry_brings_the_same_job_with_one_more_retry(
     assert message_of(headers, headers["id"], headers["retries"]) == Message("w", 7, TASK_ID, 1)
 
 
-def test_a_celery_retry_shows_its_job_and_no_argument_and_others_are_as_ever(
+def test_a_celery_retry_keeps_how_its_job_was_published_and_others_are_as_ever(
     app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
 ) -> None:
     @modelreins_job
@@ -328,10 +328,12 @@ def test_a_celery_retry_shows_its_job_and_no_argument_and_others_are_as_ever(
 
     put(app, runner)
     put(app, runner)
-    assert trace(app, "t")[0] == "RETRY"
-    assert trace(app, "t", "another one's", request={})[0] == "RETRY"
+    forgotten = {**header("w", 7), "ignore_result": False}  # as Celery up to 5.6 does
+    assert trace(app, "t", request=forgotten)[0] == "RETRY"
+    assert trace(app, "t", "another one's", request={"ignore_result": False})[0] == "RETRY"
     (job, _), (other, _) = published
-    assert (job["argsrepr"], job["kwargsrepr"]) == ("(ModelReins job 7)", "{}")
+    assert (job["argsrepr"], job["kwargsrepr"], job["ignore_result"]) == ("(ModelReins job 7)", "{}", True)
+    assert not other["ignore_result"]
     assert "of its own" in other["argsrepr"] + other["kwargsrepr"]
 
 
