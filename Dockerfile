@@ -1,12 +1,23 @@
-FROM python:3.12-slim
+FROM python:3.12-slim AS fleet
 
 RUN useradd --create-home --uid 10001 worker
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN pip install --no-cache-dir ".[sandbox]"
+RUN pip install --no-cache-dir ".[sandbox,metrics]"
 COPY examples ./examples
 
-USER worker
+USER 10001
 ENV PYTHONUNBUFFERED=1
 CMD ["mr-celery", "--help"]
+
+# Flower beside the same Celery as the fleet's.
+FROM fleet AS flower
+
+USER root
+RUN pip install --no-cache-dir "flower>=2.0.1"
+USER 10001
+CMD ["celery", "flower"]
+
+# What is built where no target is named.
+FROM fleet

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Installs what the tests start themselves: a Redis and a RabbitMQ server, and a library that shifts a process' clock
-# (Debian and Ubuntu; elsewhere it says what is missing). The services that the packages would start are not needed.
+# Installs what the tests start themselves: a Redis and a RabbitMQ server, and a library that shifts a process' clock; and
+# what checks deploy/: Prometheus with promtool, docker-compose, systemd-analyze (Debian and Ubuntu; elsewhere it says what
+# is missing). The services that the packages would start are not needed.
 set -euo pipefail
 
 missing=()
 command -v redis-server >/dev/null || command -v valkey-server >/dev/null || missing+=(redis-server)
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null || missing+=(rabbitmq-server)
 compgen -G "/usr/lib/*/faketime/libfaketime.so.1" >/dev/null || missing+=(faketime)
+command -v promtool >/dev/null || missing+=(prometheus)
+command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || missing+=(docker-compose)
+command -v systemd-analyze >/dev/null || missing+=(systemd)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then

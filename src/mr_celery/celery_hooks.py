@@ -52,6 +52,15 @@ def header(worker: str, job_id: int) -> dict[str, Any]:
     return {HEADER: {"worker": worker, "job": job_id}}
 
 
+def message_options(job_id: int) -> dict[str, Any]:
+    """How a job's task is published, at first and at each Celery retry.
+
+    Logs, events and Flower show the job in place of arguments. Nothing waits for the result, and each result that is
+    waited for costs a subscription.
+    """
+    return {"argsrepr": f"(ModelReins job {job_id})", "kwargsrepr": "{}", "ignore_result": True}
+
+
 def message_of(headers: Mapping[str, Any] | None, task_id: object, retries: object = 0) -> Message | None:
     """The job that a task message brings; ``None`` if it brings none."""
     marks = (headers or {}).get(HEADER)
@@ -135,6 +144,27 @@ def _wrap(task: Task[Any, Any], declaration: Declaration, runner: Runner) -> Non
 
         lenient._mr_celery = True  # type: ignore[attr-defined]
         task.__header__ = lenient  # type: ignore[attr-defined]
+
+    _keep_options_in_retries(task)
+
+
+def _keep_options_in_retries(task: Task[Any, Any]) -> None:
+    """Celery forgets at a retry what is shown for the arguments, and up to 5.6 that the result is ignored.
+
+    A handler may give its own retry some of the job's content as arguments.
+    """
+    build = task.signature_from_request
+    if hasattr(build, "_mr_celery"):
+        return
+
+    @wraps(build)
+    def signature_from_request(request: Any = None, *args: Any, **options: Any) -> Any:
+        signature = build(request, *args, **options)
+        message = _message_of_context(request or task.request)
+        return signature if message is None else signature.set(**message_options(message.job_id))
+
+    signature_from_request._mr_celery = True  # type: ignore[attr-defined]
+    task.signature_from_request = signature_from_request  # type: ignore[method-assign]
 
 
 # -- workers -----------------------------------------------------------------------------------------

@@ -130,6 +130,16 @@ def own_retry(self: Task[Any, Any], prompt: str, again: bool = False) -> str:
     return f"{prompt} again"
 
 
+@modelreins_job("hand-on")
+@app.task(bind=True)
+def hands_on(self: Task[Any, Any], prompt: str, again: bool = False) -> str:
+    """Retries itself with an argument of its own and the job's prompt."""
+    note(prompt)
+    if not again:
+        raise self.retry(kwargs={"prompt": prompt, "again": True}, countdown=0.1)
+    return prompt.upper()
+
+
 @modelreins_job("limit")
 @app.task(time_limit=1)
 def hard_limit(prompt: str) -> str:

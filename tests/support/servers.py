@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import redis
+import requests
 
 from .ports import free_port, listens, until
 
@@ -119,4 +120,46 @@ class RabbitServer:
     def stop(self) -> None:
         self.kill()
         self._kill_port_mapper()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PrometheusServer:
+    """A Prometheus over series that are given to it; it scrapes nothing.
+
+    Args:
+        series: in the OpenMetrics text format, with a time for each sample.
+    """
+
+    def __init__(self, series: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mr-prometheus-"))
+        text, data = self.folder / "series.txt", self.folder / "data"
+        text.write_text(series)
+        command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(text), str(data)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        (self.folder / "prometheus.yml").write_text("")
+        self.url = f"http://127.0.0.1:{free_port()}"
+        command = ["prometheus", f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={data}"]
+        command += [f"--web.listen-address={self.url.removeprefix('http://')}", "--log.level=warn"]
+        self.process = subprocess.Popen(command)
+        until(self._ready, what="Prometheus is ready")
+
+    def _ready(self) -> bool:
+        with suppress(requests.ConnectionError):
+            return requests.get(f"{self.url}/-/ready", timeout=5).ok
+        return False
+
+    def query(self, expression: str, at: float) -> list[dict[str, Any]]:
+        """What an expression finds at a time: its series, each with ``metric`` and ``value``.
+
+        Raises:
+            AssertionError: Prometheus does not accept it.
+        """
+        answer = requests.get(f"{self.url}/api/v1/query", {"query": expression, "time": at}, timeout=30).json()
+        assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
+        found: list[dict[str, Any]] = answer["data"]["result"]
+        return found
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -318,6 +318,25 @@ def test_a_celery_retry_brings_the_same_job_with_one_more_retry(
     assert message_of(headers, headers["id"], headers["retries"]) == Message("w", 7, TASK_ID, 1)
 
 
+def test_a_celery_retry_keeps_how_its_job_was_published_and_others_are_as_ever(
+    app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
+) -> None:
+    @modelreins_job
+    @app.task(name="t", bind=True)
+    def task(self: Task[Any, Any], prompt: str) -> str:
+        raise self.retry(kwargs={"prompt": "of its own"}, countdown=1)
+
+    put(app, runner)
+    put(app, runner)
+    forgotten = {**header("w", 7), "ignore_result": False}  # as Celery up to 5.6 does
+    assert trace(app, "t", request=forgotten)[0] == "RETRY"
+    assert trace(app, "t", "another one's", request={"ignore_result": False})[0] == "RETRY"
+    (job, _), (other, _) = published
+    assert (job["argsrepr"], job["kwargsrepr"], job["ignore_result"]) == ("(ModelReins job 7)", "{}", True)
+    assert not other["ignore_result"]
+    assert "of its own" in other["argsrepr"] + other["kwargsrepr"]
+
+
 def test_autoretry_for_brings_the_same_job_with_one_more_retry(
     app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
 ) -> None:

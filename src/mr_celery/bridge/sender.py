@@ -8,7 +8,7 @@ from typing import Any
 from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
-from ..celery_hooks import announce_abort, header
+from ..celery_hooks import announce_abort, header, message_options
 from ..ledger import Route
 from ..routing import Handler
 
@@ -73,9 +73,7 @@ class Sender:
         options.update(
             task_id=task_id,
             headers=header(worker, job_id),
-            argsrepr=f"(ModelReins job {job_id})",
-            kwargsrepr="{}",
-            ignore_result=True,  # nothing waits for it, and each waiting result costs a subscription
+            **message_options(job_id),
             retries=retries,
             retry=True,
             retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_max": 0.5},

@@ -1,0 +1,126 @@
+"""Celery's events, which Flower and exporters live on: which job a task brings, and nothing of its content."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from mr_celery.ledger import Ledger
+from support.fleet import Fleet
+from support.ports import until
+
+MARK = "marked-prompt-5d2e"
+
+
+class Recorder(threading.Thread):
+    """Records every event of a broker, from ``start()`` to ``stop()``."""
+
+    def __init__(self, broker: str) -> None:
+        super().__init__(daemon=True)
+        self.events: list[dict[str, Any]] = []
+        self._app = Celery("recorder", broker=broker, set_as_current=False)
+        self._stopping = threading.Event()
+        self._listening = threading.Event()
+
+    def run(self) -> None:
+        with self._app.connection_for_read() as connection:
+            receiver = self._app.events.Receiver(connection, handlers={"*": self.events.append})
+            with receiver.consumer_context() as (connection, _, _):
+                self._listening.set()
+                while not self._stopping.is_set():
+                    try:
+                        connection.drain_events(timeout=0.2)
+                    except TimeoutError:
+                        continue
+
+    def listening(self) -> None:
+        """Wait until no event can be missed any more."""
+        assert self._listening.wait(10)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
+        self._app.close()
+
+    def of_job(self, job_id: int) -> list[dict[str, Any]]:
+        """The events of a job's tasks, in order."""
+        shown = f"(ModelReins job {job_id})"
+        tasks = {event["uuid"] for event in list(self.events) if event.get("args") == shown}
+        return [event for event in list(self.events) if event.get("uuid") in tasks]
+
+    def kinds(self, job_id: int) -> list[str]:
+        """What workers told of a job's tasks, in order."""
+        kinds = [event["type"].removeprefix("task-") for event in self.of_job(job_id)]
+        return [kind for kind in kinds if kind != "sent"]
+
+
+@pytest.fixture
+def recorder(fleet: Fleet) -> Iterator[Recorder]:
+    recorder = Recorder(fleet.environment["PROJ_BROKER"])
+    recorder.start()
+    recorder.listening()
+    yield recorder
+    recorder.stop()
+
+
+RECEIVED_TWICE = ["received", "started", "received", "retried", "started", "succeeded"]
+LIVES = {
+    None: ["received", "started", "succeeded"],
+    "json": ["received", "started", "succeeded"],
+    "image": ["received", "started", "succeeded"],
+    "large": ["received", "started", "succeeded"],
+    "escalate": ["received", "started", "succeeded"],
+    "own-retry": RECEIVED_TWICE,
+    "hand-on": RECEIVED_TWICE,
+    "class": RECEIVED_TWICE,
+    "raise": ["received", "started", "failed"],
+}
+"""The events of a job by the capability that it asks for."""
+
+NAMES = {"image": "support.proj.image", "class": "proj.counting", None: "support.proj.upper"}
+
+
+def test_events_tell_which_job_a_task_brings_and_nothing_of_its_content(fleet: Fleet, recorder: Recorder) -> None:
+    fleet.environment["PROJ_CONF"] = json.dumps({"task_send_sent_event": True})
+    fleet.worker("-c", "4", "-E")
+    fleet.bridge()
+    ids = {kind: fleet.dispatch(f"{MARK} {kind}", kind) for kind in LIVES}
+    fleet.ended(*ids.values())
+    ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
+    for kind, life in LIVES.items():
+        job_id = ids[kind]
+        # The one of a retry and those of the message that it publishes come by different ways: in any order.
+        until(
+            lambda job_id=job_id, life=life: sorted(recorder.kinds(job_id)) == sorted(life),
+            what=f"events of {kind}: {life}",
+        )
+        events = recorder.of_job(job_id)
+        record = ledger.read(job_id)
+        assert record is not None
+        assert {event["uuid"] for event in events} == {record.task_id}
+        assert "task-sent" in [event["type"] for event in events]
+        for event in events:
+            if "args" in event:
+                assert (event["args"], event["kwargs"]) == (f"(ModelReins job {job_id})", "{}")
+                assert event["name"] == NAMES.get(kind, event["name"])
+            if event["type"] == "task-succeeded":
+                status = "escalated" if kind == "escalate" else "done"
+                assert event["result"] == f"'ModelReins job {job_id}: {status}'"
+            if kind != "raise":
+                assert MARK not in json.dumps(event).lower()
+
+
+def test_an_aborted_job_is_a_revoked_task(fleet: Fleet, recorder: Recorder) -> None:
+    fleet.worker("-c", "2", "-E")
+    fleet.bridge()
+    job_id = fleet.dispatch(MARK, "hang")
+    until(lambda: fleet.started(MARK) == 1, what="the run")
+    fleet.sandbox.store.abort(job_id)
+    until(lambda: recorder.kinds(job_id)[-1:] == ["revoked"], what="the abort")
+    assert recorder.kinds(job_id) == ["received", "started", "revoked"]
+    assert MARK not in json.dumps(recorder.of_job(job_id))
