@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mr_celery.sandbox.chaos import Rule
 from support.fleet import BIN, Fleet
+from support.metrics import documented, names_in
 from support.ports import free_port, until
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -90,6 +91,9 @@ def test_the_metrics_tell_of_a_server_in_trouble(fleet: Fleet, monitor: Monitor)
     assert (monitor.value("delivery_errors_total", route="close", status="503") or 0) >= 2
     assert (monitor.value("server_errors_total", route="close", status="503") or 0) >= 1  # the courier's
     assert (monitor.value("oldest_undelivered_seconds") or 0) > 0
+    # Every metric has a sample now: they are those of the page, and so those of the dashboard and the alerts.
+    names = names_in(" ".join(name for name, _ in monitor.samples()))
+    assert names == set(documented())
 
 
 def test_the_probes_tell_a_bridge_that_works_from_one_that_waits(fleet: Fleet, monitor: Monitor) -> None:
