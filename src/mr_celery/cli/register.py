@@ -10,7 +10,7 @@ import click
 from celery.bin.base import CeleryCommand, CeleryOption, handle_preload_options
 
 from .operating import ledger_flags, ledger_of, one_line_errors, settings_of
-from .show import age, counted
+from .show import age
 
 if TYPE_CHECKING:
     from ..operations import Comparison, Declared

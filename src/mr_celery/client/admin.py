@@ -40,7 +40,7 @@ def register(url: str, admin_token: str, body: Mapping[str, Any], *, timeout: fl
     Raises:
         WorkerError: it is refused, or there is no answer, or none with such an address.
     """
-    transport = Transport(url, admin_token, f"mr-celery/{__version__}", timeout, token_name="the admin token")  # noqa: S106
+    transport = Transport(url, admin_token, f"mr-celery/{__version__}", timeout, called="the admin token")
     try:
         answer = transport.request("POST", REGISTER, json=body)
     finally:

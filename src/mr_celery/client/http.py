@@ -74,7 +74,7 @@ class Transport:
         user_agent: what the client calls itself.
         timeout: seconds to wait for a connection, and for each next part of the answer; a whole answer
             may take four times as long.
-        token_name: what the token is called in messages.
+        called: what the token is called in messages.
 
     Raises:
         WorkerError: the address or the token cannot be used.
@@ -86,18 +86,18 @@ class Transport:
     """
 
     def __init__(
-        self, url: str, token: str, user_agent: str, timeout: float = 30.0, *, token_name: str = "the worker's token"
+        self, url: str, token: str, user_agent: str, timeout: float = 30.0, *, called: str = "the worker's token"
     ) -> None:
         self.url = server_address(url)
         self.timeout = timeout
-        token = _usable(token, token_name)
+        token = _usable(token, called)
         self._auth = _Bearer(token)
         self._redact = Redactor(token)
         self._user_agent = user_agent
         self._local = threading.local()
         if travels_in_clear(self.url) and (os.getpid(), self.url) not in _warned:
             _warned.add((os.getpid(), self.url))
-            logger.warning("%s is not https: %s travels in clear", self.url, token_name)
+            logger.warning("%s is not https: %s travels in clear", self.url, called)
 
     def __repr__(self) -> str:
         return f"Transport({self.url!r})"

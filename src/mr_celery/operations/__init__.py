@@ -1,4 +1,4 @@
-"""What operators see and do: how the work stands, one job's story, the decisions that are theirs, and the registration."""
+"""What operators see and do: how the work stands, one job's story, what they decide, and the registration."""
 
 from .control import drain, fail, pause, requeue
 from .registration import Comparison, Declared, compare, declared_by, note_registered, register
