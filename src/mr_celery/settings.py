@@ -288,6 +288,17 @@ def load(
     return Settings(**values)
 
 
+def admin_token(environment: Mapping[str, str] | None = None) -> str:
+    """The administrator's token, for a registration; empty where it is not set.
+
+    It is no setting: it comes from the environment only, and nothing keeps it.
+
+    Args:
+        environment: default ``os.environ``.
+    """
+    return (os.environ if environment is None else environment).get("MODELREINS_ADMIN_TOKEN", "").strip()
+
+
 def _checked(metadata: Mapping[str, Any], source: str, value: Any) -> Any:
     try:
         return metadata["parse"](value)

@@ -42,6 +42,7 @@ READS = {
         "in_state",
         "inventory",
         "read",
+        "registered",
         "server_version",
         "standing",
         "story",
@@ -53,7 +54,7 @@ READS = {
 }
 """What changes nothing. Every other public method is an effect."""
 
-LAST = {"ledger.pause", "ledger.resume", "ledger.withdraw_bridge"}
+LAST = {"ledger.note_registration", "ledger.pause", "ledger.resume", "ledger.withdraw_bridge"}
 """What a process does alone, or as its last step: nothing is left undone by its death."""
 
 LOOKS = ("ledger.collect", "ledger.lost", "ledger.missed", "ledger.take")

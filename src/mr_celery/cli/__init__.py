@@ -6,9 +6,10 @@ Celery loads this on each of its commands, so everything heavy is imported insid
 from .control import drain, fail, pause, requeue, resume
 from .jobs import jobs
 from .modelreins import modelreins
+from .register import register
 from .status import status
 
-for _command in (status, jobs, requeue, fail, pause, resume, drain):
+for _command in (status, jobs, requeue, fail, pause, resume, drain, register):
     modelreins.add_command(_command)
 
 from .main import main  # noqa: E402 - it takes over the commands of `modelreins`, so these come first

@@ -15,10 +15,11 @@ from ..client import Api
 from ..errors import LedgerUnavailable, RoutingError, SettingsError, WorkerError
 from ..ledger import Fleet, Ledger, Node
 from ..ledger.connection import MINIMUM_VERSION
+from ..operations import compare, declared_by
 from ..routing import Registry
 from ..settings import Settings, load, require
 from ..spool import SpoolName, SpoolUnavailable, spool_of
-from .show import counted
+from .show import age, counted
 
 CLOCK_TOLERANCE = 5.0
 """Seconds that this host's clock may differ from Redis' clock before it is called wrong."""
@@ -38,7 +39,7 @@ class Finding:
 
 
 def run_checks(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
-    """Verify settings, token, server, ledger, broker, spool, workers and routes, in this order."""
+    """Verify settings, token, server, ledger, broker, spool, workers, routes and registration, in this order."""
     try:
         settings = load(app.conf, flags=flags)
         registry = load_registry(app)
@@ -56,6 +57,7 @@ def run_checks(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
         yield _spool(settings)
     if nodes is not None:
         yield from _workers(app, settings, registry, nodes)
+        yield _registered(settings, registry)
 
 
 def run_audit(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
@@ -186,3 +188,18 @@ def _workers(app: Any, settings: Settings, registry: Registry, nodes: list[Node]
             else "no worker has registered it: is its module imported there, and the code the same as here?"
         )
         yield Finding("handler", bool(able), detail, hint)
+
+
+def _registered(settings: Settings, registry: Registry) -> Finding:
+    """Whether what `register` has registered last is what the code declares."""
+    try:
+        found = compare(Ledger(settings.ledger_url, settings.name), settings.url, declared_by(registry).risk_tiers)
+    except LedgerUnavailable as error:
+        return Finding("registered", False, str(error), "try again")
+    if found.seconds is None:
+        return Finding("registered", True, "never by `modelreins register`; elsewhere, maybe")
+    since = f"{age(found.seconds)} ago"
+    if found.as_declared:
+        return Finding("registered", True, f"as declared, {since}")
+    hint = "register what the code declares now: celery -A proj modelreins register"
+    return Finding("registered", False, f"{since}; the code differs: {', '.join(found.changes)}", hint)

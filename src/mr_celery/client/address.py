@@ -49,6 +49,21 @@ def redirect_target(url: str, location: str) -> str | None:
     return there._replace(fragment="").geturl()
 
 
+def absolute(url: str, location: str) -> str | None:
+    """The address to open for what the server called ``location``: an address, or a path under its own.
+
+    ``None`` if it is neither.
+    """
+    parts = _split(location)
+    if parts is None or not location:
+        return None
+    if parts.netloc and not parts.scheme:
+        parts = parts._replace(scheme=urlsplit(url).scheme)
+    if not parts.scheme:
+        return f"{url}/{location.lstrip('/')}"
+    return parts.geturl() if parts.scheme in PORTS and parts.hostname else None
+
+
 def place(url: str, location: str) -> str:
     """Scheme, host and port of a redirect's target, for a message."""
     parts = _joined(url, location)

@@ -70,10 +70,11 @@ class Transport:
 
     Args:
         url: the server's address, http or https; a path in it is kept.
-        token: the worker's token. It goes nowhere but to this server.
+        token: the worker's token, or an administrator's. It goes nowhere but to this server.
         user_agent: what the client calls itself.
         timeout: seconds to wait for a connection, and for each next part of the answer; a whole answer
             may take four times as long.
+        called: what the token is called in messages.
 
     Raises:
         WorkerError: the address or the token cannot be used.
@@ -84,17 +85,19 @@ class Transport:
         transport.request("GET", "/my-jobs", params={"worker": "render-1", "status": "pending"})
     """
 
-    def __init__(self, url: str, token: str, user_agent: str, timeout: float = 30.0) -> None:
+    def __init__(
+        self, url: str, token: str, user_agent: str, timeout: float = 30.0, *, called: str = "the worker's token"
+    ) -> None:
         self.url = server_address(url)
         self.timeout = timeout
-        token = _usable(token)
+        token = _usable(token, called)
         self._auth = _Bearer(token)
         self._redact = Redactor(token)
         self._user_agent = user_agent
         self._local = threading.local()
         if travels_in_clear(self.url) and (os.getpid(), self.url) not in _warned:
             _warned.add((os.getpid(), self.url))
-            logger.warning("%s is not https: the worker's token travels in clear", self.url)
+            logger.warning("%s is not https: %s travels in clear", self.url, called)
 
     def __repr__(self) -> str:
         return f"Transport({self.url!r})"
@@ -268,7 +271,7 @@ def _body(response: requests.Response, most: int) -> bytes | None:
     return b"".join(chunks)
 
 
-def _usable(token: str) -> str:
+def _usable(token: str, name: str) -> str:
     """The token without blanks around it.
 
     Raises:
@@ -276,7 +279,7 @@ def _usable(token: str) -> str:
     """
     token = token.strip()
     if not token:
-        raise WorkerError("the worker's token is empty")
+        raise WorkerError(f"{name} is empty")
     if any(ord(char) < 32 or 127 <= ord(char) < 160 or ord(char) > 255 for char in token):
-        raise WorkerError("the worker's token contains characters that no token has: copy it again")
+        raise WorkerError(f"{name} contains characters that no token has: copy it again")
     return token

@@ -37,6 +37,7 @@ from .records import (
     Missed,
     Pause,
     Record,
+    Registration,
     Route,
     RunKey,
     Standing,
@@ -527,6 +528,17 @@ class Ledger:
     def resume(self) -> bool:
         """Jobs are admitted again. Returns whether it was paused."""
         return bool(self._run("resume", ""))
+
+    def note_registration(self, registration: Registration) -> None:
+        """Keep how the worker name was registered on the server, until it is registered again."""
+        with self._redis.errors():
+            self._redis.client.set(f"{self._prefix}registered", registration.to_json())
+
+    def registered(self) -> Registration | None:
+        """How the worker name was registered last; ``None`` if that is not known."""
+        with self._redis.errors():
+            kept = self._redis.client.get(f"{self._prefix}registered")
+        return Registration.from_json(kept) if kept else None
 
     # -- among bridges -------------------------------------------------------------------------------
 

@@ -116,6 +116,30 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Registration:
+    """How the worker name was registered last.
+
+    Args:
+        url: the server's address.
+        risk_tiers: the risk tier of each capability, by its name.
+        at: seconds since 1970, by the ledger's clock.
+    """
+
+    url: str
+    risk_tiers: Mapping[str, str]
+    at: float
+
+    def to_json(self) -> str:
+        """The registration as JSON text, for the ledger."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Registration:
+        """The registration that :meth:`to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
 class Line:
     """One line of a job's story.
 

@@ -1,0 +1,52 @@
+"""What an administrator asks of the server: the registration of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import WorkerError
+from ..version import __version__
+from .address import absolute
+from .http import Transport
+
+REGISTER = "/api/v1/workers/register"
+
+
+def registration(name: str, description: str, risk_tiers: Mapping[str, str]) -> dict[str, Any]:
+    """The body of the request that registers a worker.
+
+    Args:
+        name: the worker's name.
+        description: what the server shows with it.
+        risk_tiers: the risk tier of each capability, by its name.
+    """
+    capabilities = [{"name": capability, "risk_tier": tier} for capability, tier in risk_tiers.items()]
+    return {"name": name, "description": description, "capabilities": capabilities}
+
+
+def register(url: str, admin_token: str, body: Mapping[str, Any], *, timeout: float = 30.0) -> str:
+    """``POST /api/v1/workers/register``: register a worker, with its capabilities.
+
+    Args:
+        url: the server's address.
+        admin_token: an administrator's token; a worker's is refused.
+        body: as :func:`registration` makes it.
+        timeout: seconds to wait for each part of an answer.
+
+    Returns:
+        The address that reveals the worker's token to the first who opens it.
+
+    Raises:
+        WorkerError: it is refused, or there is no answer, or none with such an address.
+    """
+    transport = Transport(url, admin_token, f"mr-celery/{__version__}", timeout, called="the admin token")
+    try:
+        answer = transport.request("POST", REGISTER, json=body)
+    finally:
+        transport.close()
+    given = answer.get("view_url") if isinstance(answer, dict) else None
+    view_url = absolute(transport.url, given) if isinstance(given, str) else None
+    if view_url is None:
+        raise WorkerError(f"POST {REGISTER} -> 200: no view_url that can be opened", status=200, retryable=True)
+    return view_url
