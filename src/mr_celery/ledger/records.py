@@ -56,13 +56,15 @@ class DeliveryKey:
 class Started:
     """The answer to a start: the job, or the state that stands against running it.
 
-    ``nonce`` tells this execution from others with the same :class:`RunKey`.
+    ``nonce`` tells this execution from others with the same :class:`RunKey`; ``trace`` is the carrier of the job's
+    trace, empty where there is none.
     """
 
     job: Job | None = None
     attempt: int = 0
     nonce: str = ""
     refusal: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,11 @@ class Survey:
 
 @dataclass(frozen=True)
 class Record:
-    """One job's record. ``held``: a worker has told that it has the message of the present attempt."""
+    """One job's record.
+
+    ``held``: a worker has told that it has the message of the present attempt. ``trace``: the carrier of the job's
+    trace, empty where there is none.
+    """
 
     id: int
     state: str
@@ -108,6 +114,7 @@ class Record:
     why: str
     how: str
     node: str
+    trace: str
     job: Job | None = field(repr=False)
     outcome: Outcome | None = field(repr=False)
     parts: Mapping[str, str] = field(repr=False)
@@ -183,6 +190,7 @@ def read_record(job_id: int, fields: Mapping[bytes, bytes]) -> Record | None:
         why=string("why"),
         how=string("how"),
         node=string("node"),
+        trace=string("trace"),
         job=Job.from_json(text["job"]) if "job" in text else None,
         outcome=Outcome.from_json(text["outcome"]) if "outcome" in text else None,
         parts={key: string(key) for key in text if key.startswith(("artifact:", "review:"))},
