@@ -170,6 +170,20 @@ def test_a_retried_job(installed: Traced) -> None:
     assert {(run.status, run.attributes["modelreins.attempt"]) for run in runs} == {("UNSET", 1)}
 
 
+def test_a_retried_task_that_is_a_class(installed: Traced) -> None:
+    job_id = installed.dispatch("abc", "class")
+    assert installed.ended(job_id)[0]["result"] == "abc: 3"
+    last = ["modelreins run", "modelreins deliver", "  modelreins close"]
+    spans = installed.trace(job_id, has("modelreins claim", "modelreins run", *(line.strip() for line in last)))
+    if installed.instrumented:
+        message = ["apply_async/proj.counting", "  run/proj.counting"]
+        again = ["modelreins run", *(f"  {line}" for line in (*message, *(f"    {line}" for line in last)))]
+        expected = [*message, *(f"    {line}" for line in again)]
+    else:
+        expected = ["modelreins run", *last]
+    assert tree(spans) == ["modelreins claim", *(f"  {line}" for line in expected)]
+
+
 def test_a_failing_job_tells_the_type_of_its_exception_and_nothing_more(installed: Traced) -> None:
     fleet, prompt = installed, f"prompt {uuid.uuid4()}"
     job_id = fleet.dispatch(prompt, "raise")

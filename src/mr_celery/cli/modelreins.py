@@ -60,7 +60,6 @@ def bridge(ctx: click.Context, loglevel: int, logfile: str | None, **flags: Any)
     from ..settings import load
 
     app = ctx.obj.app
-    app.set_default()  # the bridge publishes from threads: there, too, what hooks into that is to find the tasks
     app.log.setup(loglevel, logfile, redirect_stdouts=False)
     told_to_stop = threading.Event()
 
