@@ -20,6 +20,7 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
+from . import tracing
 from .attachments import Attachments
 from .backoff import patiently
 from .current import Run, Watch, current_run, running
@@ -122,10 +123,14 @@ class Runner:
             keys=map(f"{message.task_id}-{started.nonce}-call-{{}}".format, count(1)),
             attachments=Attachments(),
         )
-        with running(run):
-            ending = self._call(ledger, message, started.nonce, handler, declaration, run, args, kwargs)
-            ending = self._stowed(message, started.nonce, declaration, run, ending)
-        self._end(ledger, message, job, ending, time.monotonic() - began)
+        with tracing.following(started.trace):
+            with tracing.run(message.worker, job.id, started.attempt, message.task_id) as span, running(run):
+                ending = self._call(ledger, message, started.nonce, handler, declaration, run, args, kwargs)
+                ending = self._stowed(message, started.nonce, declaration, run, ending)
+                span.set({tracing.RUN_STATUS: ending.parcel.outcome.status})
+                if ending.parcel.outcome.status == "failed":
+                    span.fail(ending.error)
+            self._end(ledger, message, job, ending, time.monotonic() - began)
         if ending.error is not None:
             raise ending.error
         return f"ModelReins job {job.id}: {ending.parcel.outcome.status}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Literal
 
+from .. import tracing
 from ..backoff import backoff
 from ..errors import LedgerUnavailable, WorkerError
 from ..ledger import Survey
@@ -178,6 +180,7 @@ class Claimer:
     def _try_to_claim(self, candidate: Candidate, asked_at: float) -> Claim:
         office, job, route = self._office, candidate.job, candidate.route
         capacity = office.capacity()
+        began = time.time_ns()
         answer = office.ledger.admit(
             job,
             route,
@@ -190,30 +193,43 @@ class Claimer:
             return "full"
         if answer == "known":
             return "passed"
-        try:
-            with office.claim_under_way(job.id):
-                office.api.claim(job.id)
-        except WorkerError as error:
-            self._not_claimed(job.id, error, admitted=answer == "admitted")
-            return "passed"
-        office.vitals.claim("claimed")
-        office.token_works()
         if answer == "again":
-            logger.info("job=%d claimed again: the server had put it back", job.id)
+            if self._request(job.id, admitted=False) is None:
+                logger.info("job=%d claimed again: the server had put it back", job.id)
             return "passed"
-        task_id = office.ledger.claimed(job.id)
-        if task_id is None:
-            # It took so long that it was settled by another bridge. If that one found no claim, it is made known here.
-            office.ledger.adopt(job, route, asked_at=asked_at, wait_seconds=0.0)
-            return "claimed"
-        if candidate.refusal:
-            office.ledger.fail(job.id, task_id, Outcome.failed(candidate.refusal))
-            logger.warning("job=%d failed: no handler takes it", job.id)
-        else:
-            logger.info("job=%d claimed", job.id)
-            with suppress(NotPublished):
-                office.publish(job.id, route, task_id, priority=job.priority)
+        with tracing.claim(office.ledger.worker, job.id, since=began) as span:
+            refusal = self._request(job.id, admitted=True)
+            if refusal is not None:
+                span.fail(refusal)
+                return "passed"
+            task_id = office.ledger.claimed(job.id, trace=tracing.carrier())
+            if task_id is None:
+                # It took so long that it was settled by another bridge. If that one found no claim, it is made known
+                # here.
+                office.ledger.adopt(job, route, asked_at=asked_at, wait_seconds=0.0, trace=tracing.carrier())
+                return "claimed"
+            span.set({tracing.ATTEMPT: 1, tracing.TASK: task_id})
+            if candidate.refusal:
+                office.ledger.fail(job.id, task_id, Outcome.failed(candidate.refusal))
+                span.fail()
+                logger.warning("job=%d failed: no handler takes it", job.id)
+            else:
+                logger.info("job=%d claimed", job.id)
+                with suppress(NotPublished):
+                    office.publish(job.id, route, task_id, priority=job.priority)
         return "claimed"
+
+    def _request(self, job_id: int, *, admitted: bool) -> WorkerError | None:
+        """Claim a job on the server. Returns why that did not succeed, or not clearly; ``None`` if it did."""
+        try:
+            with self._office.claim_under_way(job_id):
+                self._office.api.claim(job_id)
+        except WorkerError as error:
+            self._not_claimed(job_id, error, admitted=admitted)
+            return error
+        self._office.vitals.claim("claimed")
+        self._office.token_works()
+        return None
 
     def _not_claimed(self, job_id: int, error: WorkerError, *, admitted: bool) -> None:
         """The claim was refused, or its fate is unknown.
@@ -231,5 +247,6 @@ class Claimer:
         if not admitted:
             return
         office.claim_unclear()
-        office.ledger.settle_later(job_id, min(max(SETTLE_SECONDS, error.retry_after or 0.0), MOST_SETTLE_SECONDS))
+        seconds = min(max(SETTLE_SECONDS, error.retry_after or 0.0), MOST_SETTLE_SECONDS)
+        office.ledger.settle_later(job_id, seconds, trace=tracing.carrier())
         logger.warning("job=%d not claimed, or not clearly; the server's lists settle it: %s", job_id, error.summary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from .. import tracing
 from ..backoff import backoff
 from ..delivery import HOLD_SECONDS, Consignment, Delivery, Stores
 from ..errors import LedgerUnavailable, WorkerError
@@ -125,7 +126,7 @@ class Courier:
             if record is None or record.state != "finished" or record.outcome is None:
                 return None
             consignment = Consignment(key, record.outcome, parts=record.parts)
-            with self._office.delivery_under_way(key):
+            with self._office.delivery_under_way(key), tracing.following(record.trace):
                 error = self._delivery.deliver(consignment)
             if error is None:
                 logger.info("job=%d delivered by the courier, try %d", job_id, key.number)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .. import tracing
 from ..backoff import backoff
 from ..client import Api
 from ..delivery import HOLD_SECONDS
@@ -173,8 +174,12 @@ class Office:
         """Whether a claim without a clear answer may still come to light."""
         return self.clock() < self._claims_unclear_until
 
-    def publish(self, job_id: int, route: Route, task_id: str, *, priority: str, retries: int = 0) -> bool:
+    def publish(
+        self, job_id: int, route: Route, task_id: str, *, priority: str, retries: int = 0, trace: str = ""
+    ) -> bool:
         """Claimed → sent. Returns ``False`` if the job has no handler here: then it is failed.
+
+        ``trace`` is the carrier of the job's trace, where no span of it is under way.
 
         Raises:
             NotPublished: the broker did not take it; the reaper publishes it again.
@@ -188,7 +193,8 @@ class Office:
             self.ledger.fail(job_id, task_id, Outcome.failed(why))
             return False
         try:
-            self.sender.send(handler, self.ledger.worker, job_id, task_id, priority=priority, retries=retries)
+            with tracing.following(trace):
+                self.sender.send(handler, self.ledger.worker, job_id, task_id, priority=priority, retries=retries)
         except Exception as error:
             logger.warning("job=%d not published, next try soon: %s: %s", job_id, type(error).__name__, error)
             raise NotPublished from error

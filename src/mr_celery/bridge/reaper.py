@@ -117,5 +117,13 @@ class Reaper:
         record = office.ledger.read(job_id)
         if record is None or record.state != "claimed" or record.job is None:
             return
-        if office.publish(job_id, record.route, record.task_id, priority=record.job.priority, retries=record.retries):
+        sent = office.publish(
+            job_id,
+            record.route,
+            record.task_id,
+            priority=record.job.priority,
+            retries=record.retries,
+            trace=record.trace,
+        )
+        if sent:
             logger.info("job=%d attempt=%d sent again", job_id, record.attempt)

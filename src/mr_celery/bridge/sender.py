@@ -8,6 +8,7 @@ from typing import Any
 from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
+from .. import tracing
 from ..celery_hooks import announce_abort, header, message_options
 from ..ledger import Route
 from ..routing import Handler
@@ -72,7 +73,8 @@ class Sender:
         options = exec_options(task)
         options.update(
             task_id=task_id,
-            headers=header(worker, job_id),
+            # A worker's instrumentation joins the trace by these, also where the bridge has none.
+            headers={**tracing.fields(), **header(worker, job_id)},
             **message_options(job_id),
             retries=retries,
             retry=True,

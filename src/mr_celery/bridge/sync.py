@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, Literal
 
+from .. import tracing
 from ..client import TERMINAL, Listing, status_of
 from ..errors import JobError, RoutingError, WorkerError
 from ..job import Job
@@ -187,16 +188,19 @@ class InFlightSync:
             if office.ledger.drop(job_id):
                 logger.info("job=%d claim had not happened", job_id)
             return
-        task_id = office.ledger.claimed(job_id)
         record = office.ledger.read(job_id)
-        if task_id is None or record is None or record.job is None:
+        if record is None or record.job is None:
             return
-        logger.info("job=%d claim had happened", job_id)
-        if record.route == refused_route():
-            office.ledger.fail(job_id, task_id, Outcome.failed("no handler of this worker takes the job"))
-            return
-        with suppress(NotPublished):
-            office.publish(job_id, record.route, task_id, priority=record.job.priority)
+        with tracing.following(record.trace), tracing.settle(office.ledger.worker, job_id):
+            task_id = office.ledger.claimed(job_id, trace=tracing.carrier())
+            if task_id is None:
+                return
+            logger.info("job=%d claim had happened", job_id)
+            if record.route == refused_route():
+                office.ledger.fail(job_id, task_id, Outcome.failed("no handler of this worker takes the job"))
+                return
+            with suppress(NotPublished):
+                office.publish(job_id, record.route, task_id, priority=record.job.priority)
 
     def _abort(self, job_id: int) -> None:
         """The server has ended the job: its run is to stop, and nothing of it is delivered."""
@@ -230,7 +234,10 @@ class InFlightSync:
             route, refusal = refused_route(), str(error)
         # A worker that still runs it gets time to end; its outcome is not ours any more, but it is not doubled.
         wait = office.settings.lease
-        adoption = office.ledger.adopt(job, route, asked_at=asked_at, wait_seconds=wait)
+        with tracing.adopt(office.ledger.worker, job.id) as span:
+            trace = tracing.carrier()
+            adoption = office.ledger.adopt(job, route, asked_at=asked_at, wait_seconds=wait, trace=trace)
+            span.set({tracing.ADOPTION: adoption})
         if adoption == "redelivered":
             logger.warning("job=%d closed once more: the server lists it as running, though it took the close", job.id)
         if adoption != "adopted":

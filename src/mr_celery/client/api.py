@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from urllib.parse import quote
 
+from .. import tracing
 from ..errors import WorkerError
 from ..job import MAX_JOB_ID
 from ..version import __version__
@@ -164,7 +165,7 @@ class Api:
             WorkerError: the job is not running any more, or there is no answer.
         """
         body = {"result": result, "status": status}
-        with self._route("close"):
+        with self._route("close"), self._traced("close", job_id, "/jobs/{id}/close"):
             return _anything(self._transport.request("POST", f"{_path(job_id)}/close", json=body))
 
     def upload(
@@ -194,8 +195,10 @@ class Api:
         """
         with (
             self._route("upload"),
+            self._traced("upload", job_id, "/artifacts/upload") as span,
             form(source, content_type, filename, job_id=job_id, review_id=review_id, expires_at=expires_at) as body,
         ):
+            span.set({"http.request.body.size": body.len})
             answer = self._transport.request(
                 "POST",
                 "/artifacts/upload",
@@ -239,7 +242,7 @@ class Api:
             "created_by": f"worker:{self.name}",
         }
         headers = _idempotency(idempotency_key)
-        with self._route("review"):
+        with self._route("review"), self._traced("review", job_id, "/review"):
             return _mapping("POST /review", self._transport.request("POST", "/review", json=body, headers=headers))
 
     def job(self, job_id: int) -> dict[str, Any] | None:
@@ -256,6 +259,12 @@ class Api:
                     return None
                 raise
         return answer if isinstance(answer, dict) else None
+
+    def _traced(
+        self, name: Literal["upload", "review", "close"], job_id: int | None, path: str
+    ) -> AbstractContextManager[tracing.Span]:
+        """A span around a request that brings the server something of a job."""
+        return tracing.request(name, self.name, job_id, method="POST", server=self.url, path=path)
 
 
 def _path(job_id: int) -> str:

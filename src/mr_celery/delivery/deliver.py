@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from .. import tracing
 from ..backoff import backoff
 from ..client import TERMINAL, Api, status_of
 from ..errors import WorkerError
@@ -57,18 +58,29 @@ class Delivery:
         Raises:
             LedgerUnavailable: a step could not be written down; it is repeated by the courier.
         """
+        key = consignment.key
+        with tracing.deliver(self._ledger.worker, key.job_id, key.task_id, key.number) as span:
+            return self._try(consignment, span)
+
+    def _try(self, consignment: Consignment, span: tracing.Span) -> WorkerError | None:
         job_id, hold = consignment.job_id, Hold(self._ledger, consignment.key, self._hold_seconds)
         try:
             how = self._deliver(consignment, hold)
         except Overtaken:
+            span.set({tracing.DELIVERY_OUTCOME: "overtaken"})
             logger.info("job=%d delivery %d ended: the job is not its any more", job_id, consignment.number)
             return None
         except Undeliverable as problem:
+            span.set({tracing.DELIVERY_OUTCOME: "refused"})
+            span.fail(problem.error or problem)
             return self._replace(consignment, problem)
         except SpoolUnavailable as error:
+            _put_off_in(span, error)
             return self._put_off(consignment, WorkerError(str(error)), why=str(error))
         except WorkerError as error:
+            _put_off_in(span, error)
             return self._put_off(consignment, error, why=error.summary)
+        span.set({tracing.DELIVERY_OUTCOME: how})
         self._ledger.close(job_id, consignment.key.task_id, how)
         return None
 
@@ -160,3 +172,9 @@ def closing_text(outcome: Outcome, answers: Answers) -> str:
     if refused and answers.uploads:
         text += f"\n\nThe server has these artifacts of the job:\n{answers.kept()}"
     return text
+
+
+def _put_off_in(span: tracing.Span, error: Exception) -> None:
+    """Tell a trace that a delivery was put off."""
+    span.set({tracing.DELIVERY_OUTCOME: "put_off"})
+    span.fail(error)

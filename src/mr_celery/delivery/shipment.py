@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict, replace
 from typing import BinaryIO
 
@@ -161,7 +162,8 @@ class Shipment:
             return None
 
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            futures = [pool.submit(attempt, index) for index in order[len(small) :]]
+            # What is under way here (a trace's span) is so in these threads, too.
+            futures = [pool.submit(copy_context().run, attempt, index) for index in order[len(small) :]]
             failures = [attempt(index) for index in small]
             failures += [future.result() for future in futures]
         raise_first([failure for failure in failures if failure])

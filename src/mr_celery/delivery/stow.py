@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import BinaryIO
 
+from .. import tracing
 from ..backoff import patiently
 from ..client import Api
 from ..errors import JobError, WorkerError
@@ -96,7 +97,7 @@ class Stow:
     def _to_spool(self, spool: Spool, parcel: Parcel, index: int) -> Parcel:
         source, name = parcel.sources[index], SpoolName(self._task_id, self._nonce, index)
         self._beat()
-        with source.open() as file:
+        with tracing.spool(self._job_id, source.size), source.open() as file:
             spool.put(name, self._watched(file, parcel, index), source.size)
         return parcel.with_upload(index, spooled=str(name))
 

@@ -139,19 +139,23 @@ class Ledger:
         """Admitted → (nothing): the server gave the job to somebody else."""
         return bool(self._run("drop", job_id))
 
-    def settle_later(self, job_id: int, seconds: float) -> bool:
-        """Admitted → admitted: the claim's answer was lost; its fate is to be asked for after ``seconds``."""
-        return bool(self._run("settle_later", job_id, seconds))
+    def settle_later(self, job_id: int, seconds: float, *, trace: str = "") -> bool:
+        """Admitted → admitted: the claim's answer was lost; its fate is to be asked for after ``seconds``.
 
-    def claimed(self, job_id: int, *, wait_seconds: float = 5.0) -> str | None:
+        ``trace`` is as in :meth:`claimed`.
+        """
+        return bool(self._run("settle_later", job_id, seconds, trace))
+
+    def claimed(self, job_id: int, *, wait_seconds: float = 5.0, trace: str = "") -> str | None:
         """Admitted → claimed. Returns the task id to publish under; ``None`` if somebody else settled the claim.
 
-        If it is not sent within ``wait_seconds``, the reaper sends it.
+        If it is not sent within ``wait_seconds``, the reaper sends it. ``trace`` is the carrier of the job's trace, to
+        be kept with it; empty: there is none, or it is known.
         """
-        answer = self._run("claimed", job_id, wait_seconds)
+        answer = self._run("claimed", job_id, wait_seconds, trace)
         return answer.decode() if answer else None
 
-    def adopt(self, job: Job, route: Route, *, asked_at: float, wait_seconds: float) -> Adoption:
+    def adopt(self, job: Job, route: Route, *, asked_at: float, wait_seconds: float, trace: str = "") -> Adoption:
         """(nothing) → claimed, or closed → finished: the server says the job is ours and running, the ledger does not.
 
         Args:
@@ -159,13 +163,14 @@ class Ledger:
             route: how it is to be run.
             asked_at: the ledger's time before the list was asked for.
             wait_seconds: until it is sent.
+            trace: the carrier of the trace that begins with it; empty: there is none.
 
         Returns:
             ``adopted``: it is to be run. ``redelivered``: it was closed just now, and is to be closed again.
             ``known``: it is in flight here, or was in flight when the list was asked for.
         """
         answer = self._take_in(
-            "adopt", job.id, job.to_json(), *_route(route), asked_at, wait_seconds, MOST_REDELIVERIES
+            "adopt", job.id, job.to_json(), *_route(route), asked_at, wait_seconds, MOST_REDELIVERIES, trace
         )
         return cast(Adoption, answer.decode())
 
@@ -190,7 +195,8 @@ class Ledger:
         """
         answer = self._run("start", run.job_id, run.task_id, run.retries, node, holder, lease, nonce)
         if answer[0] == b"started":
-            return Started(job=Job.from_json(answer[1]), attempt=int(answer[2]), nonce=nonce)
+            job, attempt, trace = Job.from_json(answer[1]), int(answer[2]), answer[3].decode()
+            return Started(job=job, attempt=attempt, nonce=nonce, trace=trace)
         return Started(refusal=answer[0].decode())
 
     def hold(

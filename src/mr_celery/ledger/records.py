@@ -57,13 +57,15 @@ class DeliveryKey:
 class Started:
     """The answer to a start: the job, or the state that stands against running it.
 
-    ``nonce`` tells this execution from others with the same :class:`RunKey`.
+    ``nonce`` tells this execution from others with the same :class:`RunKey`; ``trace`` is the carrier of the job's
+    trace, empty where there is none.
     """
 
     job: Job | None = None
     attempt: int = 0
     nonce: str = ""
     refusal: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class Record:
     """One job's record.
 
     ``held``: a worker has told that it has the message of the present attempt. ``status``: how the job is, or was,
-    closed, once its outcome is known.
+    closed, once its outcome is known. ``trace``: the carrier of the job's trace, empty where there is none.
     """
 
     id: int
@@ -233,6 +235,7 @@ class Record:
     how: str
     status: str
     node: str
+    trace: str
     job: Job | None = field(repr=False)
     outcome: Outcome | None = field(repr=False)
     parts: Mapping[str, str] = field(repr=False)
@@ -309,6 +312,7 @@ def read_record(job_id: int, fields: Mapping[bytes, bytes]) -> Record | None:
         how=string("how"),
         status=string("status"),
         node=string("node"),
+        trace=string("trace"),
         job=Job.from_json(text["job"]) if "job" in text else None,
         outcome=Outcome.from_json(text["outcome"]) if "outcome" in text else None,
         parts={key: string(key) for key in text if key.startswith(("artifact:", "review:"))},

@@ -5,6 +5,7 @@
 local job, route, queue, nonce = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local max_attempts, on_lost = ARGV[7], ARGV[8]
 local asked_at, wait_seconds, most_redeliveries = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local trace = ARGV[12]
 
 local known = get('state', 'ended_at')
 if known[1] and not (known[2] and tonumber(known[2]) < asked_at) then
@@ -26,6 +27,9 @@ redis.call('SADD', prefix .. 'load:' .. queue, id) -- the first write: see admit
 forget()
 set('job', job, 'route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
 begin_attempt(1, nonce)
+if trace ~= '' then
+  set('trace', trace)
+end
 move(nil, 'claimed', now + wait_seconds)
 tell('adopted', 'running on the server, unknown to the ledger')
 count('adopted')

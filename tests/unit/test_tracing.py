@@ -1,0 +1,239 @@
+"""What spans tell, what ties them together, and that nothing is needed where none are wanted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests_mock
+from celery.exceptions import Ignore, Reject, Retry
+from opentelemetry import context, propagate, trace
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from mr_celery import tracing
+from mr_celery.client import Api
+from mr_celery.errors import JobAborted, JobFailed, WorkerError
+from support.spans import Memory, remember_spans
+
+TESTS = Path(__file__).parent.parent
+MARK = "a-marked-prompt"
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    """Spans are kept."""
+    return remember_spans(monkeypatch)
+
+
+# -- spans ---------------------------------------------------------------------------------------------------
+
+STEPS: dict[str, Callable[[], AbstractContextManager[tracing.Span]]] = {
+    "claim": lambda: tracing.claim("w", 7, since=time.time_ns()),
+    "settle": lambda: tracing.settle("w", 7),
+    "adopt": lambda: tracing.adopt("w", 7),
+    "run": lambda: tracing.run("w", 7, 1, "mr-7-1-ab"),
+    "spool": lambda: tracing.spool(7, 100),
+    "deliver": lambda: tracing.deliver("w", 7, "mr-7-1-ab", 1),
+    "close": lambda: tracing.request("close", "w", 7, method="POST", server="https://x.test", path="/jobs/{id}/close"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_fails_tells_the_type_of_the_error_only(memory: Memory, step: str) -> None:
+    with pytest.raises(JobFailed), STEPS[step]():
+        raise JobFailed(MARK)
+    span = memory.one(f"modelreins {step}")
+    assert span.attributes["modelreins.job.id"] == 7
+    assert (span.status, span.attributes["error.type"]) == ("ERROR", "mr_celery.errors.JobFailed")
+    assert not span.events
+    assert MARK not in str(span)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_works_has_no_status(memory: Memory, step: str) -> None:
+    with STEPS[step]() as span:
+        span.set({"more": 1})
+    ended = memory.one(f"modelreins {step}")
+    assert (ended.status, ended.attributes["more"]) == ("UNSET", 1)
+    assert "error.type" not in ended.attributes
+
+
+def test_a_refusal_tells_its_status(memory: Memory) -> None:
+    with STEPS["claim"]() as span:
+        span.fail(WorkerError(f"POST /x -> 409: {MARK}", status=409))
+    ended = memory.one("modelreins claim")
+    assert (ended.status, ended.attributes["http.response.status_code"]) == ("ERROR", 409)
+    assert MARK not in str(ended)
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (Retry("again", exc=ValueError(MARK)), "retry"),
+        (Reject(MARK, requeue=True), "given_back"),
+        (Ignore(MARK), "aborted"),
+        (JobAborted(MARK), "aborted"),
+    ],
+)
+def test_what_celery_is_told_by_an_exception_is_no_error_of_a_run(
+    memory: Memory, raised: Exception, status: str
+) -> None:
+    with pytest.raises(type(raised)), STEPS["run"]():
+        raise raised
+    run = memory.one("modelreins run")
+    assert (run.status, run.attributes["modelreins.run.status"]) == ("UNSET", status)
+    assert MARK not in str(run)
+
+
+def test_a_claim_begins_a_trace_whatever_is_under_way(memory: Memory) -> None:
+    began = time.time_ns() - 10**9
+    with memory.tracer.start_as_current_span("left behind"), tracing.claim("w", 7, since=began):
+        pass
+    claim = memory.one("modelreins claim")
+    assert claim.parent is None
+    assert claim.trace != memory.one("left behind").trace
+    assert claim.start == began
+
+
+# -- carriers ------------------------------------------------------------------------------------------------
+
+
+def test_steps_that_follow_a_carrier_are_children_of_where_it_was_written(memory: Memory) -> None:
+    with STEPS["claim"]():
+        kept = tracing.carrier()
+    for _ in range(2):
+        with tracing.following(kept), STEPS["deliver"]():
+            pass
+    assert memory.tree == ["modelreins claim", "  modelreins deliver", "  modelreins deliver"]
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_a_span_of_the_same_trace_stays_the_parent(memory: Memory) -> None:
+    with STEPS["claim"]():
+        kept = tracing.carrier()
+        with memory.tracer.start_as_current_span("message"), tracing.following(kept), STEPS["run"]():
+            pass
+    assert memory.tree == ["modelreins claim", "  message", "    modelreins run"]
+    assert memory.one("modelreins run").kind == "INTERNAL"
+
+
+def test_a_span_of_another_trace_does_not(memory: Memory) -> None:
+    with STEPS["claim"]():
+        kept = tracing.carrier()
+    with memory.tracer.start_as_current_span("another"):
+        with tracing.following(kept), STEPS["run"]():
+            pass
+        with memory.tracer.start_as_current_span("afterwards"):
+            pass
+    assert memory.tree == ["modelreins claim", "  modelreins run", "another", "  afterwards"]
+    assert memory.one("modelreins run").kind == "CONSUMER"
+
+
+def test_no_carrier_changes_nothing(memory: Memory) -> None:
+    with memory.tracer.start_as_current_span("whatever"), tracing.following(""), STEPS["run"]():
+        pass
+    assert memory.tree == ["whatever", "  modelreins run"]
+
+
+def test_where_nothing_is_traced_there_is_no_carrier() -> None:
+    with STEPS["claim"](), STEPS["run"]() as span:
+        assert (tracing.carrier(), tracing.fields()) == ("", {})
+        span.set({"more": 1})
+        span.fail(ValueError())
+
+
+class Capitals(TextMapPropagator):
+    """What a user may have chosen instead of W3C's headers."""
+
+    def inject(self, carrier: Any, context: Any = None, setter: Any = None) -> None:
+        headers: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(headers, context)
+        carrier["X-TRACE"] = headers["traceparent"].upper()
+
+    def extract(self, carrier: Any, context: Any = None, getter: Any = None) -> context.Context:
+        headers = {"traceparent": carrier["X-TRACE"].lower()}
+        return TraceContextTextMapPropagator().extract(headers, context)
+
+    @property
+    def fields(self) -> set[str]:
+        return {"X-TRACE"}
+
+
+@pytest.fixture
+def capitals() -> Iterator[None]:
+    """The user has set up another propagator."""
+    usual = propagate.get_global_textmap()
+    propagate.set_global_textmap(Capitals())
+    yield
+    propagate.set_global_textmap(usual)
+
+
+@pytest.mark.usefixtures("capitals")
+def test_the_users_propagator_writes_and_reads_carriers(memory: Memory) -> None:
+    with STEPS["claim"]():
+        kept = tracing.carrier()
+        assert tracing.fields().keys() == {"X-TRACE"}
+    with tracing.following(kept), STEPS["run"]():
+        pass
+    assert json.loads(kept).keys() == {"X-TRACE"}
+    assert memory.tree == ["modelreins claim", "  modelreins run"]
+
+
+# -- requests to the server ----------------------------------------------------------------------------------
+
+
+def test_requests_that_bring_something_of_a_job_are_spans(memory: Memory) -> None:
+    api = Api("https://server.test:8443/base", "a-marked-token", "w")
+    with requests_mock.Mocker() as server:
+        server.post("/base/artifacts/upload", json={"slug": "s"})
+        server.post("/base/review", json={"id": 1})
+        server.post("/base/jobs/7/close", status_code=503, text=MARK)
+        server.put("/base/presence", json={})
+        api.presence("active", MARK)
+        api.upload(b"x" * 1000, content_type="text/plain", filename=f"{MARK}.txt", job_id=7)
+        api.review("email", MARK, MARK, preview=MARK, job_id=7)
+        with pytest.raises(WorkerError):
+            api.close(7, MARK, "done")
+    assert memory.tree == ["modelreins upload", "modelreins review", "modelreins close"]
+    assert {span.kind for span in memory.ended} == {"CLIENT"}
+    for span in memory.ended:
+        assert span.attributes["modelreins.job.id"] == 7
+        assert (span.attributes["server.address"], span.attributes["server.port"]) == ("server.test", 8443)
+    assert memory.one("modelreins upload").attributes["http.request.body.size"] > 1000
+    close = memory.one("modelreins close")
+    assert (close.status, close.attributes["http.response.status_code"]) == ("ERROR", 503)
+    assert close.attributes["url.template"] == "/jobs/{id}/close"
+    assert MARK not in str(memory.ended)
+    assert "a-marked-token" not in str(memory.ended)
+
+
+# -- without OpenTelemetry ---------------------------------------------------------------------------------------
+
+WITHOUT = """
+import sys
+sys.modules["opentelemetry"] = None  # as if it were not installed
+import pytest
+from mr_celery import tracing
+assert tracing._tracer is None
+with tracing.run("w", 7, 1, "mr-7-1-ab") as span, tracing.following('{"traceparent": "…"}'):
+    span.set({tracing.RUN_STATUS: "failed"})
+    span.fail(ValueError())
+    assert (tracing.carrier(), tracing.fields()) == ("", {})
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def test_nothing_of_opentelemetry_is_needed() -> None:
+    parts = ("bridge/test_claimer.py", "bridge/test_sync.py", "test_runner.py", "delivery/test_deliver.py")
+    command = [sys.executable, "-c", WITHOUT, "-q", "-p", "no:cacheprovider", *(f"tests/unit/{part}" for part in parts)]
+    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False, timeout=170)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "passed" in done.stdout
