@@ -2,12 +2,13 @@
 # make test       sets everything up, and runs all tests (TESTS="tests/unit -k ledger" for some)
 # make campaign   the fault tests in their long form, and a soak of ten minutes: about two hours
 # make check      ruff and mypy
+# make docs       the documentation, in build/docs; a warning is an error
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: demo test campaign check format clean
+.PHONY: demo test campaign check docs format clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,7 +25,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/developing
 	tools/install-servers.sh
-	$(BIN)/pytest --numprocesses 3 --dist worksteal $(TESTS)
+	$(BIN)/pytest --numprocesses 4 --dist worksteal $(TESTS)
 
 campaign: $(VENV)/developing
 	tools/install-servers.sh
@@ -37,6 +38,9 @@ check: $(VENV)/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/developing
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
 
 format: $(VENV)/developing
 	$(BIN)/ruff check --fix .

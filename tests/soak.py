@@ -361,8 +361,8 @@ class Runs:
     recorded: dict[int, list[float]] = field(default_factory=dict)
 
     LINE = re.compile(
-        r"^\[(?P<at>[-\d]+ [:\d]+,\d{3}): \w+/[^]]+\] job=(?P<job>\d+) "
-        r"(?:attempt=(?P<attempt>\d+) started|(?:done|failed|escalated) after [\d.]+ s(?:, left to the courier)?)$",
+        r"^\[(?P<at>[-\d]+ [:\d]+,\d{3}): \w+/[^]]+\] job=(?P<job>\d+) attempt=(?P<attempt>\d+) "
+        r"task=\S+ (?:(?P<started>started)|(?:done|failed|escalated) after [\d.]+ s(?:, left to the courier)?)$",
         re.MULTILINE,
     )
 
@@ -373,7 +373,7 @@ class Runs:
         for process in fleet.processes:
             for line in cls.LINE.finditer(process.output):
                 at = datetime.strptime(line["at"], "%Y-%m-%d %H:%M:%S,%f").timestamp()
-                if line["attempt"]:
+                if line["started"]:
                     run = Run(process.log.stem, at, int(line["attempt"]))
                     runs.started.setdefault(int(line["job"]), []).append(run)
                 else:

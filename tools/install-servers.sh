@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests start themselves: a Redis and a RabbitMQ server, and a library that shifts a process' clock; and
-# what checks deploy/: Prometheus with promtool, docker-compose, systemd-analyze (Debian and Ubuntu; elsewhere it says what
-# is missing). The services that the packages would start are not needed.
+# what checks deploy/ and runs the commands of the documentation: Prometheus with promtool, docker-compose, systemd-analyze,
+# curl; and Chromium, which looks at the sandbox's page (Debian; elsewhere it says what is missing). The services that the
+# packages would start are not needed.
 set -euo pipefail
 
 missing=()
@@ -11,6 +12,8 @@ compgen -G "/usr/lib/*/faketime/libfaketime.so.1" >/dev/null || missing+=(faketi
 command -v promtool >/dev/null || missing+=(prometheus)
 command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || missing+=(docker-compose)
 command -v systemd-analyze >/dev/null || missing+=(systemd)
+command -v curl >/dev/null || missing+=(curl)
+command -v chromium >/dev/null || missing+=(chromium)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then

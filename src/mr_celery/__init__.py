@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery import signals
+from celery import current_app, signals
 
 from .current import raise_if_aborted, worker
 from .errors import Escalate, JobAborted, JobFailed, MrCeleryError, WorkerError
@@ -43,6 +43,17 @@ def __getattr__(name: str) -> Any:
 
         return Worker
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@signals.after_setup_logger.connect(weak=False)
+@signals.after_setup_task_logger.connect(weak=False)
+def _on_logging_set_up(**_: Any) -> None:
+    """Celery has set up its logging: where it is to be JSON, it becomes that."""
+    if declared():
+        from .log_format import json_wanted, write_json
+
+        if json_wanted(current_app.conf):
+            write_json()
 
 
 @signals.worker_init.connect(weak=False)

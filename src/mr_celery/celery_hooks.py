@@ -1,4 +1,4 @@
-"""Where mr-celery meets Celery: the only module that touches Celery's internals.
+"""Where mr-celery meets Celery: with :mod:`.celery_discretion` the only module that touches Celery's internals.
 
 On a Celery worker that imports a decorated task, this
 
@@ -17,7 +17,9 @@ import secrets
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
@@ -30,8 +32,10 @@ from celery.worker import state as worker_state
 from celery.worker.control import control_command
 from redis.exceptions import RedisError
 
+from .celery_discretion import keep_discreet, mark
 from .errors import LedgerUnavailable, RoutingError, SettingsError
 from .ledger import Node
+from .log import JobLog, tell_lost, tell_not_started, unexpected
 from .outcome import Outcome
 from .routing import Declaration, Handler, Registry, declared
 from .runner import Message, Runner, running_here
@@ -77,6 +81,21 @@ def _message_of_context(request: Any) -> Message | None:
     return message_of(headers, request.id, request.retries)
 
 
+def _job_of(request: Any) -> int | None:
+    """The id of the job that a task's request brings."""
+    message = _message_of_context(request)
+    return None if message is None else message.job_id
+
+
+def _keep_header(request: Any, message: Message) -> None:
+    """See that the message of a Celery retry brings the job, too: it gets the headers that the context has.
+
+    Some add-ons (sentry-sdk before 2.55) put headers of their own in their place.
+    """
+    if HEADER not in (request.headers or {}):
+        request.headers = {**(request.headers or {}), **header(message.worker, message.job_id)}
+
+
 # -- decorated tasks ---------------------------------------------------------------------------------
 
 
@@ -97,7 +116,7 @@ def _resolve(app: Any, target: Any) -> Iterable[Any]:
         try:
             target = target._get_current_object()
         except Exception as error:
-            logger.debug("a decorated task belongs to no application here: %r", error)
+            logger.debug("a decorated task belongs to no application here: %s", type(error).__name__)
             return []
     return [target] if tasks.get(target.name) is target else []
 
@@ -120,6 +139,34 @@ def install(app: Any, runner: Runner) -> list[Handler]:
     return found
 
 
+_CHANGED = ("run", "__header__", "signature_from_request", "__trace__", "_backend", "Request")
+"""What :func:`install`, and a worker that starts, put into a task."""
+
+
+@contextmanager
+def left_as_it_was(app: Any) -> Iterator[None]:
+    """At the end of the block, an application is as if it had been on no worker: for runs and workers inside of tests.
+
+    Args:
+        app: the Celery application. It is finalized by this.
+    """
+    global _workplace
+    workplace = _workplace
+    steps = {name: set(named) for name, named in app.steps.items()}
+    tasks = [handler.task for handler in handlers(app)]
+    before = [{name: vars(task)[name] for name in _CHANGED if name in vars(task)} for task in tasks]
+    try:
+        yield
+    finally:
+        for task, attributes in zip(tasks, before, strict=True):
+            for name in _CHANGED:
+                vars(task).pop(name, None)
+            vars(task).update(attributes)
+        for name in app.steps:
+            app.steps[name] = steps.get(name, set())
+        _workplace = workplace
+
+
 def _wrap(task: Task[Any, Any], declaration: Declaration, runner: Runner) -> None:
     original = getattr(task.run, "_mr_celery_original", task.run)
 
@@ -128,7 +175,12 @@ def _wrap(task: Task[Any, Any], declaration: Declaration, runner: Runner) -> Non
         message = _message_of_context(task.request)
         if message is None or running_here(message.task_id):
             return original(*args, **kwargs)
-        return runner.run(message, original, declaration, args, kwargs)
+        _keep_header(task.request, message)
+        try:
+            return runner.run(replace(message, task=task.name), original, declaration, args, kwargs)
+        except Exception as error:
+            mark(error, message.job_id)
+            raise
 
     run._mr_celery_original = original  # type: ignore[attr-defined]
     task.run = run  # type: ignore[method-assign]
@@ -146,6 +198,7 @@ def _wrap(task: Task[Any, Any], declaration: Declaration, runner: Runner) -> Non
         task.__header__ = lenient  # type: ignore[attr-defined]
 
     _keep_options_in_retries(task)
+    keep_discreet(task, _job_of)
 
 
 def _keep_options_in_retries(task: Task[Any, Any]) -> None:
@@ -261,13 +314,16 @@ class JobKeeper(bootsteps.StartStopStep):
 
     terminate = stop
 
+    def end(self) -> None:
+        """Tick no more. A worker's process ends anyway; one that outlives its worker calls this."""
+        self._cancel_entry()
+        self._end_thread()
+
     def tick_on_timer(self) -> None:
         """Tick on the worker's timer, where that is the better way."""
         if self._draining or not issubclass(self._parent.pool_cls, PreforkPool):
             return
-        if self._thread_ends is not None:
-            self._thread_ends.set()
-            self._thread_ends = None
+        self._end_thread()
         # Up to Celery 5.6 the timer forgets its entries whenever the consumer connects anew.
         self._cancel_entry()
         self._entry = self._parent.timer.call_repeatedly(self._interval, self.tick)
@@ -285,6 +341,11 @@ class JobKeeper(bootsteps.StartStopStep):
         if self._entry is not None:
             self._entry.cancel()
             self._entry = None
+
+    def _end_thread(self) -> None:
+        if self._thread_ends is not None:
+            self._thread_ends.set()
+            self._thread_ends = None
 
     def _tick_until(self, ends: threading.Event) -> None:
         while not ends.is_set():
@@ -327,28 +388,29 @@ class JobKeeper(bootsteps.StartStopStep):
             tasks = dict(runs)
             lost = workplace.ledger(worker).hold(tasks.items(), holder=_HOLDER, lease=lease, wait_seconds=lease)
             for job_id, state in lost.items():
-                logger.debug("job=%d is %s", job_id, state)
+                log = JobLog(logger, job_id, worker_name=worker, task_id=tasks[job_id])
+                log.debug("not_held", f"is {state}", state=state)
                 if state in STOPS:
-                    _quietly("interrupt a run", partial(self._interrupt, job_id, tasks[job_id], STOPS[state]))
+                    _quietly("interrupt a run", partial(self._interrupt, log, STOPS[state]))
             runs = [(job_id, task_id) for job_id, task_id in runs if tasks[job_id] != task_id]
 
-    def _interrupt(self, job_id: int, task_id: str, why: str) -> None:
+    def _interrupt(self, log: JobLog, why: str) -> None:
         """Stop what runs of a task, once. What only waits here is left alone: it is refused when it starts."""
-        for request in _active(task_id):
+        for request in _active(log.task_id):
             if request in self._stopped:
                 continue
             self._stopped.add(request)
             try:
                 request.terminate(self._parent.pool)
             except NotImplementedError:
-                logger.info(
-                    "job=%d was %s, but the pool (%s) cannot interrupt it: a handler has to ask job.aborted",
-                    job_id,
-                    why,
-                    self._parent.pool_cls.__module__,
+                pool = self._parent.pool_cls.__module__
+                log.info(
+                    "not_interrupted",
+                    f"was {why}, but the pool ({pool}) cannot interrupt it: a handler has to ask job.aborted",
+                    reason=why,
                 )
             else:
-                logger.warning("job=%d interrupted: it was %s", job_id, why)
+                log.warning("interrupted", f"interrupted: it was {why}", reason=why)
 
 
 class KeeperSwitch(bootsteps.StartStopStep):
@@ -372,7 +434,7 @@ class KeeperSwitch(bootsteps.StartStopStep):
             try:
                 clean_up(error)
             except Exception as failure:
-                logger.warning("the lost connection to the broker was not closed cleanly: %r", failure)
+                logger.warning("the lost connection to the broker was not closed cleanly: %s", type(failure).__name__)
 
         consumer.on_connection_error_after_connected = clean_up_and_go_on
         consumer.connection_errors += (RedisError,)
@@ -405,8 +467,8 @@ def _quietly(what: str, step: Callable[[], Any]) -> None:
         step()
     except LedgerUnavailable as error:
         logger.warning("cannot %s: %s", what, error)
-    except Exception:
-        logger.exception("cannot %s", what)
+    except Exception as error:
+        unexpected(logger, f"cannot {what}", error)
 
 
 def set_up_worker(worker: Any) -> None:
@@ -423,6 +485,8 @@ def set_up_worker(worker: Any) -> None:
         Registry(handlers(worker.app))
     except (SettingsError, RoutingError) as error:
         raise SystemExit(f"mr-celery: {error}") from None
+    if settings.log_format == "json":
+        worker.quiet = True  # its banner is no JSON
     if not settings.ledger_url:
         logger.warning(
             "This worker takes no ModelReins jobs: modelreins_ledger_url is not set, and neither the broker nor the "
@@ -523,24 +587,30 @@ def _on_task_rejected(sender: Any = None, message: Any = None, exc: BaseExceptio
         _quietly("record an unreadable task", lambda: _not_started(job, why))
 
 
+def _log_of(message: Message) -> JobLog:
+    return JobLog(logger, message.job_id, worker_name=message.worker, task_id=message.task_id, task=message.task)
+
+
 def _fail(message: Message, why: str, *, unstarted: bool = False) -> None:
-    if _workplace is not None:
-        ledger = _workplace.ledger(message.worker)
-        ledger.fail(
-            message.job_id,
-            message.task_id,
-            Outcome.failed(why),
-            unstarted=unstarted,
-            retries=message.retries,
-            holder=_HOLDER,
-        )
+    if _workplace is None:
+        return
+    failed = _workplace.ledger(message.worker).fail(
+        message.job_id,
+        message.task_id,
+        Outcome.failed(why),
+        unstarted=unstarted,
+        retries=message.retries,
+        holder=_HOLDER,
+    )
+    if failed:
+        _log_of(message).warning("failed", f"failed: {why}", reason=why)
 
 
 def _lose(message: Message, why: str) -> None:
     if _workplace is None:
         return
     must_not, too_often = lost_texts(why)
-    _workplace.ledger(message.worker).lose(
+    loss = _workplace.ledger(message.worker).lose(
         message.job_id,
         message.task_id,
         retries=message.retries,
@@ -549,12 +619,13 @@ def _lose(message: Message, why: str) -> None:
         must_not=Outcome.failed(must_not),
         too_often=Outcome.failed(too_often),
     )
+    tell_lost(_log_of(message), loss, why)
 
 
 def _not_started(message: Message, why: str) -> None:
     if _workplace is None:
         return
-    _workplace.ledger(message.worker).resend(
+    loss = _workplace.ledger(message.worker).resend(
         message.job_id,
         message.task_id,
         why=why,
@@ -562,3 +633,4 @@ def _not_started(message: Message, why: str) -> None:
         wait_seconds=2.0,
         exhausted=Outcome.failed(never_started(why)),
     )
+    tell_not_started(_log_of(message), loss, why)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .attachments import Attachments
 from .errors import LedgerUnavailable, MrCeleryError, WorkerError
 from .job import Job
+from .log import JobLog
 
 if TYPE_CHECKING:
     from .client import Api
@@ -223,7 +224,8 @@ def _unless_away(run: Run, what: str, step: Callable[[], dict[str, Any]]) -> dic
     except WorkerError as error:
         if not error.trouble:
             raise
-        logger.warning("job=%d %s waits for the job's result: %s", run.job.id, what, error.summary)
+        log = JobLog(logger, run.job.id, worker_name=run.worker, task_id=run.task_id)
+        log.warning("waits", f"{what} waits for the job's result: {error.summary}", reason=error.summary)
         return None
 
 

@@ -94,9 +94,9 @@ class Job(Mapping[str, Any]):
 
     @property
     def aborted(self) -> bool:
-        """Whether the handler is to stop: an operator aborted the job, or another worker has it by now.
+        """Whether the handler is to stop, since an operator aborted the job or another worker has it by now.
 
-        That is so when this worker was cut off for longer than its lease. Nothing that the handler returns counts
+        The latter is so when this worker was cut off for longer than its lease. Nothing that the handler returns counts
         then. The answer is at most about a second old, so a loop may ask as often as it likes; while the ledger
         cannot be asked, the last known answer stands. Outside of a run it is ``False``.
 

@@ -13,7 +13,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -28,6 +28,7 @@ from .delivery import Away, Consignment, Parcel, Stow, pack, pack_failure
 from .errors import Escalate, JobAborted, JobError, JobFailed, LedgerUnavailable
 from .job import Job
 from .ledger import DeliveryKey, Ledger, RunKey, Started
+from .log import JobLog
 from .outcome import Outcome
 from .result import Artifact
 from .routing import Declaration, bind
@@ -50,11 +51,17 @@ class Message:
     job_id: int
     task_id: str
     retries: int = 0
+    task: str = field(default="", compare=False)
 
     @property
     def key(self) -> RunKey:
         """The fencing token of the execution that this message starts."""
         return RunKey(self.job_id, self.task_id, self.retries)
+
+    @property
+    def log(self) -> JobLog:
+        """The log of the attempt."""
+        return JobLog(logger, self.job_id, worker_name=self.worker, task_id=self.task_id, task=self.task)
 
 
 @dataclass(frozen=True)
@@ -106,20 +113,24 @@ class Runner:
             SystemExit: this pool process is being ended.
             Exception: what the handler raised, for Celery to treat as ever.
         """
-        ledger = self._workplace.ledger(message.worker)
+        ledger, asked = self._workplace.ledger(message.worker), time.monotonic()
         started = self._start(ledger, message)
         if started.job is None:
-            logger.info("job=%d task=%s not run: %s", message.job_id, message.task_id, started.refusal)
+            message.log.info("not_run", f"not run: {started.refusal}", reason=started.refusal)
             raise Ignore(f"job {message.job_id} is {started.refusal}")
         job, began = started.job.watched(Watch(lambda: ledger.holds(message.key)).aborted), time.monotonic()
-        logger.info("job=%d attempt=%d started", job.id, started.attempt)
+        if began - asked > self._workplace.settings.lease and job.aborted:
+            # The worker was frozen since: another run may have the job by now.
+            message.log.info("not_run", "not run: its lease was over before it began", reason="its lease was over")
+            raise Ignore(f"job {message.job_id} was lost before its handler began")
+        message.log.info("started", retries=message.retries or None)
         run = Run(
             message.task_id,
             job,
             started.attempt,
             worker=message.worker,
             url=self._workplace.settings.url,
-            api=(lambda: self._workplace.api(message.worker)) if self._workplace.delivers else None,
+            api=(lambda: self._workplace.api(message.worker)) if self._workplace.delivers(message.worker) else None,
             keys=map(f"{message.task_id}-{started.nonce}-call-{{}}".format, count(1)),
             attachments=Attachments(),
         )
@@ -145,7 +156,7 @@ class Runner:
                 seconds=START_PATIENCE,
             )
         except LedgerUnavailable as error:
-            logger.error("job=%d not started, it will be sent again: %s", message.job_id, error)
+            message.log.error("not_started", f"not started, it will be sent again: {error}", reason=str(error))
             return Started(refusal="not startable: the ledger is away")
 
     def _call(
@@ -178,7 +189,7 @@ class Runner:
         except JobAborted as stopped:
             if not job.aborted:
                 return self._failed(declaration, run, stopped, _traceback(stopped))
-            logger.info("job=%d stopped by its handler: it was aborted, or given to another worker", job.id)
+            message.log.info("stopped", "stopped by its handler: it was aborted, or given to another worker")
             raise Ignore(str(stopped)) from None
         except Ignore as ignored:
             why = "the handler raised celery.exceptions.Ignore (or replaced its task): it ended without a result"
@@ -205,7 +216,7 @@ class Runner:
         why: str,
         artifacts: Sequence[Artifact] = (),
     ) -> _Ending:
-        _tell(declaration, run.job, error)
+        _tell(declaration, run, error)
         return _Ending(pack_failure(why, run.attachments, artifacts), error)
 
     def _stowed(self, message: Message, nonce: str, declaration: Declaration, run: Run, ending: _Ending) -> _Ending:
@@ -226,26 +237,26 @@ class Runner:
             )
             parcel, problem = stow.stow(parcel)
         except JobAborted as stopped:
-            logger.info("job=%d stopped while its artifacts were stored: it was aborted", message.job_id)
+            message.log.info("stopped", "stopped while its artifacts were stored: it was aborted")
             raise Ignore(str(stopped)) from None
         except Exception as error:  # a soft time limit, for instance
-            logger.exception("job=%d its artifacts could not be stored", message.job_id)
+            message.log.error("not_stored", "its artifacts could not be stored", error=error)
             parcel, problem = pack_failure(_traceback(error), Attachments()), error
         if problem is None or ending.error is not None:
             return replace(ending, parcel=parcel)
-        _tell(declaration, run.job, problem)
+        _tell(declaration, run, problem)
         return _Ending(parcel, problem)
 
     def _start_again(self, message: Message, step: Callable[..., bool], seconds: float) -> None:
         """The same attempt goes on from another message, ``seconds`` from now."""
         wait = seconds + self._workplace.settings.lease
         patiently(lambda: step(wait_seconds=wait), errors=LedgerUnavailable, seconds=FINISH_PATIENCE)
-        logger.info("job=%d starts again in %.1f s, as its handler asked", message.job_id, seconds)
+        message.log.info("retried", f"starts again in {seconds:.1f} s, as its handler asked", seconds=seconds)
 
     def _end(self, ledger: Ledger, message: Message, job: Job, ending: _Ending, seconds: float) -> None:
         parcel, blobs = ending.parcel.with_blobs()
         outcome = parcel.outcome
-        deliver_here = self._workplace.delivers and not self._away.likely
+        deliver_here = self._workplace.delivers(ledger.worker) and not self._away.likely
         try:
             answer = patiently(
                 lambda: ledger.finish(
@@ -258,15 +269,18 @@ class Runner:
                 seconds=FINISH_PATIENCE,
             )
         except LedgerUnavailable as error:
-            logger.error("job=%d its outcome could not be recorded, it will be run again: %s", job.id, error)
+            why = f"its outcome could not be recorded, it will be run again: {error}"
+            message.log.error("not_recorded", why, reason=str(error))
             return
+        if answer not in ("finished", "carried"):
+            message.log.warning("dropped", f"outcome dropped: the job is {answer}", reason=answer)
+            return
+        left = "" if deliver_here and answer == "finished" else ", left to the courier"
+        message.log.info(
+            "finished", f"{outcome.status} after {seconds:.3f} s{left}", status=outcome.status, seconds=seconds
+        )
         if answer == "carried":
-            logger.info("job=%d %s after %.3f s, left to the courier", job.id, outcome.status, seconds)
             return
-        if answer != "finished":
-            logger.warning("job=%d task=%s outcome dropped: the job is %s", job.id, message.task_id, answer)
-            return
-        logger.info("job=%d %s after %.3f s", job.id, outcome.status, seconds)
         if deliver_here:
             self._deliver(message, outcome, blobs)
 
@@ -277,18 +291,20 @@ class Runner:
             error = self._workplace.delivery(message.worker).deliver(consignment)
         except Exception as failure:
             # Recorded is recorded: the courier takes over, whatever went wrong here.
-            logger.warning("job=%d left to the courier: %s", message.job_id, type(failure).__name__)
+            why = type(failure).__name__
+            message.log.warning("put_off", f"left to the courier: {why}", reason=why)
         else:
             self._away.learn(error)
 
 
-def _tell(declaration: Declaration, job: Job, error: BaseException) -> None:
+def _tell(declaration: Declaration, run: Run, error: BaseException) -> None:
     """Call the declaration's ``on_error=``; what it raises itself changes nothing."""
     if declaration.on_error is not None:
         try:
-            declaration.on_error(job, error)
-        except Exception:
-            logger.exception("job=%d on_error= raised", job.id)
+            declaration.on_error(run.job, error)
+        except Exception as failure:
+            log = JobLog(logger, run.job.id, worker_name=run.worker, task_id=run.task_id)
+            log.error("on_error_raised", "on_error= raised", error=failure)
 
 
 def running_here(task_id: str) -> bool:

@@ -11,11 +11,12 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from .errors import SettingsError
+from .identity import Identity, WrongIdentity, parse_identities
 
 DEFAULT_URL = "https://app.modelreins.com"
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
@@ -129,7 +130,20 @@ class Settings:
     url: str = _option(
         DEFAULT_URL, _url, "an http:// or https:// address without user or query", "The ModelReins server."
     )
-    name: str = _option("", _name, "a text of at most 200 bytes", "The worker name. Default: the host's name.")
+    name: str = _option(
+        "",
+        _name,
+        "a text of at most 200 bytes",
+        "The worker name. Default: the host's name; with several worker names: all of them.",
+    )
+    workers: tuple[Identity, ...] = _option(
+        (),
+        lambda value: parse_identities(value, _name),
+        'a mapping such as {"image-01": {"token_env": "IMAGE_01_TOKEN"}}; in the environment as JSON',
+        "Several worker names on one fleet, each with the variable that has its token (`token_env`), and the "
+        "`capabilities` or `queues` that it offers.",
+        secret=True,
+    )
     ledger_url: str = _option(
         "",
         _redis_url,
@@ -213,12 +227,43 @@ class Settings:
         "Where the bridge answers `/metrics`, `/health/live` and `/health/ready` (extra `metrics`); a port alone "
         "is one of 127.0.0.1. Default: nowhere.",
     )
+    log_format: Literal["text", "json"] = _option(
+        "text",
+        _one_of("text", "json"),
+        "text or json",
+        "`json`: the bridge, and the workers, log one JSON object per line. `text`: in Celery's own format.",
+    )
     history: float = _option(
         86400.0,
         _seconds(60, 31_536_000),
         "seconds from 60 to 31536000",
         "Seconds that the ledger remembers a closed job.",
     )
+
+    def each(self) -> tuple[Settings, ...]:
+        """The settings of each worker name that these are for: its name and its token are theirs."""
+        if not self.workers:
+            return (self,)
+        named = [each for each in self.workers if self.name in ("", each.name)]
+        return tuple(replace(self, name=each.name, token=self.token_of(each.name)) for each in named)
+
+    @property
+    def identity(self) -> Identity:
+        """What the worker name :attr:`name` offers."""
+        return self._identity_of(self.name) or Identity(self.name)
+
+    @property
+    def neighbours(self) -> list[str]:
+        """The other worker names on the same fleet, whichever process looks after them."""
+        return [each.name for each in self.workers if each.name != self.name]
+
+    def token_of(self, worker: str) -> str:
+        """The token of a worker name; empty where there is none."""
+        identity = self._identity_of(worker)
+        return self.token if identity is None or not identity.token_env else identity.token
+
+    def _identity_of(self, worker: str) -> Identity | None:
+        return next((each for each in self.workers if each.name == worker), None)
 
 
 @dataclass(frozen=True)
@@ -238,7 +283,7 @@ def options() -> list[Option]:
     listed = []
     for item in fields(Settings):
         default = item.default
-        shown = "auto" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+        shown = "auto" if default is None else f"{default:g}" if isinstance(default, float) else str(default or "")
         listed.append(
             Option(
                 name=item.name,
@@ -282,6 +327,9 @@ def load(
             if value is not None:
                 values[item.name] = _checked(item.metadata, source, value)
                 break
+    if "workers" in values:
+        values["workers"] = tuple(_with_token(each, environment) for each in values["workers"])
+        _must_be_one_of(values.setdefault("name", ""), values["workers"])
     values.setdefault("name", socket.gethostname())
     if not values.get("ledger_url"):
         values["ledger_url"] = _celery_redis(configuration)
@@ -299,9 +347,28 @@ def admin_token(environment: Mapping[str, str] | None = None) -> str:
     return (os.environ if environment is None else environment).get("MODELREINS_ADMIN_TOKEN", "").strip()
 
 
+def _with_token(identity: Identity, environment: Mapping[str, str]) -> Identity:
+    token = environment.get(identity.token_env) if identity.token_env else None
+    if not token:
+        return identity
+    metadata = next(item.metadata for item in fields(Settings) if item.name == "token")
+    return replace(identity, token=_checked(metadata, identity.token_env, token))
+
+
+def _must_be_one_of(name: str, workers: tuple[Identity, ...]) -> None:
+    names = [each.name for each in workers]
+    if name and name not in names:
+        raise SettingsError(
+            f"modelreins_name: {name!r} is none of the worker names in modelreins_workers ({', '.join(names)}): choose "
+            "one of these, or leave it out for all of them"
+        )
+
+
 def _checked(metadata: Mapping[str, Any], source: str, value: Any) -> Any:
     try:
         return metadata["parse"](value)
+    except WrongIdentity as error:
+        raise SettingsError(f"{source}: {error}") from None
     except (ValueError, TypeError, OverflowError):
         secret = metadata["secret"] or "@" in str(value)  # an address may have a password in it
         shown = "the value given" if secret else repr(value)
@@ -322,17 +389,21 @@ def _celery_redis(configuration: Mapping[str, Any]) -> str:
     return ""
 
 
-def require(value: str, name: str) -> str:
-    """The setting's value, or a clear error where it is empty.
+def require(settings: Settings, name: Literal["token", "ledger_url"]) -> str:
+    """A setting's value, or a clear error where it is empty.
 
     Raises:
         SettingsError: the setting is empty; the message says how to set it.
     """
+    value: str = getattr(settings, name)
     if value:
         return value
-    hint = {
-        "token": "the token that was shown when the worker was registered",
-        "ledger_url": "a Redis address such as redis://localhost:6379/0, since neither the broker nor the result "
-        "backend is a Redis",
-    }[name]
-    raise SettingsError(f"modelreins_{name} is not set: set MODELREINS_{name.upper()} to {hint}")
+    if name == "token":
+        variable = settings.identity.token_env or "MODELREINS_TOKEN"
+        raise SettingsError(
+            f"worker {settings.name!r} has no token: set {variable} to the one that was shown when it was registered"
+        )
+    raise SettingsError(
+        "modelreins_ledger_url is not set: set MODELREINS_LEDGER_URL to a Redis address such as "
+        "redis://localhost:6379/0, since neither the broker nor the result backend is a Redis"
+    )

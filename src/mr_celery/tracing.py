@@ -12,6 +12,7 @@ No span tells anything of what a job is about: no prompt, no result, no file nam
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from celery.exceptions import Reject, Retry, TaskPredicate
 
 from .errors import WorkerError
+from .log import unexpected
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ RUN_STATUS = "modelreins.run.status"
 ADOPTION = "modelreins.adoption"
 SIZE = "modelreins.artifact.size"
 """Bytes."""
+
+logger = logging.getLogger("mr_celery")
 
 Kind = Literal["INTERNAL", "CLIENT", "CONSUMER"]
 
@@ -85,11 +89,16 @@ def _type_of(error: BaseException) -> str:
 
 def fields() -> dict[str, str]:
     """The present context as the user's propagator writes it into a message's headers; empty: nothing is traced."""
+    if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
+        return {}
     written: dict[str, str] = {}
-    if _tracer is not None and trace.get_current_span().get_span_context().is_valid:
-        from opentelemetry import propagate  # only here: it looks for the installed propagators, which takes a while
+    try:
+        from opentelemetry import propagate  # only here: it looks for the propagators, and there may be a wrong one
 
         propagate.inject(written)
+    except Exception as error:
+        unexpected(logger, "the context of a trace cannot be written", error)
+        return {}
     return written
 
 
@@ -106,14 +115,8 @@ def following(kept: str) -> Iterator[None]:
     Where a span of that trace is under way already (of OpenTelemetry's own Celery instrumentation), it stays the
     parent. An empty carrier changes nothing.
     """
-    if _tracer is None or not kept:
-        yield
-        return
-    from opentelemetry import propagate
-
-    there = propagate.extract(json.loads(kept))
-    trace_id = trace.get_current_span(there).get_span_context().trace_id
-    if trace_id in (trace.INVALID_TRACE_ID, trace.get_current_span().get_span_context().trace_id):
+    there = _elsewhere(kept) if kept and _tracer is not None else None
+    if there is None:
         yield
         return
     token = context.attach(there)
@@ -121,6 +124,20 @@ def following(kept: str) -> Iterator[None]:
         yield
     finally:
         context.detach(token)
+
+
+def _elsewhere(kept: str) -> context.Context | None:
+    """The context in a carrier; ``None`` where a span of its trace is under way, or nothing can be read."""
+    try:
+        from opentelemetry import propagate
+
+        there = propagate.extract(json.loads(kept))
+    except Exception as error:
+        unexpected(logger, "the context of a job's trace cannot be read", error)
+        return None
+    trace_id = trace.get_current_span(there).get_span_context().trace_id
+    here = trace.get_current_span().get_span_context().trace_id
+    return None if trace_id in (trace.INVALID_TRACE_ID, here) else there
 
 
 # -- the steps -----------------------------------------------------------------------------------------------

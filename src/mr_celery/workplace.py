@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from .client import Api
 from .delivery import HOLD_SECONDS, Delivery, Stores
-from .errors import SettingsError
 from .ledger import Fleet, Ledger
 from .settings import Settings, require
 from .spool import Spool, spool_of
@@ -45,7 +45,7 @@ class Workplace:
         Raises:
             SettingsError: no ledger is configured.
         """
-        url = require(self.settings.ledger_url, "ledger_url")
+        url = require(self.settings, "ledger_url")
         return self._once(
             ("ledger", worker),
             lambda: Ledger(url, worker, history=self.settings.history, timeout=self._ledger_timeout),
@@ -57,7 +57,7 @@ class Workplace:
         Raises:
             SettingsError: no ledger is configured.
         """
-        url = require(self.settings.ledger_url, "ledger_url")
+        url = require(self.settings, "ledger_url")
         return self._once(("fleet",), lambda: Fleet(url, timeout=self._ledger_timeout))
 
     def api(self, worker: str) -> Api:
@@ -66,8 +66,8 @@ class Workplace:
         Raises:
             SettingsError: there is no token.
         """
-        token = require(self.settings.token, "token")
-        settings = self.settings
+        settings = replace(self.settings, name=worker, token=self.settings.token_of(worker))
+        token = require(settings, "token")
         return self._once(("api", worker), lambda: Api(settings.url, token, worker, timeout=settings.timeout))
 
     def delivery(self, worker: str) -> Delivery:
@@ -88,13 +88,6 @@ class Workplace:
         """
         return self._once(("spool", worker), lambda: spool_of(self.settings, worker))
 
-    @property
-    def delivers(self) -> bool:
-        """Whether outcomes are delivered from this process, and not by the bridge."""
-        if self.settings.delivery == "bridge":
-            return False
-        try:
-            require(self.settings.token, "token")
-        except SettingsError:
-            return False
-        return True
+    def delivers(self, worker: str) -> bool:
+        """Whether outcomes of a worker name are delivered from this process, and not by the bridge."""
+        return self.settings.delivery == "worker" and bool(self.settings.token_of(worker))

@@ -60,7 +60,7 @@ def test_ledger_and_server_agree_while_jobs_run_and_after(fleet: Fleet) -> None:
     under_way = check(fleet)
     assert under_way.popen.returncode == 0, under_way.output
     (in_flight,) = re.findall(
-        r"^audit +ok  the ledger \((\d+) in flight\) and the server \(\d+ running, \d+ pending\) agree$",
+        r"^audit +ok  w: the ledger \((\d+) in flight\) and the server \(\d+ running, \d+ pending\) agree$",
         under_way.output,
         re.MULTILINE,
     )

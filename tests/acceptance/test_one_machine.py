@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from mr_celery.local.redis import EmbeddedRedis, find_server
 from mr_celery.sandbox import Sandbox
@@ -25,6 +27,8 @@ def started(tmp_path: Path) -> Iterator[list[Process]]:
     processes: list[Process] = []
     yield processes
     for process in processes:
+        if process.popen.poll() is None:
+            process.terminate(60)  # so that it stops what it has started
         process.kill()
 
 
@@ -53,6 +57,63 @@ def test_the_demo_shows_a_dozen_jobs_and_leaves_nothing_running(started: list[Pr
     ]
 
 
+def logged_in(output: str) -> tuple[requests.Session, str]:
+    """Somebody who has opened the link that a command prints, and the sandbox's address."""
+    match = re.search(r"the sandbox's page, at your first visit: ((http://\S+?)/login\?key=\S+)", output)
+    assert match, output
+    session = requests.Session()
+    assert session.get(match[1], timeout=30).ok
+    session.headers["Origin"] = match[2]
+    return session, match[2]
+
+
+def test_the_demo_goes_on_with_its_page_until_it_is_told_to_stop(started: list[Process], tmp_path: Path) -> None:
+    demo = run(started, tmp_path, "mr-celery", "demo", "--keep", DISPLAY="", WAYLAND_DISPLAY="")
+    demo.says("everything goes on until Ctrl-C", seconds=60)
+    assert "12 of 12 jobs ended as they should" in demo.output
+    session, url = logged_in(demo.output)
+    session.post(f"{url}/ui/dispatch", data={"prompt": "one more", "copies": "1"}, timeout=30)
+    until(lambda: "ONE MORE" in session.get(f"{url}/ui/jobs/13", timeout=30).text, what=demo.output)
+    children = psutil.Process(demo.popen.pid).children(recursive=True)
+    demo.popen.send_signal(signal.SIGINT)
+    assert demo.popen.wait(60) == 0, demo.output
+    assert not [child for child in children if child.is_running()]
+
+
+def test_up_with_a_sandbox_needs_nothing_and_keeps_its_state(started: list[Process], tmp_path: Path) -> None:
+    command = [
+        "mr-celery",
+        "--workdir",
+        str(EXAMPLES / "image_worker"),
+        "-A",
+        "moved_over",
+        "up",
+        "-c",
+        "1",
+        "--sandbox",
+    ]
+    command += ["--data", str(tmp_path / "data")]
+    # What the environment says of a server and its ledger is not touched: nobody answers there.
+    elsewhere = {"MODELREINS_URL": "http://127.0.0.1:1", "MODELREINS_LEDGER_URL": "redis://127.0.0.1:1/0"}
+    settings = {**elsewhere, "MODELREINS_NAME": "painter", "MODELREINS_POLL_INTERVAL": "0.5", "DISPLAY": ""}
+    up = run(started, tmp_path, *command, **settings)
+    up.says("at your first visit")
+    session, url = logged_in(up.output)
+    job = {"prompt": "the sea", "worker": "painter", "capability": "image.generate", "copies": "1"}
+    session.post(f"{url}/ui/dispatch", data=job, timeout=30)
+    until(lambda: "job-1.png" in session.get(f"{url}/ui/jobs/1", timeout=30).text, seconds=60, what=up.output)
+    until(lambda: session.post(f"{url}/ui/reviews/1/approve", timeout=30).ok, what="the review is there")
+    assert up.terminate() == 0, up.output
+
+    again = run(started, tmp_path, *command, **settings)
+    again.says("at your first visit")
+    session, url = logged_in(again.output)
+    assert "approved" in session.get(f"{url}/ui/reviews", timeout=30).text
+    session.post(f"{url}/ui/dispatch", data=job, timeout=30)
+    until(lambda: "job-2.png" in session.get(f"{url}/ui/jobs/2", timeout=30).text, seconds=60, what=again.output)
+    assert again.terminate() == 0, again.output
+
+
 def test_up_runs_an_application_without_a_broker_on_an_embedded_redis(
     started: list[Process], tmp_path: Path, sandbox: Sandbox
 ) -> None:
@@ -76,6 +137,20 @@ def test_up_runs_an_application_without_a_broker_on_an_embedded_redis(
     assert up.popen.wait(30) == 0, up.output
     assert not [child for child in children if child.is_running()]
     assert not (tmp_path / "data" / "redis").stat().st_mode & 0o077
+
+
+def test_up_writes_json(started: list[Process], tmp_path: Path, sandbox: Sandbox) -> None:
+    command = ["mr-celery", "--workdir", str(EXAMPLES / "image_worker"), "-A", "moved_over", "up", "-c", "1"]
+    command += ["--data", str(tmp_path / "data"), "--log-format", "json"]
+    settings = {"MODELREINS_URL": sandbox.url, "MODELREINS_TOKEN": sandbox.token, "MODELREINS_NAME": "painter"}
+    up = run(started, tmp_path, *command, **settings, MODELREINS_POLL_INTERVAL="0.5")
+    job = sandbox.dispatch("the sea at night", worker="painter", capability="image.generate")
+    until(lambda: sandbox.store.job(job["id"])["status"] == "done", what=up.output)
+    up.popen.send_signal(signal.SIGINT)
+    assert up.popen.wait(30) == 0, up.output
+    lines = [json.loads(line) for line in up.output.splitlines()]
+    events = [line["event"] for line in lines if line.get("job") == job["id"]]
+    assert sorted(events) == sorted(["claimed", "sent", "started", "finished", "delivered"])  # each once
 
 
 def _words(process: psutil.Process) -> set[str]:
@@ -109,6 +184,11 @@ def test_the_embedded_redis_of_the_wheel_serves_where_none_is_installed(
             ["-A", "support.proj", "modelreins", "bridge", "--lease", "1"],
             {"MODELREINS_TOKEN": "t"},
             "--lease: '1' is not allowed; allowed is seconds from 3 to 3600",
+        ),
+        (
+            ["-A", "support.proj", "modelreins", "bridge", "--log-format", "xml"],
+            {"MODELREINS_TOKEN": "t"},
+            "--log-format: 'xml' is not allowed; allowed is text or json",
         ),
         (["-A", "support.proj", "worker"], {"MODELREINS_DELIVERY": "pigeon"}, "allowed is worker or bridge"),
         (

@@ -73,14 +73,14 @@ def check(fleet: Fleet) -> str:
 
 
 def test_what_the_code_declares_is_registered_and_what_has_changed_since_is_told(proj: Fleet) -> None:
-    assert re.search(r"^registered +ok +never", check(proj))
+    assert re.search(r"^registered +ok +\S+ never", check(proj))
     told, warned = register(proj)
     assert "never registered by this command\n  + image.generate (audit)\n  + text.new (auto)\n" in told
     assert "registered with 2 capabilities" in told
     assert len(re.findall(VIEW_URL, told, re.MULTILINE)) == 1
     assert "shown once" in told
     assert warned == []
-    assert re.search(r"^registered +ok +as declared, \d", check(proj))
+    assert re.search(r"^registered +ok +\S+ as declared, \d", check(proj))
 
     told, _ = register(proj, token="")  # nothing to do needs no token
     assert "registered as declared" in told
@@ -95,7 +95,7 @@ def test_what_the_code_declares_is_registered_and_what_has_changed_since_is_told
     told, _ = register(proj)
     assert "  ~ image.generate: audit → approve\n  - text.new\n  + text.newer (auto)\n" in told
     assert re.search(VIEW_URL, told, re.MULTILINE)
-    assert re.search(r"^registered +ok +as declared", check(proj))
+    assert re.search(r"^registered +ok +\S+ as declared", check(proj))
 
 
 def test_a_dry_run_prints_the_request_and_sends_nothing(proj: Fleet) -> None:

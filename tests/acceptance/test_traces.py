@@ -81,11 +81,11 @@ class Traced(Fleet):
 
 
 def has(*names: str) -> Callable[[list[Ended]], bool]:
-    """Whether spans have at least these names, each as often as it is given."""
+    """Whether spans have at least these names, each as often as it is given, and none waits for its parent."""
 
     def complete(spans: list[Ended]) -> bool:
-        found = [span.name for span in spans]
-        return all(found.count(name) >= names.count(name) for name in names)
+        found, ids = [span.name for span in spans], {None, *(span.id for span in spans)}
+        return all(found.count(name) >= names.count(name) for name in names) and ids >= {each.parent for each in spans}
 
     return complete
 

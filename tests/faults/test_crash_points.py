@@ -135,7 +135,7 @@ def ledger_lost(fleet: Fleet, prompt: str) -> int:
 
 def requeued(fleet: Fleet, prompt: str) -> int:
     """A job that an operator starts again while it runs, with a command that dies."""
-    job_id = fleet.dispatch(prompt, "nap", seconds=8)
+    job_id = fleet.dispatch(prompt, "stuck-once")
     until(lambda: fleet.started(prompt) == 1, what="it runs")
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "requeue", str(job_id)]
     for _ in BOTH:

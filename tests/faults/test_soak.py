@@ -43,5 +43,5 @@ def test_everything_is_disturbed_at_random(tmp_path: Path) -> None:
         soak.wait(60)
     print(output)
     assert soak.returncode == 0
-    assert "audit          ok  the ledger (0 in flight) and the server (0 running, 0 pending) agree\n" in output
+    assert "audit          ok  w: the ledger (0 in flight) and the server (0 running, 0 pending) agree\n" in output
     assert list(processes(mark)) == []

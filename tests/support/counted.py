@@ -30,7 +30,7 @@ class CountedSandbox(Sandbox):
 
     def start(self) -> Sandbox:
         plain = server.create_app
-        server.create_app = lambda *args: self._counting(plain(*args))  # type: ignore[assignment]
+        server.create_app = lambda *args, **named: self._counting(plain(*args, **named))  # type: ignore[assignment]
         try:
             return super().start()
         finally:

@@ -51,8 +51,8 @@ class Process:
         except AssertionError:
             raise AssertionError(f"{self.log.name} does not say {text!r}:\n{self.output[-5000:]}") from None
 
-    def terminate(self, seconds: float = 30.0) -> int:
-        """SIGTERM to the process; its exit code."""
+    def terminate(self, seconds: float = 60.0) -> int:
+        """SIGTERM to the process; its exit code. A bridge may take its shutdown_timeout (30 s), and a last request."""
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(seconds)
 

@@ -43,6 +43,15 @@ def node_dies(prompt: str) -> str:
     return prompt.upper()
 
 
+@modelreins_job("stuck-once")
+@app.task
+def stuck_once(prompt: str) -> str:
+    """Runs until it is interrupted, and ends at once when it runs again."""
+    if first_time(prompt):
+        time.sleep(60)
+    return prompt.upper()
+
+
 @modelreins_job("film")
 @app.task
 def film(prompt: str) -> Result:

@@ -337,6 +337,21 @@ def test_a_celery_retry_keeps_how_its_job_was_published_and_others_are_as_ever(
     assert "of its own" in other["argsrepr"] + other["kwargsrepr"]
 
 
+def test_a_celery_retry_brings_the_job_although_an_add_on_has_put_its_headers_in_the_place_of_all(
+    app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
+) -> None:
+    @modelreins_job
+    @app.task(name="t", bind=True)
+    def task(self: Task[Any, Any], prompt: str) -> str:
+        raise self.retry(countdown=1)
+
+    put(app, runner)
+    assert trace(app, "t", request={**header("w", 7), "headers": {"sentry-trace": "theirs"}})[0] == "RETRY"
+    headers, _ = published[0]
+    assert message_of(headers, headers["id"], headers["retries"]) == Message("w", 7, TASK_ID, 1)
+    assert headers["sentry-trace"] == "theirs"
+
+
 def test_autoretry_for_brings_the_same_job_with_one_more_retry(
     app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
 ) -> None:
@@ -749,7 +764,7 @@ def test_a_run_whose_job_was_aborted_is_interrupted_once(
     assert keeper.tick() == [request]
     assert keeper.told(run.task_id, other.task_id) == [request]
     assert [each.message for each in caplog.records if "interrupted" in each.message] == [
-        "job=7 interrupted: it was aborted"
+        f"job=7 attempt=1 task={run.task_id} interrupted: it was aborted"
     ]
     assert bystander not in keeper.pool.interrupted
 
@@ -761,7 +776,7 @@ def test_a_run_whose_job_another_worker_has_is_interrupted(
     request = Running(run)
     lose(books, run)
     assert keeper.tick() == [request]
-    assert "job=7 interrupted: it was given to another worker" in caplog.text
+    assert "interrupted: it was given to another worker" in caplog.text
 
 
 @pytest.mark.parametrize("new_first", [False, True])

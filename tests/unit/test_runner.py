@@ -74,10 +74,13 @@ class FakeWorkplace:
 
     def __init__(self, ledger: Any, *, delivers: bool = True) -> None:
         self.settings = Settings(lease=30.0)
-        self.delivers = delivers
+        self._delivers = delivers
         self.out = FakeDelivery()
         self.server = FakeServer()
         self.book: Any = ledger
+
+    def delivers(self, worker: str) -> bool:
+        return self._delivers
 
     def ledger(self, worker: str) -> Any:
         assert worker == "w"
@@ -686,6 +689,48 @@ def test_a_message_that_is_not_to_be_run_does_not_reach_the_handler(
         run(workplace, key, called.append)
     assert called == []
     assert books.state() == state
+
+
+class Frozen:
+    """A ledger whose worker is frozen for a minute, just after a start was recorded.
+
+    Args:
+        ledger: the ledger.
+        monkeypatch: sets the runner's clock.
+        meanwhile: what happens in that minute.
+    """
+
+    def __init__(self, ledger: Any, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+        self._ledger = ledger
+        self._now = 0.0
+        self._meanwhile = meanwhile
+        monkeypatch.setattr("mr_celery.runner.time.monotonic", lambda: self._now)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    def start(self, *args: Any, **kwargs: Any) -> Any:
+        started = self._ledger.start(*args, **kwargs)
+        self._now += 60.0
+        self._meanwhile()
+        return started
+
+
+def test_a_run_that_was_lost_before_its_handler_began_does_not_begin(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = books.bring("sent")
+    called: list[object] = []
+    with pytest.raises(Ignore, match="lost before its handler began"):
+        run(FakeWorkplace(Frozen(books.ledger, monkeypatch, lambda: books.die(key))), key, called.append)
+    assert called == []
+    assert books.state() == "claimed"
+
+
+def test_a_run_that_was_frozen_and_has_its_job_still_begins(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = books.bring("sent")
+    run(FakeWorkplace(Frozen(books.ledger, monkeypatch, lambda: None)), key, lambda: "made it")
+    assert books.record().outcome == Outcome("done", "made it")
 
 
 @pytest.mark.parametrize("end", ["abort", "lose"])

@@ -49,6 +49,7 @@ class TestDefaults:
             max_attempts=3,
             timeout=10.0,
             shutdown_timeout=30.0,
+            log_format="text",
             history=86400.0,
         )
 
@@ -81,7 +82,7 @@ class TestPrecedence:
 
         assert settings.lease == used
 
-    @pytest.mark.parametrize("name", [name for name in NAMES if name != "max_inflight"])
+    @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("max_inflight", "workers")])
     def test_holds_for_every_setting(self, name: str) -> None:
         first, second, third = VALUES[name]
         configuration = {f"modelreins_{name}": third}
@@ -120,6 +121,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "timeout": (1.0, 2.0, 3.0),
     "shutdown_timeout": (1.0, 2.0, 3.0),
     "http": ("127.0.0.1:9464", "0.0.0.0:1", "[::1]:65535"),
+    "log_format": ("json", "text", "json"),
     "history": (60.0, 61.0, 62.0),
 }
 
@@ -365,12 +367,15 @@ class TestLedgerDefault:
 
 class TestRequire:
     def test_returns_what_is_set(self) -> None:
-        assert require("secret", "token") == "secret"
+        assert require(read(environment={"MODELREINS_TOKEN": "secret"}), "token") == "secret"
 
-    @pytest.mark.parametrize("name", ["token", "ledger_url"])
-    def test_refuses_what_is_empty_and_says_how_to_set_it(self, name: str) -> None:
-        with pytest.raises(SettingsError, match=f"^modelreins_{name} is not set: set MODELREINS_{name.upper()} to "):
-            require("", name)
+    def test_refuses_what_is_empty_and_says_how_to_set_it(self) -> None:
+        nothing = read({"modelreins_name": "w"})
+
+        with pytest.raises(SettingsError, match=r"^worker 'w' has no token: set MODELREINS_TOKEN to the one that was "):
+            require(nothing, "token")
+        with pytest.raises(SettingsError, match=r"^modelreins_ledger_url is not set: set MODELREINS_LEDGER_URL to "):
+            require(nothing, "ledger_url")
 
 
 class TestOptions:
@@ -395,7 +400,7 @@ class TestOptions:
         if option.default:
             assert getattr(read({option.configuration: option.default}), option.name) == stated
         else:
-            assert stated == ""
+            assert not stated
 
     @pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
     def test_tell_what_is_allowed_and_what_it_is_about(self, option: Any) -> None:

@@ -168,16 +168,17 @@ class Capitals(TextMapPropagator):
 
 
 @pytest.fixture
-def capitals() -> Iterator[None]:
-    """The user has set up another propagator."""
+def use() -> Iterator[Callable[[TextMapPropagator], None]]:
+    """Sets up another propagator, as a user does."""
     usual = propagate.get_global_textmap()
-    propagate.set_global_textmap(Capitals())
-    yield
+    yield propagate.set_global_textmap
     propagate.set_global_textmap(usual)
 
 
-@pytest.mark.usefixtures("capitals")
-def test_the_users_propagator_writes_and_reads_carriers(memory: Memory) -> None:
+def test_the_users_propagator_writes_and_reads_carriers(
+    memory: Memory, use: Callable[[TextMapPropagator], None]
+) -> None:
+    use(Capitals())
     with STEPS["claim"]():
         kept = tracing.carrier()
         assert tracing.fields().keys() == {"X-TRACE"}
@@ -185,6 +186,31 @@ def test_the_users_propagator_writes_and_reads_carriers(memory: Memory) -> None:
         pass
     assert json.loads(kept).keys() == {"X-TRACE"}
     assert memory.tree == ["modelreins claim", "  modelreins run"]
+
+
+class Broken(Capitals):
+    def inject(self, *_: Any, **__: Any) -> None:
+        raise ValueError("broken")
+
+    extract = inject  # type: ignore[assignment]
+
+
+def test_a_propagator_that_fails_harms_nothing_but_the_trace(
+    memory: Memory, use: Callable[[TextMapPropagator], None]
+) -> None:
+    use(Broken())
+    with STEPS["claim"]():
+        assert (tracing.carrier(), tracing.fields()) == ("", {})
+    with tracing.following('{"X-TRACE": "x"}'), STEPS["run"]():
+        pass
+    assert memory.tree == ["modelreins claim", "modelreins run"]
+
+
+@pytest.mark.parametrize("kept", ["{}", '{"traceparent": "nonsense"}', "no JSON", "[]"])
+def test_a_carrier_that_says_nothing_changes_nothing(memory: Memory, kept: str) -> None:
+    with memory.tracer.start_as_current_span("whatever"), tracing.following(kept), STEPS["run"]():
+        pass
+    assert memory.tree == ["whatever", "  modelreins run"]
 
 
 # -- requests to the server ----------------------------------------------------------------------------------

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from typing import Any
 
-from ..celery_hooks import load_registry
 from ..client import Api
 from ..errors import LedgerUnavailable, RoutingError, SettingsError
 from ..ledger import Fleet, Ledger
@@ -22,7 +20,7 @@ from .keeper import Keeper
 from .loops import Loop
 from .office import Office
 from .reaper import Reaper
-from .sender import Sender
+from .sender import Sender, registry_of
 from .sweeper import Sweeper
 from .sync import InFlightSync
 from .vitals import Vitals
@@ -42,18 +40,19 @@ class Bridge:
 
     Args:
         app: the Celery application.
-        settings: the settings.
+        settings: the settings of one worker name.
 
     Raises:
         SettingsError: the token or the ledger's address is missing, the ledger's Redis is too old, or the spool needs
             a package that is not installed.
-        RoutingError: no task is decorated, or the declarations contradict each other.
+        RoutingError: no task is decorated, the declarations contradict each other, or what the worker name is to offer
+            is not there.
     """
 
     def __init__(self, app: Any, settings: Settings) -> None:
-        token = require(settings.token, "token")
-        ledger_url = require(settings.ledger_url, "ledger_url")
-        registry = load_registry(app)
+        token = require(settings, "token")
+        ledger_url = require(settings, "ledger_url")
+        registry = registry_of(app, settings)
         if not registry.handlers:
             raise RoutingError(
                 "no task of this application takes jobs: decorate one with @modelreins_job, and see that its module "
@@ -74,6 +73,7 @@ class Bridge:
             app=app,
             spool=spool_of(settings, settings.name),
             vitals=vitals,
+            neighbours=[Ledger(ledger_url, name) for name in settings.neighbours],
         )
         self._claimer = Claimer(self._office)
         self._courier = Courier(self._office)
@@ -193,9 +193,3 @@ class Bridge:
         self._heartbeat.leave()
         self._office.sender.close()
         logger.info("stopped")
-
-    def run(self, told_to_stop: threading.Event) -> None:
-        """Work until ``told_to_stop`` is set."""
-        self.start()
-        told_to_stop.wait()
-        self.stop()

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import JobError, RoutingError
 from ..job import PRIORITIES, Job
 from ..ledger import Route
+from ..log import JobLog
 from ..routing import Registry
 from .capacity import REFUSED_QUEUE, Capacity
 
@@ -85,7 +86,8 @@ class Doubts:
                 reasons[job_id] = reason
         for job_id, reason in reasons.items():
             if job_id not in self._since:
-                logger.warning("job=%d waits for a better answer of the server: %s", job_id, reason)
+                why = f"waits for a better answer of the server: {reason}"
+                JobLog(logger, job_id).warning("doubted", why, reason=reason)
         self._since = {job_id: self._since.get(job_id, now) for job_id in reasons}
         return [
             fields

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..ledger import Node, Route, Survey
 
@@ -61,6 +62,30 @@ def capacity_of(nodes: Sequence[Node], routes: Mapping[str, Route], max_inflight
         return Capacity(frozenset(runnable), None, max_inflight, workers)
     slots = {queue: 2 * sum(each.values()) for queue, each in consumers.items()}
     return Capacity(frozenset(runnable), slots, None, workers)
+
+
+def shared(capacity: Capacity, others: Sequence[Survey]) -> Capacity:
+    """What of a fleet's capacity is for one worker name, beside others that have jobs on the same fleet.
+
+    It is what the others leave, and at least an even share among those that are busy: so no worker name starves beside
+    another one. Where one has taken all before, they exceed the capacity until it has come down to its share.
+
+    Args:
+        capacity: what the fleet can run.
+        others: what the others have in flight, by queue.
+    """
+
+    def part(whole: int, taken: Sequence[int]) -> int:
+        busy = 1 + sum(each > 0 for each in taken)
+        return max(whole - sum(taken), math.ceil(whole / busy))
+
+    if capacity.slots is None:
+        assert capacity.total is not None  # noqa: S101 - one of them is set
+        return replace(capacity, total=part(capacity.total, [each.slots_taken for each in others]))
+    slots = {
+        queue: part(whole, [each.load.get(queue, 0) for each in others]) for queue, whole in capacity.slots.items()
+    }
+    return replace(capacity, slots=slots)
 
 
 class Room:

@@ -172,9 +172,12 @@ class Claimer:
         try:
             return self._try_to_claim(candidate, asked_at)
         except LedgerUnavailable as error:
-            logger.warning("job=%d claiming interrupted, it is settled later: %s", job_id, error)
-        except Exception:
-            logger.exception("job=%d claiming interrupted, it is settled later", job_id)
+            why = f"claiming interrupted, it is settled later: {error}"
+            self._office.log(job_id).warning("claim_interrupted", why, reason=str(error))
+        except Exception as error:
+            self._office.log(job_id).error(
+                "claim_interrupted", "claiming interrupted, it is settled later", error=error
+            )
         return "passed"
 
     def _try_to_claim(self, candidate: Candidate, asked_at: float) -> Claim:
@@ -195,7 +198,7 @@ class Claimer:
             return "passed"
         if answer == "again":
             if self._request(job.id, admitted=False) is None:
-                logger.info("job=%d claimed again: the server had put it back", job.id)
+                office.log(job.id).info("claimed_again", "claimed again: the server had put it back")
             return "passed"
         with tracing.claim(office.ledger.worker, job.id, since=began) as span:
             refusal = self._request(job.id, admitted=True)
@@ -212,9 +215,10 @@ class Claimer:
             if candidate.refusal:
                 office.ledger.fail(job.id, task_id, Outcome.failed(candidate.refusal))
                 span.fail()
-                logger.warning("job=%d failed: no handler takes it", job.id)
+                why = "no handler takes it"
+                office.log(job.id, task_id).warning("failed", f"failed: {why}", reason=why)
             else:
-                logger.info("job=%d claimed", job.id)
+                office.log(job.id, task_id, route.task).info("claimed", seconds=(time.time_ns() - began) / 1e9)
                 with suppress(NotPublished):
                     office.publish(job.id, route, task_id, priority=job.priority)
         return "claimed"
@@ -249,4 +253,5 @@ class Claimer:
         office.claim_unclear()
         seconds = min(max(SETTLE_SECONDS, error.retry_after or 0.0), MOST_SETTLE_SECONDS)
         office.ledger.settle_later(job_id, seconds, trace=tracing.carrier())
-        logger.warning("job=%d not claimed, or not clearly; the server's lists settle it: %s", job_id, error.summary)
+        why = f"not claimed, or not clearly; the server's lists settle it: {error.summary}"
+        office.log(job_id).warning("claim_unclear", why, reason=error.summary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from .. import tracing
@@ -11,8 +10,6 @@ from ..delivery import HOLD_SECONDS, Consignment, Delivery, Stores
 from ..errors import LedgerUnavailable, WorkerError
 from ..ledger import DeliveryKey
 from .office import Office
-
-logger = logging.getLogger("mr_celery.bridge")
 
 SIDE_BY_SIDE = 8
 """How many outcomes are delivered at once, when all is well."""
@@ -127,13 +124,11 @@ class Courier:
                 return None
             consignment = Consignment(key, record.outcome, parts=record.parts)
             with self._office.delivery_under_way(key), tracing.following(record.trace):
-                error = self._delivery.deliver(consignment)
-            if error is None:
-                logger.info("job=%d delivered by the courier, try %d", job_id, key.number)
-            return error
+                return self._delivery.deliver(consignment)
         except LedgerUnavailable as error:
-            logger.warning("job=%d delivery interrupted: %s", job_id, error)
+            log = self._office.log(job_id, key.task_id)
+            log.warning("delivery_interrupted", f"delivery interrupted: {error}", reason=str(error))
             raise
-        except Exception:
-            logger.exception("job=%d delivery interrupted", job_id)
+        except Exception as error:
+            self._office.log(job_id, key.task_id).error("delivery_interrupted", "delivery interrupted", error=error)
             raise

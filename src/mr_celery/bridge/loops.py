@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ..backoff import backoff
 from ..errors import LedgerUnavailable, WorkerError
+from ..log import unexpected
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -95,10 +96,10 @@ class Loop:
                 text = error.summary if isinstance(error, WorkerError) else str(error)
                 logger.warning("%s: failure %d in a row: %s", self.name, self._failures, text)
             return pause
-        except Exception:
+        except Exception as error:
             self._failures += 1
             pause = backoff(self._failures, first=1.0, most=self._most_backoff)
-            logger.exception("%s: unexpected error; next try in %.1f s", self.name, pause)
+            unexpected(logger, f"{self.name}: unexpected error; next try in {pause:.1f} s", error)
             return pause
         if self._failures:
             logger.info("%s: works again", self.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,13 @@ from ..client import Api
 from ..delivery import HOLD_SECONDS
 from ..errors import WorkerError
 from ..ledger import DeliveryKey, Fleet, Ledger, Route
+from ..log import JobLog
 from ..outcome import Outcome
 from ..routing import Registry
 from ..settings import Settings
 from ..spool import Spool
-from .capacity import Capacity, capacity_of
-from .sender import NotPublished, Sender, route_of
+from .capacity import Capacity, capacity_of, shared
+from .sender import NotPublished, Sender, routes_of
 from .vitals import Vitals
 
 logger = logging.getLogger("mr_celery.bridge")
@@ -54,6 +55,7 @@ class Office:
         app: the Celery application.
         spool: where large artifacts wait; ``None`` where no spool is set.
         vitals: counts the requests to the server.
+        neighbours: the ledgers of other worker names on the same fleet.
         clock: seconds, monotonic.
 
     Attributes:
@@ -76,6 +78,7 @@ class Office:
         app: Any,
         spool: Spool | None = None,
         vitals: Vitals | None = None,
+        neighbours: Sequence[Ledger] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
@@ -89,11 +92,10 @@ class Office:
         self.token_rejected = False
         self.stopping = threading.Event()
         self.vitals = vitals or Vitals()
+        self.neighbours = neighbours
         self.presence_at: float | None = None
         self.pending: int | None = None
-        self.routes: dict[str, Route] = {
-            handler.name: route_of(app, handler, settings.max_attempts) for handler in registry.handlers
-        }
+        self.routes = routes_of(app, registry, settings.max_attempts)
         self.queues: list[str] = sorted({route.queue for route in self.routes.values()})
         self._capacity: tuple[float, Capacity] | None = None
         self._claims_under_way: set[int] = set()
@@ -109,16 +111,16 @@ class Office:
         return None if self.presence_at is None else self.clock() - self.presence_at
 
     def capacity(self) -> Capacity:
-        """What the fleet can run, at most :data:`FLEET_SECONDS` old.
+        """What the fleet can run for this worker name, at most :data:`FLEET_SECONDS` old.
 
         Raises:
-            LedgerUnavailable: the register of workers cannot be read.
+            LedgerUnavailable: the register of workers, or a neighbour's ledger, cannot be read.
         """
         with self._lock:
             now = self.clock()
             if self._capacity is None or now - self._capacity[0] > FLEET_SECONDS:
-                nodes = self.fleet.online()
-                self._capacity = (now, capacity_of(nodes, self.routes, self.settings.max_inflight))
+                whole = capacity_of(self.fleet.online(), self.routes, self.settings.max_inflight)
+                self._capacity = (now, shared(whole, [each.survey(self.queues) for each in self.neighbours]))
             return self._capacity[1]
 
     @contextmanager
@@ -174,12 +176,25 @@ class Office:
         """Whether a claim without a clear answer may still come to light."""
         return self.clock() < self._claims_unclear_until
 
+    def log(self, job_id: int, task_id: str = "", task: str = "") -> JobLog:
+        """The log of a job of the worker name."""
+        return JobLog(logger, job_id, worker_name=self.ledger.worker, task_id=task_id, task=task)
+
     def publish(
-        self, job_id: int, route: Route, task_id: str, *, priority: str, retries: int = 0, trace: str = ""
+        self,
+        job_id: int,
+        route: Route,
+        task_id: str,
+        *,
+        priority: str,
+        retries: int = 0,
+        trace: str = "",
+        again: bool = False,
     ) -> bool:
         """Claimed → sent. Returns ``False`` if the job has no handler here: then it is failed.
 
-        ``trace`` is the carrier of the job's trace, where no span of it is under way.
+        ``trace`` is the carrier of the job's trace, where no span of it is under way; ``again`` tells in the log that
+        it is not the job's first sending.
 
         Raises:
             NotPublished: the broker did not take it; the reaper publishes it again.
@@ -190,15 +205,21 @@ class Office:
             why = "no handler of this worker takes the job"
             if route.task:
                 why = f"its handler {route.task} is not declared in the application that the bridge runs"
-            self.ledger.fail(job_id, task_id, Outcome.failed(why))
+            if self.ledger.fail(job_id, task_id, Outcome.failed(why)):
+                self.log(job_id, task_id, route.task).warning("failed", f"failed: {why}", reason=why)
             return False
         try:
             with tracing.following(trace):
                 self.sender.send(handler, self.ledger.worker, job_id, task_id, priority=priority, retries=retries)
         except Exception as error:
-            logger.warning("job=%d not published, next try soon: %s: %s", job_id, type(error).__name__, error)
+            why = f"{type(error).__name__}: {error}"  # the broker's words: the message has nothing of the job's content
+            self.log(job_id, task_id, route.task).warning(
+                "not_sent", f"not published, next try soon: {why}", reason=why
+            )
             raise NotPublished from error
         self.ledger.sent(job_id, task_id, wait_seconds=self.settings.lease)
+        event, text = ("sent_again", "sent again") if again else ("sent", f"sent to queue {route.queue}")
+        self.log(job_id, task_id, route.task).info(event, text, queue=route.queue)
         return True
 
     def reject_token(self, error: WorkerError) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable
 from functools import cache
 
 from ..errors import LedgerUnavailable
+from ..log import tell_lost, tell_not_started
 from ..outcome import Outcome
 from ..texts import RESEND_BUDGET, lost_texts, never_started
 from .office import Office
 from .sender import NotPublished
-
-logger = logging.getLogger("mr_celery.bridge")
 
 QUEUED_PATIENCE = 120.0
 """Seconds that a message may be out of sight behind others in its queue, before it is sent again in any case."""
@@ -48,8 +46,7 @@ class Reaper:
         self._each(unsent, self._publish)
         return self._interval
 
-    @staticmethod
-    def _each(job_ids: list[int], step: Callable[[int], None]) -> None:
+    def _each(self, job_ids: list[int], step: Callable[[int], None]) -> None:
         """Do ``step`` for each job; what is wrong with one does not keep the others waiting."""
         for job_id in job_ids:
             try:
@@ -58,8 +55,8 @@ class Reaper:
                 return  # each try at a broker that is away takes seconds, and leases are looked after here, too
             except LedgerUnavailable:
                 raise
-            except Exception:
-                logger.exception("job=%d could not be looked after", job_id)
+            except Exception as error:
+                self._office.log(job_id).error("not_looked_after", "could not be looked after", error=error)
 
     def _lose(self, job_id: int) -> None:
         """A run gave no sign of life for a whole lease."""
@@ -77,10 +74,7 @@ class Reaper:
             must_not=Outcome.failed(must_not),
             too_often=Outcome.failed(too_often),
         )
-        if result == "again":
-            logger.warning("job=%d attempt=%d lost: %s; it is sent again", job_id, record.attempt, why)
-        elif result == "failed":
-            logger.error("job=%d attempt=%d lost and failed: %s", job_id, record.attempt, why)
+        tell_lost(self._office.log(job_id, record.task_id, record.route.task), result, why)
 
     def _look_for(self, job_id: int, waiting_in: Callable[[str], int | None]) -> None:
         """No worker has told for a while that it has this message: is it still in the broker?"""
@@ -106,10 +100,7 @@ class Reaper:
             wait_seconds=0.0,
             exhausted=Outcome.failed(never_started(why)),
         )
-        if result == "again":
-            logger.warning("job=%d not started after %.0f s, it is sent again: %s", job_id, age, why)
-        elif result == "failed":
-            logger.error("job=%d failed: %s", job_id, never_started(why))
+        tell_not_started(office.log(job_id, record.task_id, record.route.task), result, why, seconds=age)
 
     def _publish(self, job_id: int) -> None:
         """A claimed job is to be sent: a new attempt, a second sending, or its bridge died before the first."""
@@ -117,13 +108,12 @@ class Reaper:
         record = office.ledger.read(job_id)
         if record is None or record.state != "claimed" or record.job is None:
             return
-        sent = office.publish(
+        office.publish(
             job_id,
             record.route,
             record.task_id,
             priority=record.job.priority,
             retries=record.retries,
             trace=record.trace,
+            again=record.attempt > 1 or record.resends > 0,
         )
-        if sent:
-            logger.info("job=%d attempt=%d sent again", job_id, record.attempt)

@@ -9,9 +9,10 @@ from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
 from .. import tracing
-from ..celery_hooks import announce_abort, header, message_options
+from ..celery_hooks import announce_abort, header, load_registry, message_options
 from ..ledger import Route
-from ..routing import Handler
+from ..routing import Handler, Registry
+from ..settings import Settings
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -150,6 +151,20 @@ def route_of(app: Any, handler: Handler, max_attempts: int) -> Route:
         max_attempts=declaration.max_attempts or max_attempts,
         on_lost=declaration.on_lost,
     )
+
+
+def routes_of(app: Any, registry: Registry, max_attempts: int) -> dict[str, Route]:
+    """Each handler's route, by task name."""
+    return {handler.name: route_of(app, handler, max_attempts) for handler in registry.handlers}
+
+
+def registry_of(app: Any, settings: Settings) -> Registry:
+    """The handlers of an application that the settings' worker name offers.
+
+    Raises:
+        RoutingError: the declarations contradict each other, or what the worker name is to offer is not there.
+    """
+    return load_registry(app).of(settings.identity, lambda each: route_of(app, each, settings.max_attempts).queue)
 
 
 def message_priority(driver: str, max_priority: int | None, priority: str) -> int | None:

@@ -175,7 +175,8 @@ class InFlightSync:
             try:
                 status = status_of(self._office.api, job_id, listing=listing)
             except WorkerError as error:
-                logger.warning("job=%d may be aborted, the server cannot tell now: %s", job_id, error.summary)
+                why = f"may be aborted, the server cannot tell now: {error.summary}"
+                self._office.log(job_id).warning("maybe_aborted", why, reason=error.summary)
                 continue
             if verdict(missed[job_id], status, seen=job_id in self._seen, lists_empty=lists_empty) == "aborted":
                 self._abort(job_id)
@@ -186,7 +187,7 @@ class InFlightSync:
         if not listed_running:
             # Pending: it is claimed from the inbox as ever. Nowhere: it is somebody else's, or over.
             if office.ledger.drop(job_id):
-                logger.info("job=%d claim had not happened", job_id)
+                office.log(job_id).info("not_claimed", "claim had not happened")
             return
         record = office.ledger.read(job_id)
         if record is None or record.job is None:
@@ -195,9 +196,11 @@ class InFlightSync:
             task_id = office.ledger.claimed(job_id, trace=tracing.carrier())
             if task_id is None:
                 return
-            logger.info("job=%d claim had happened", job_id)
+            office.log(job_id, task_id, record.route.task).info("claimed", "claim had happened")
             if record.route == refused_route():
-                office.ledger.fail(job_id, task_id, Outcome.failed("no handler of this worker takes the job"))
+                why = "no handler of this worker takes the job"
+                if office.ledger.fail(job_id, task_id, Outcome.failed(why)):
+                    office.log(job_id, task_id).warning("failed", f"failed: {why}", reason=why)
                 return
             with suppress(NotPublished):
                 office.publish(job_id, record.route, task_id, priority=record.job.priority)
@@ -211,12 +214,14 @@ class InFlightSync:
         task_id = office.ledger.abort(job_id, "aborted on the server")
         if task_id is None:
             return
-        logger.warning("job=%d aborted on the server: its run is stopped", job_id)
+        log = office.log(job_id, task_id, record.route.task if record else "")
+        log.warning("aborted", "aborted on the server: its run is stopped")
         try:
             office.sender.announce_abort(task_id, record.node if record else "")
         except Exception as error:
             # The worker finds out when it renews the lease.
-            logger.warning("job=%d abort not announced: %s: %s", job_id, type(error).__name__, error)
+            why = f"{type(error).__name__}: {error}"
+            log.warning("abort_not_announced", f"abort not announced: {why}", reason=why)
 
     def _adopt(self, fields: Mapping[str, Any], asked_at: float) -> None:
         """The server says the job is ours and running, and the ledger has never heard of it."""
@@ -239,11 +244,14 @@ class InFlightSync:
             adoption = office.ledger.adopt(job, route, asked_at=asked_at, wait_seconds=wait, trace=trace)
             span.set({tracing.ADOPTION: adoption})
         if adoption == "redelivered":
-            logger.warning("job=%d closed once more: the server lists it as running, though it took the close", job.id)
+            why = "closed once more: the server lists it as running, though it took the close"
+            office.log(job.id, task=route.task).warning("closed_again", why)
         if adoption != "adopted":
             return
-        logger.warning("job=%d adopted: running on the server, unknown to the ledger", job.id)
+        log = office.log(job.id, task=route.task)
+        log.warning("adopted", "adopted: running on the server, unknown to the ledger")
         if refusal:
             record = office.ledger.read(job.id)
-            if record is not None:
-                office.ledger.fail(job.id, record.task_id, Outcome.failed(refusal))
+            if record is not None and office.ledger.fail(job.id, record.task_id, Outcome.failed(refusal)):
+                why = "no handler takes it"
+                office.log(job.id, record.task_id).warning("failed", f"failed: {why}", reason=why)

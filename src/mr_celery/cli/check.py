@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bridge.audit import HINTS, Difference, audit
-from ..bridge.sender import PUBLISH_TIMEOUT, route_of
+from ..bridge.sender import PUBLISH_TIMEOUT, registry_of, route_of
 from ..celery_hooks import load_registry
 from ..client import Api
 from ..errors import LedgerUnavailable, RoutingError, SettingsError, WorkerError
@@ -46,8 +46,12 @@ def run_checks(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
     except (SettingsError, RoutingError) as error:
         yield Finding("settings", False, str(error), "correct it, and run the check again")
         return
-    yield Finding("settings", True, f"worker name {settings.name!r}, {counted(len(registry.handlers), 'handler')}")
-    yield from _server(settings)
+    workers = settings.each()
+    names = ", ".join(repr(each.name) for each in workers)
+    what = "worker name" if len(workers) == 1 else "worker names"
+    yield Finding("settings", True, f"{what} {names}, {counted(len(registry.handlers), 'handler')}")
+    for each in workers:
+        yield from _server(each)
     nodes: list[Node] | None = None
     for finding, online in _ledger(settings):
         nodes = online if online is not None else nodes
@@ -57,15 +61,25 @@ def run_checks(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
         yield _spool(settings)
     if nodes is not None:
         yield from _workers(app, settings, registry, nodes)
-        yield _registered(settings, registry)
+        for each in workers:
+            yield _registered(app, each)
 
 
 def run_audit(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
-    """Verify that the ledger and the server say the same of the jobs in flight."""
+    """Verify that the ledger and the server say the same of the jobs in flight, for each worker name."""
     try:
-        settings = load(app.conf, flags=flags)
-        api = Api(settings.url, require(settings.token, "token"), settings.name, timeout=settings.timeout)
-        ledger = Ledger(require(settings.ledger_url, "ledger_url"), settings.name)
+        workers = load(app.conf, flags=flags).each()
+    except SettingsError as error:
+        yield Finding("audit", False, "not possible", str(error))
+        return
+    for settings in workers:
+        yield from _audit(settings)
+
+
+def _audit(settings: Settings) -> Iterator[Finding]:
+    try:
+        api = Api(settings.url, require(settings, "token"), settings.name, timeout=settings.timeout)
+        ledger = Ledger(require(settings, "ledger_url"), settings.name)
         found = audit(api, ledger, interval=settings.poll_interval)
     except SettingsError as error:
         yield Finding("audit", False, "not possible", str(error))
@@ -89,19 +103,19 @@ def run_audit(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding("audit", False, f"{counted(more, 'more job')}: {what}", HINTS[what])
     if not found.differences:
         detail = (
-            f"the ledger ({found.in_flight} in flight) and the server ({found.running} running, {found.pending} "
-            "pending) agree"
+            f"{settings.name}: the ledger ({found.in_flight} in flight) and the server ({found.running} running, "
+            f"{found.pending} pending) agree"
         )
         yield Finding("audit", True, detail)
 
 
 def _server(settings: Settings) -> Iterator[Finding]:
     try:
-        token = require(settings.token, "token")
+        token = require(settings, "token")
     except SettingsError as error:
         yield Finding("token", False, "not set", str(error))
         return
-    yield Finding("token", True, "set")
+    yield Finding("token", True, f"set for {settings.name!r}")
     try:
         pending = Api(settings.url, token, settings.name, timeout=settings.timeout).jobs("pending").jobs
     except WorkerError as error:
@@ -113,14 +127,15 @@ def _server(settings: Settings) -> Iterator[Finding]:
             hint = "is MODELREINS_URL the address of a ModelReins server?"
         yield Finding("server", False, str(error), hint)
         return
-    yield Finding("server", True, f"{settings.url} takes the token; {counted(len(pending), 'job')} pending")
+    detail = f"{settings.url} takes the token of {settings.name!r}; {counted(len(pending), 'job')} pending"
+    yield Finding("server", True, detail)
 
 
 def _ledger(settings: Settings) -> Iterator[tuple[Finding, list[Node] | None]]:
     try:
-        url = require(settings.ledger_url, "ledger_url")
-        ledger, fleet = Ledger(url, settings.name), Fleet(url)
-        version, survey = ledger.server_version(), ledger.survey()
+        url = require(settings, "ledger_url")
+        ledgers, fleet = [Ledger(url, each.name) for each in settings.each()], Fleet(url)
+        version, in_flight = ledgers[0].server_version(), sum(each.survey().in_flight for each in ledgers)
         difference, nodes = fleet.clock_difference(), fleet.online()
     except SettingsError as error:
         yield Finding("ledger", False, "not set", str(error)), None
@@ -130,7 +145,7 @@ def _ledger(settings: Settings) -> Iterator[tuple[Finding, list[Node] | None]]:
         return
     shown = ".".join(map(str, version))
     new_enough = version >= MINIMUM_VERSION
-    detail = f"Redis {shown}, {counted(survey.in_flight, 'job')} in flight"
+    detail = f"Redis {shown}, {counted(in_flight, 'job')} in flight"
     yield Finding("ledger", new_enough, detail, "Redis 6.2 or later is needed"), nodes
     near = abs(difference) <= CLOCK_TOLERANCE
     detail = f"this host's clock differs from Redis' by {difference:+.1f} s"
@@ -190,16 +205,20 @@ def _workers(app: Any, settings: Settings, registry: Registry, nodes: list[Node]
         yield Finding("handler", bool(able), detail, hint)
 
 
-def _registered(settings: Settings, registry: Registry) -> Finding:
-    """Whether what `register` has registered last is what the code declares."""
+def _registered(app: Any, settings: Settings) -> Finding:
+    """Whether what `register` has registered last is what the code declares for a worker name."""
+    name = repr(settings.name)
     try:
+        registry = registry_of(app, settings)
         found = compare(Ledger(settings.ledger_url, settings.name), settings.url, declared_by(registry).risk_tiers)
     except LedgerUnavailable as error:
         return Finding("registered", False, str(error), "try again")
+    except RoutingError as error:
+        return Finding("registered", False, str(error), "correct modelreins_workers, or decorate a task")
     if found.seconds is None:
-        return Finding("registered", True, "never by `modelreins register`; elsewhere, maybe")
+        return Finding("registered", True, f"{name} never by `modelreins register`; elsewhere, maybe")
     since = f"{age(found.seconds)} ago"
     if found.as_declared:
-        return Finding("registered", True, f"as declared, {since}")
+        return Finding("registered", True, f"{name} as declared, {since}")
     hint = "register what the code declares now: celery -A proj modelreins register"
-    return Finding("registered", False, f"{since}; the code differs: {', '.join(found.changes)}", hint)
+    return Finding("registered", False, f"{name} {since}; the code differs: {', '.join(found.changes)}", hint)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from celery.bin.base import CeleryCommand, CeleryOption, handle_preload_options
 
-from .operating import ledger_flags, ledger_of, one_line_errors, settings_of
+from .operating import ledger_flags, ledger_with, ledgers_of, one_line_errors, settings_of
 from .show import age, counted
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,7 +43,7 @@ def requeue(ctx: click.Context, job_id: int, force: bool, **flags: Any) -> None:
     with one_line_errors(ctx):
         settings = settings_of(ctx, flags)
         record = requeue(
-            ledger_of(settings),
+            ledger_with(settings, job_id),
             job_id,
             announce=Sender(ctx.obj.app).announce_abort,
             lease=settings.lease,
@@ -65,7 +65,7 @@ def fail(ctx: click.Context, job_id: int, why: str, **flags: Any) -> None:
     from ..operations import fail
 
     with one_line_errors(ctx):
-        ledger = ledger_of(settings_of(ctx, flags))
+        ledger = ledger_with(settings_of(ctx, flags), job_id)
         record = fail(ledger, job_id, why, announce=Sender(ctx.obj.app).announce_abort)
         click.echo(f"job {job_id} was {record.state}: it is failed now, and a bridge tells the server")
 
@@ -76,17 +76,17 @@ def fail(ctx: click.Context, job_id: int, why: str, **flags: Any) -> None:
 @click.pass_context
 @handle_preload_options
 def pause(ctx: click.Context, why: str | None, **flags: Any) -> None:
-    """Claim no more jobs, on all bridges of the worker name, until `resume`; also after restarts.
+    """Claim no more jobs, on all bridges of the worker names, until `resume`; also after restarts.
 
     What is in flight goes on, and presence is reported.
     """
     from ..operations import pause
 
     with one_line_errors(ctx):
-        ledger = ledger_of(settings_of(ctx, flags))
-        pause(ledger, why or "")
-        left = counted(ledger.survey().in_flight, "job")
-        click.echo(f"{ledger.worker}: paused; {left} in flight. `resume` goes on")
+        for ledger in ledgers_of(settings_of(ctx, flags)):
+            pause(ledger, why or "")
+            left = counted(ledger.survey().in_flight, "job")
+            click.echo(f"{ledger.worker}: paused; {left} in flight. `resume` goes on")
 
 
 @click.command(cls=CeleryCommand)
@@ -96,8 +96,8 @@ def pause(ctx: click.Context, why: str | None, **flags: Any) -> None:
 def resume(ctx: click.Context, **flags: Any) -> None:
     """Claim jobs again after `pause` or `drain`."""
     with one_line_errors(ctx):
-        ledger = ledger_of(settings_of(ctx, flags))
-        click.echo(f"{ledger.worker}: {'jobs are claimed again' if ledger.resume() else 'it was not paused'}")
+        for ledger in ledgers_of(settings_of(ctx, flags)):
+            click.echo(f"{ledger.worker}: {'jobs are claimed again' if ledger.resume() else 'it was not paused'}")
 
 
 @click.command(cls=CeleryCommand)
@@ -125,12 +125,11 @@ def drain(ctx: click.Context, timeout: float | None, why: str | None, **flags: A
             click.echo(f"{counted(left, 'job')} in flight")
 
     with one_line_errors(ctx):
-        ledger = ledger_of(settings_of(ctx, flags))
-        left = drain(ledger, why=why or "drained", timeout=timeout, tell=tell)
+        ledgers = ledgers_of(settings_of(ctx, flags))
+        names = ", ".join(ledger.worker for ledger in ledgers)
+        left = drain(ledgers, why=why or "drained", timeout=timeout, tell=tell)
         if left:
-            said = (
-                f"{ledger.worker}: not drained in {age(timeout or 0)}, {counted(left, 'job')} in flight; still paused"
-            )
+            said = f"{names}: not drained in {age(timeout or 0)}, {counted(left, 'job')} in flight; still paused"
             click.echo(ctx.obj.style(said, fg="red"), err=True)
             sys.exit(1)
-        click.echo(f"{ledger.worker}: drained, nothing is in flight. `resume` goes on")
+        click.echo(f"{names}: drained, nothing is in flight. `resume` goes on")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption, handle_preload_options
 
-from .operating import ledger_flags, ledger_of, one_line_errors, settings_of
+from .operating import ledger_flags, ledger_with, ledgers_of, one_line_errors, settings_of
 from .show import age, table
 
 if TYPE_CHECKING:
-    from ..ledger import Line, Record
+    from ..ledger import Ledger, Line, Record
 
 COLOURS = {"failed": "red", "lost": "red", "undelivered": "yellow", "refused": "red", "aborted": "yellow"}
 
@@ -57,17 +57,28 @@ def jobs(
     from ..operations.jobs import listed, story_of
 
     with one_line_errors(ctx):
-        ledger = ledger_of(settings_of(ctx, flags))
-        if job_id is None:
+        settings = settings_of(ctx, flags)
+        if job_id is not None:
+            ledger = ledger_with(settings, job_id)
+            record, story = story_of(ledger, job_id)
+            fields = {**_fields(ledger, record, ledger.survey().now), "story": [line.__dict__ for line in story]}
+            _print([json.dumps(fields)] if as_json else _story(record, story, ctx))
+            return
+        ledgers = ledgers_of(settings)
+        for ledger in ledgers:
             found = listed(ledger, state=state, task=task, limit=limit)
             now = ledger.survey().now
-            rendered = [json.dumps(_fields(each, now)) for each in found] if as_json else list(_list(found, now))
-        else:
-            record, story = story_of(ledger, job_id)
-            fields = {**_fields(record, ledger.survey().now), "story": [line.__dict__ for line in story]}
-            rendered = [json.dumps(fields)] if as_json else list(_story(record, story, ctx))
-        for line in rendered:
-            click.echo(line)
+            if as_json:
+                _print(json.dumps(_fields(ledger, each, now)) for each in found)
+                continue
+            if len(ledgers) > 1:
+                click.echo(ctx.obj.style(f"{ledger.worker}:", bold=True))
+            _print(_list(found, now))
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
 
 
 def _state(record: Record) -> str:
@@ -78,9 +89,10 @@ def _since(record: Record) -> float:
     return record.times.get(record.state) or record.times.get("ended", 0.0)
 
 
-def _fields(record: Record, now: float) -> dict[str, Any]:
+def _fields(ledger: Ledger, record: Record, now: float) -> dict[str, Any]:
     return {
         "id": record.id,
+        "worker_name": ledger.worker,
         "state": _state(record),
         "seconds": max(0.0, now - _since(record)),
         "task": record.route.task,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .modelreins import modelreins
+
+if TYPE_CHECKING:
+    from ..demo.run import Line
 
 
 @click.group()
@@ -80,31 +84,52 @@ def sandbox(host: str, port: int, token: str | None, db: str | None, chaos: str 
 @click.option("-P", "--pool", help="The worker's pool: prefork, threads, solo, gevent.")
 @click.option("-Q", "--queues", help="The queues to consume, separated by commas.")
 @click.option("--data", default=".mr-celery", show_default=True, help="Folder for the embedded Redis.")
+@click.option("--log-format", help="text, or json: one object per line.  [MODELREINS_LOG_FORMAT]")
 @click.option("--embedded", is_flag=True, help="Use the embedded Redis even if the application names a broker.")
+@click.option("--sandbox", is_flag=True, help="Run a sandbox, too, with an embedded Redis, and work for it.")
 @click.pass_context
 def up(
-    ctx: click.Context, concurrency: int | None, pool: str | None, queues: str | None, data: str, embedded: bool
+    ctx: click.Context,
+    concurrency: int | None,
+    pool: str | None,
+    queues: str | None,
+    data: str,
+    log_format: str | None,
+    embedded: bool,
+    sandbox: bool,
 ) -> None:
     """Run bridge and worker, and a Redis if none is known, until Ctrl-C."""
     from pathlib import Path
 
     from ..errors import MrCeleryError
     from ..local.up import up as run_up
+    from ..settings import load
 
     options = []
     for flag, value in (("--concurrency", concurrency), ("--pool", pool), ("--queues", queues)):
         if value:
             options += [flag, str(value)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    if log_format:
+        environment["MODELREINS_LOG_FORMAT"] = log_format
+
+    def say(name: str, line: str) -> None:
+        click.echo(f"{click.style(f'{name:<6} |', fg='cyan')} {line}")
+
+    def say_json(name: str, line: str) -> None:
+        click.echo(line if line.startswith("{") else json.dumps({"logger": name, "message": line}))
+
     try:
+        in_json = load(ctx.obj.app.conf, flags={"log_format": log_format}).log_format == "json"
         well = run_up(
             ctx.obj.app,
             ctx.meta["mr_celery.app"],
             folder=Path(data),
             worker_options=options,
             embedded=embedded,
+            sandbox=sandbox,
             environment=environment,
-            say=lambda name, line: click.echo(f"{click.style(f'{name:<6} |', fg='cyan')} {line}"),
+            say=say_json if in_json else say,
         )
     except MrCeleryError as error:
         click.secho(f"mr-celery: {error}", fg="red", err=True)
@@ -117,23 +142,29 @@ STATUS_COLOURS = {"done": "green", "failed": "red", "escalated": "yellow", "runn
 
 @main.command()
 @click.option("-v", "--verbose", is_flag=True, help="Show what the worker and the bridge print.")
-def demo(verbose: bool) -> None:
+@click.option("--keep", is_flag=True, help="Go on until Ctrl-C, with the sandbox's page to look at and try out.")
+def demo(verbose: bool, keep: bool) -> None:
     """Show everything at work: a sandbox, Redis, a worker, a bridge and a dozen jobs."""
     from ..errors import MrCeleryError
 
-    def status(text: str, width: int = 0) -> str:
-        return click.style(f"{text:<{width}}", fg=STATUS_COLOURS.get(text))
-
     def tell(job_id: int, asked: str, new: str) -> None:
-        click.echo(f"  job {job_id:>2}  {asked:<15} {status(new)}")
+        click.echo(f"  job {job_id:>2}  {asked:<15} {_status(new)}")
 
     try:
         from ..demo.run import run_demo
 
-        lines = run_demo(click.echo, tell, verbose=verbose)
+        lines = run_demo(click.echo, tell, _show_lines, verbose=verbose, keep=keep)
     except MrCeleryError as error:
         click.secho(f"mr-celery: {error}", fg="red", err=True)
         sys.exit(1)
+    sys.exit(0 if all(line.as_expected for line in lines) else 1)
+
+
+def _status(text: str, width: int = 0) -> str:
+    return click.style(f"{text:<{width}}", fg=STATUS_COLOURS.get(text))
+
+
+def _show_lines(lines: list[Line]) -> None:
     click.echo()
     click.secho(f" job  {'asked for':<15} {'became':<10} {'took':>6}  files  reviews  output", bold=True)
     for line in lines:
@@ -141,12 +172,8 @@ def demo(verbose: bool) -> None:
         took = f"{line.seconds:.1f} s"
         files, reviews = line.artifacts or "", line.reviews or ""
         click.echo(
-            f"{line.id:>4}  {line.asked:<15} {status(line.status, 10)} {took:>6}  {files:>5}  {reviews:>7}  {output}"
+            f"{line.id:>4}  {line.asked:<15} {_status(line.status, 10)} {took:>6}  {files:>5}  {reviews:>7}  {output}"
         )
-    surprises = [line for line in lines if not line.as_expected]
+    as_expected = sum(line.as_expected for line in lines)
     click.echo()
-    click.echo(
-        f"{len(lines) - len(surprises)} of {len(lines)} jobs ended as they should"
-        " (the failed and escalated ones are meant to)."
-    )
-    sys.exit(1 if surprises else 0)
+    click.echo(f"{as_expected} of {len(lines)} jobs ended as they should (the failed and escalated ones are meant to).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -49,6 +50,12 @@ def modelreins() -> None:
 )
 @click.option("-f", "--logfile", cls=CeleryOption, help_group="Log Options", help="Log file; default: stderr.")
 @click.option(
+    "--log-format",
+    cls=CeleryOption,
+    help_group="Log Options",
+    help="text, or json: one object per line. [MODELREINS_LOG_FORMAT]",
+)
+@click.option(
     "--http",
     cls=CeleryOption,
     help_group="ModelReins Options",
@@ -61,14 +68,16 @@ def bridge(ctx: click.Context, loglevel: int, logfile: str | None, **flags: Any)
 
     The token comes from MODELREINS_TOKEN. Any number of bridges may run side by side.
     """
-    from ..bridge import Bridge
+    from ..bridge import bridges_of, run
     from ..errors import MrCeleryError
+    from ..log_format import write_json
     from ..monitoring import Web
     from ..settings import load
 
     app = ctx.obj.app
-    app.log.setup(loglevel, logfile, redirect_stdouts=False)
+    configured = app.log.setup(loglevel, logfile, redirect_stdouts=False)
     told_to_stop = threading.Event()
+    json_lines = False
 
     def on_signal(signum: int, _: Any) -> None:
         signal.signal(signum, signal.SIG_DFL)  # a second one ends the process at once
@@ -77,15 +86,21 @@ def bridge(ctx: click.Context, loglevel: int, logfile: str | None, **flags: Any)
     try:
         app.loader.import_default_modules()
         settings = load(app.conf, flags=flags)
-        instance = Bridge(app, settings)
-        web = Web(settings.http, [instance]) if settings.http else None
+        json_lines = settings.log_format == "json" and not configured
+        if json_lines:
+            write_json()
+        bridges = bridges_of(app, settings)
+        web = Web(settings.http, bridges) if settings.http else None
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
         if web is not None:
             web.start()
-        instance.run(told_to_stop)
+        run(bridges, told_to_stop)
     except MrCeleryError as error:
-        ctx.obj.error(f"mr-celery: {error}", fg="red")
+        if json_lines:
+            logging.getLogger("mr_celery.bridge").critical("%s", error)
+        else:
+            ctx.obj.error(f"mr-celery: {error}", fg="red")
         sys.exit(1)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,37 +51,52 @@ DESCRIPTION = "Celery workers, through mr-celery"
 @click.pass_context
 @handle_preload_options
 def register(ctx: click.Context, dry_run: bool, again: bool, description: str, **flags: Any) -> None:
-    """Register the worker with the capabilities and risk tiers that the code declares.
+    """Register the worker with the capabilities and risk tiers that the code declares; each one, if several are set.
 
     It needs an administrator's token: from MODELREINS_ADMIN_TOKEN, or it is asked for. It prints the address that
     shows the new worker token, once. What was registered last is kept in the ledger: where nothing differs from it,
     nothing is registered.
     """
-    from ..celery_hooks import load_registry
+    admin_token = cache(_admin_token)  # asked for once, and only if it is needed
+    with one_line_errors(ctx):
+        for settings in settings_of(ctx, flags).each():
+            _register(ctx, settings, description, admin_token, dry_run=dry_run, again=again)
+
+
+def _register(
+    ctx: click.Context,
+    settings: Settings,
+    description: str,
+    admin_token: Callable[[], str],
+    *,
+    dry_run: bool,
+    again: bool,
+) -> None:
+    """Register one worker name."""
+    from ..bridge.sender import registry_of
     from ..client import REGISTER, registration
     from ..operations import declared_by, register
 
-    with one_line_errors(ctx):
-        settings = settings_of(ctx, flags)
-        found = declared_by(load_registry(ctx.obj.app))
-        for line in found.settled:
-            _warn(ctx, line)
-        if not found.risk_tiers:
-            _warn(ctx, 'no handler declares a capability; @modelreins_job("image.generate", risk_tier="audit") does')
-        compared = _compare(ctx, settings, found)
-        body = registration(settings.name, description, found.risk_tiers)
-        if dry_run:
-            click.echo(f"POST {settings.url}{REGISTER}\n{json.dumps(body, indent=2, ensure_ascii=False)}")
-            return
-        if compared is not None and compared.as_declared and not again:
-            click.echo("nothing to do; --again registers it all the same")
-            return
-        view_url = register(settings.url, _admin_token(), body, timeout=settings.timeout)
-        click.echo(f"registered with {_counted(found)}. The worker's token is at")
-        click.echo(view_url)
-        click.echo("It is shown once, to the first who opens this. Set it as MODELREINS_TOKEN on bridges and workers.")
-        if compared is not None:
-            _note(ctx, settings, found)
+    found = declared_by(registry_of(ctx.obj.app, settings))
+    for line in found.settled:
+        _warn(ctx, line)
+    if not found.risk_tiers:
+        _warn(ctx, 'no handler declares a capability; @modelreins_job("image.generate", risk_tier="audit") does')
+    compared = _compare(ctx, settings, found)
+    body = registration(settings.name, description, found.risk_tiers)
+    if dry_run:
+        click.echo(f"POST {settings.url}{REGISTER}\n{json.dumps(body, indent=2, ensure_ascii=False)}")
+        return
+    if compared is not None and compared.as_declared and not again:
+        click.echo("nothing to do; --again registers it all the same")
+        return
+    view_url = register(settings.url, admin_token(), body, timeout=settings.timeout)
+    click.echo(f"registered with {_counted(found)}. The worker's token is at")
+    click.echo(view_url)
+    variable = settings.identity.token_env or "MODELREINS_TOKEN"
+    click.echo(f"It is shown once, to the first who opens this. Set it as {variable} on bridges and workers.")
+    if compared is not None:
+        _note(ctx, settings, found)
 
 
 def _compare(ctx: click.Context, settings: Settings, found: Declared) -> Comparison | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +17,7 @@ from .show import age, table
 
 if TYPE_CHECKING:
     from ..operations import Status
+    from ..settings import Settings
 
 Style = Callable[..., str]
 
@@ -32,19 +35,11 @@ PRESENCE_SECONDS = 30.0
 @handle_preload_options
 def status(ctx: click.Context, as_json: bool, watch: bool, **flags: Any) -> None:
     """Show bridges, workers and jobs in flight, what waits longest, and how many jobs ended."""
-    from ..bridge.sender import route_of
-    from ..celery_hooks import load_registry
-    from ..ledger import Fleet
-    from ..operations import look
-
     with one_line_errors(ctx):
-        settings = settings_of(ctx, flags)
-        app, ledger = ctx.obj.app, ledger_of(settings)
-        routes = {each.name: route_of(app, each, settings.max_attempts) for each in load_registry(app).handlers}
-        fleet = Fleet(settings.ledger_url)
+        looks = list(_looks(ctx.obj.app, settings_of(ctx, flags)))
         while True:
-            now = look(ledger, fleet, routes, settings.max_inflight)
-            text = json.dumps(now.to_json()) if as_json else "\n".join(lines(now, ctx.obj.style))
+            seen = [look() for look in looks]
+            text = _json(seen) if as_json else "\n".join(lines(seen, ctx.obj.style))
             if watch and not as_json:
                 click.clear()
             click.echo(text)
@@ -56,18 +51,41 @@ def status(ctx: click.Context, as_json: bool, watch: bool, **flags: Any) -> None
                 return
 
 
-def lines(status: Status, style: Style) -> Iterator[str]:
-    """The status as lines for a terminal."""
-    stamp = time.strftime("%H:%M:%S", time.localtime(status.at))
-    yield f"{style(status.worker_name, bold=True)}  {_claiming(status, style)}  {stamp}"
-    yield ""
-    yield from _bridges(status, style)
-    yield ""
-    yield from _workers(status)
-    yield ""
-    yield from _jobs(status, style)
-    yield ""
-    yield from _ended(status, style)
+def _looks(app: Any, settings: Settings) -> Iterator[Callable[[], Status]]:
+    """What looks how the work of each worker name stands."""
+    from ..bridge.sender import registry_of, routes_of
+    from ..ledger import Fleet
+    from ..operations import look
+
+    for each in settings.each():
+        ledger = ledger_of(each)
+        routes = routes_of(app, registry_of(app, each), each.max_attempts)
+        neighbours = [ledger_of(replace(each, name=name)) for name in each.neighbours]
+        yield partial(look, ledger, Fleet(each.ledger_url), routes, each.max_inflight, neighbours)
+
+
+def _json(seen: Sequence[Status]) -> str:
+    """An object; with several worker names a list of them."""
+    found = [each.to_json() for each in seen]
+    return json.dumps(found[0] if len(found) == 1 else found)
+
+
+def lines(seen: Sequence[Status], style: Style) -> Iterator[str]:
+    """How the work of one worker name, or of several on one fleet, stands: lines for a terminal."""
+    for status in seen:
+        stamp = time.strftime("%H:%M:%S", time.localtime(status.at))
+        yield f"{style(status.worker_name, bold=True)}  {_claiming(status, style)}  {stamp}"
+        yield ""
+        yield from _bridges(status, style)
+        yield ""
+        if status is seen[0]:
+            yield from _workers(status)
+            yield ""
+        yield from _jobs(status, style)
+        yield ""
+        yield from _ended(status, style)
+        if status is not seen[-1]:
+            yield "\n"
 
 
 def _claiming(status: Status, style: Style) -> str:
@@ -115,7 +133,7 @@ def _workers(status: Status) -> Iterator[str]:
 
 def _jobs(status: Status, style: Style) -> Iterator[str]:
     pending = "?" if status.pending is None else status.pending
-    head = ("pending", *status.states, "slots taken")
+    head = ("pending", *status.states, "slots taken of share" if status.shared else "slots taken")
     yield from table(
         head, [(pending, *status.states.values(), f"{status.taken} of {status.capacity}")], right=range(len(head))
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backoff import backoff
 from ..errors import WorkerError
+from ..log import JobLog, unexpected
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -66,9 +67,9 @@ class Presence:
             self._failures += 1
             logger.info("presence: %s", error.summary)
             return max(self._interval, pause_after(error, self._failures, first=self._interval))
-        except Exception:
+        except Exception as error:
             self._failures += 1
-            logger.exception("presence: unexpected error")
+            unexpected(logger, "presence: unexpected error", error)
             return max(self._interval, backoff(self._failures, first=self._interval, most=MOST_BACKOFF))
         self._failures = 0
         return self._interval
@@ -139,9 +140,9 @@ class Polling:
             level = logging.ERROR if error.unauthorized else logging.WARNING
             logger.log(level, "%s; next try in %.1f s", error.summary, pause)
             return pause
-        except Exception:
+        except Exception as error:
             self._failures += 1
-            logger.exception("unexpected error, the loop goes on")
+            unexpected(logger, "unexpected error, the loop goes on", error)
             return backoff(self._failures, first=max(self._worker.poll_interval, 1.0), most=MOST_BACKOFF)
         self._failures = 0
         return pause
@@ -177,7 +178,7 @@ class Polling:
         except WorkerError as error:
             if error.retry_after is not None:
                 raise
-            logger.info("job=%s claim skipped: %s", job_id, error.summary)
+            self._log(job_id).info("claim_skipped", f"claim skipped: {error.summary}", reason=error.summary)
             return False
         return True
 
@@ -187,12 +188,13 @@ class Polling:
         try:
             result = str(self._handler(job) or "")
         except Exception as error:
-            logger.warning("job=%s failed: %s", job_id, type(error).__name__)
+            why = type(error).__name__
+            self._log(job_id).warning("finished", f"failed: {why}", status="failed", reason=why)
             self.close(job_id, traceback.format_exc(), "failed")
             self._tell(job, error)
             return
         if self.close(job_id, result, "done"):
-            logger.info("job=%s done", job_id)
+            self._log(job_id).info("delivered", "done", status="done")
 
     def close(self, job_id: int, result: str, status: str) -> bool:
         """Close a job, however often that takes. Returns whether the server has taken it."""
@@ -212,7 +214,8 @@ class Polling:
             error = WorkerError("interrupted again")
         if error is not None:
             job_id, _, status = finished
-            logger.error("job=%s finished (%s), but not closed: %s", job_id, status, error.summary)
+            why = f"finished ({status}), but not closed: {error.summary}"
+            self._log(job_id).error("not_closed", why, status=status, reason=error.summary)
         return error is None
 
     def _try_to_close(self, finished: tuple[int, str, str]) -> WorkerError | None:
@@ -229,15 +232,18 @@ class Polling:
         failures = 0
         while (error := self._try_to_close(finished)) is not None:
             if failures and error.status == 409:
-                logger.info("job=%s an earlier close got through", job_id)
+                self._log(job_id).info("closed_before", "an earlier close got through")
                 return True
             failures += 1
             pause = pause_after(error, failures, first=1.0)
             if not error.retryable or self._clock() + pause > deadline:
-                level = logging.WARNING if error.status in (404, 409) else logging.ERROR
-                logger.log(level, "job=%s finished (%s), but not closed: %s", job_id, status, error.summary)
+                log = self._log(job_id)
+                tell = log.warning if error.status in (404, 409) else log.error
+                why = f"finished ({status}), but not closed: {error.summary}"
+                tell("not_closed", why, status=status, reason=error.summary)
                 return False
-            logger.warning("job=%s not closed yet, next try in %.1f s: %s", job_id, pause, error.summary)
+            why = f"not closed yet, next try in {pause:.1f} s: {error.summary}"
+            self._log(job_id).warning("put_off", why, reason=error.summary, seconds=pause)
             self._wait(pause)
         return True
 
@@ -246,5 +252,8 @@ class Polling:
             return
         try:
             self._on_error(job, error)
-        except Exception:
-            logger.exception("job=%s on_error raised", job["id"])
+        except Exception as failure:
+            self._log(job["id"]).error("on_error_raised", "on_error raised", error=failure)
+
+    def _log(self, job_id: int) -> JobLog:
+        return JobLog(logger, job_id, worker_name=self._worker.name)

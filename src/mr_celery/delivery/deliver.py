@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from .. import tracing
 from ..backoff import backoff
 from ..client import TERMINAL, Api, status_of
 from ..errors import WorkerError
 from ..ledger import Ledger
+from ..log import JobLog
 from ..outcome import Outcome
 from ..spool import SpoolUnavailable
 from .answers import Answers
@@ -63,12 +65,14 @@ class Delivery:
             return self._try(consignment, span)
 
     def _try(self, consignment: Consignment, span: tracing.Span) -> WorkerError | None:
+        began = time.monotonic()
         job_id, hold = consignment.job_id, Hold(self._ledger, consignment.key, self._hold_seconds)
         try:
             how = self._deliver(consignment, hold)
         except Overtaken:
             span.set({tracing.DELIVERY_OUTCOME: "overtaken"})
-            logger.info("job=%d delivery %d ended: the job is not its any more", job_id, consignment.number)
+            why = f"delivery {consignment.number} ended: the job is not its any more"
+            self._log(consignment).info("overtaken", why, number=consignment.number)
             return None
         except Undeliverable as problem:
             span.set({tracing.DELIVERY_OUTCOME: "refused"})
@@ -81,8 +85,26 @@ class Delivery:
             _put_off_in(span, error)
             return self._put_off(consignment, error, why=error.summary)
         span.set({tracing.DELIVERY_OUTCOME: how})
-        self._ledger.close(job_id, consignment.key.task_id, how)
+        if self._ledger.close(job_id, consignment.key.task_id, how):
+            self._tell_closed(consignment, how, time.monotonic() - began)
         return None
+
+    def _log(self, consignment: Consignment) -> JobLog:
+        key = consignment.key
+        return JobLog(logger, key.job_id, worker_name=self._ledger.worker, task_id=key.task_id)
+
+    def _tell_closed(self, consignment: Consignment, how: str, seconds: float) -> None:
+        log, number, status = self._log(consignment), consignment.number, consignment.outcome.status
+        if how == "superseded":
+            log.warning("superseded", "superseded: the server says it was closed by somebody else", number=number)
+        else:
+            log.info(
+                "delivered",
+                f"delivered as {status} after {seconds:.3f} s, try {number}",
+                status=status,
+                seconds=seconds,
+                number=number,
+            )
 
     def _deliver(self, consignment: Consignment, hold: Hold) -> str:
         """Deliver. Returns how the job is closed then."""
@@ -131,7 +153,6 @@ class Delivery:
         """The job is over on the server: by an earlier delivery whose answer was lost, or by somebody else."""
         if consignment.number > 1 and status in (None, consignment.outcome.status):
             return "delivered"
-        logger.warning("job=%d superseded: the server says it was closed by somebody else", consignment.job_id)
         return "superseded"
 
     def _replace(self, consignment: Consignment, problem: Undeliverable) -> WorkerError | None:
@@ -146,22 +167,24 @@ class Delivery:
         self._ledger.replace_outcome(
             consignment.key, outcome.failing(why).without(problem.parts), note=", ".join(problem.parts)
         )
-        logger.error(
-            "job=%d failed, what it made can't be delivered: %s",
-            consignment.job_id,
-            error.summary if error else problem.why,
-        )
+        reason = error.summary if error else problem.why
+        self._log(consignment).error("refused", f"failed, what it made can't be delivered: {reason}", reason=reason)
         return error
 
     def _put_off(self, consignment: Consignment, error: WorkerError, *, why: str) -> WorkerError:
-        job_id = consignment.job_id
         pause = backoff(consignment.number, first=0.5, most=15.0)
         if error.unauthorized:
             pause = max(pause, 5.0)
         if error.retry_after is not None:
             pause = max(pause, error.retry_after)
         self._ledger.undelivered(consignment.key, why[:500], wait_seconds=pause, error=error.label)
-        logger.warning("job=%d not delivered yet, next try in %.1f s: %s", job_id, pause, why)
+        self._log(consignment).warning(
+            "put_off",
+            f"not delivered yet, next try in {pause:.1f} s: {why}",
+            reason=why,
+            seconds=pause,
+            number=consignment.number,
+        )
         return error
 
 

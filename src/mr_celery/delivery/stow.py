@@ -11,6 +11,7 @@ from .. import tracing
 from ..backoff import patiently
 from ..client import Api
 from ..errors import JobError, WorkerError
+from ..log import JobLog
 from ..spool import Spool, SpoolName, SpoolUnavailable
 from .parcel import Parcel
 from .progress import watched
@@ -50,6 +51,7 @@ class Stow:
         self._spool = spool
         self._api = api
         self._beat = beat
+        self._log = JobLog(logger, job_id, task_id=task_id)
 
     def stow(self, parcel: Parcel) -> tuple[Parcel, JobError | None]:
         """The parcel with a place for each of its uploads.
@@ -62,7 +64,8 @@ class Stow:
                 parcel = self._stow(parcel, index)
             except (JobError, SpoolUnavailable, WorkerError) as error:
                 name = parcel.outcome.uploads[index].filename
-                logger.error("job=%d artifact %r could not be stored: %s", self._job_id, name, _own_words(error))
+                reason = _own_words(error)
+                self._log.error("not_stored", f"artifact {name!r} could not be stored: {reason}", reason=reason)
                 why = f"the artifact {name!r} ({parcel.outcome.uploads[index].size} bytes) could not be stored: {error}"
                 if not isinstance(error, JobError):
                     why += self._advice()
@@ -86,7 +89,7 @@ class Stow:
             except SpoolUnavailable as error:
                 if self._api is None:
                     raise
-                logger.warning("job=%d an artifact is uploaded at once: %s", self._job_id, error)
+                self._log.warning("not_spooled", f"an artifact is uploaded at once: {error}", reason=str(error))
         if self._api is None:
             raise JobError(
                 "it is too large to wait in the ledger, and this worker does not deliver: set MODELREINS_SPOOL_URL "

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..local.browser import show
 from ..local.processes import Processes
 from ..local.redis import EmbeddedRedis
 from ..local.up import programs
@@ -60,13 +64,22 @@ class Line:
     seconds: float
 
 
-def run_demo(say: Callable[[str], None], tell: Callable[[int, str, str], None], *, verbose: bool = False) -> list[Line]:
+def run_demo(
+    say: Callable[[str], None],
+    tell: Callable[[int, str, str], None],
+    show_lines: Callable[[list[Line]], None],
+    *,
+    verbose: bool = False,
+    keep: bool = False,
+) -> list[Line]:
     """Run the demo.
 
     Args:
         say: called with what is being done.
         tell: called with a job's id, what it asks for, and its new status.
+        show_lines: called with what became of each job, once all are over.
         verbose: say what the worker and the bridge print, too.
+        keep: then go on until SIGINT or SIGTERM, with the sandbox's page open.
 
     Returns:
         What became of each job.
@@ -76,6 +89,8 @@ def run_demo(say: Callable[[str], None], tell: Callable[[int, str, str], None], 
     """
     with tempfile.TemporaryDirectory(prefix="mr-celery-demo-") as folder, Sandbox() as sandbox:
         say(f"sandbox at {sandbox.url}")
+        if keep:
+            _show_page(sandbox, say)
         with EmbeddedRedis(Path(folder) / "redis") as redis:
             environment = {
                 **{name: value for name, value in os.environ.items() if not name.startswith("MODELREINS_")},
@@ -86,26 +101,49 @@ def run_demo(say: Callable[[str], None], tell: Callable[[int, str, str], None], 
                 "MODELREINS_NAME": WORKER,
                 "MODELREINS_POLL_INTERVAL": "0.5",
             }
-            output: list[str] = []
+            output: deque[str] = deque(maxlen=30)
 
-            def keep(name: str, line: str) -> None:
+            def relay(name: str, line: str) -> None:
                 output.append(f"{name}: {line}")
                 if verbose:
                     say(output[-1])
 
-            processes = Processes(programs("mr_celery.demo.app", ["--concurrency", "4"]), environment, keep)
+            processes = Processes(programs("mr_celery.demo.app", ["--concurrency", "4"]), environment, relay)
             processes.start()
             try:
                 say(f"a Celery worker with 4 slots and a bridge are starting; {len(EXAMPLES)} jobs wait for them")
                 examples = {_dispatch(sandbox, example): example for example in EXAMPLES}
                 finished = _watch(sandbox, processes, examples, tell)
+                if not finished and not verbose:
+                    say("not all jobs ended; the last lines of the worker and the bridge:")
+                    for line in output:
+                        say(line)
+                lines = [_line(sandbox, job_id, example) for job_id, example in examples.items()]
+                show_lines(lines)
+                if keep:
+                    _go_on(sandbox, processes, say)
+                return lines
             finally:
                 processes.stop()
-            if not finished and not verbose:
-                say("not all jobs ended; the last lines of the worker and the bridge:")
-                for line in output[-30:]:
-                    say(line)
-        return [_line(sandbox, job_id, example) for job_id, example in examples.items()]
+
+
+def _show_page(sandbox: Sandbox, say: Callable[[str], None]) -> None:
+    link = sandbox.login_link()
+    say(f"the sandbox's page, at your first visit: {link}")
+    show(link)
+
+
+def _go_on(sandbox: Sandbox, processes: Processes, say: Callable[[str], None]) -> None:
+    told_to_stop = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: told_to_stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        say(f"everything goes on until Ctrl-C; jobs for worker {WORKER!r} are run: {sandbox.url}/ui/jobs")
+        processes.watch(told_to_stop)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _dispatch(sandbox: Sandbox, example: Example) -> int:
@@ -123,7 +161,7 @@ def _watch(
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and not processes.ended:
         for job in reversed(sandbox.store.jobs()):
-            if shown[job["id"]] != job["status"]:
+            if job["id"] in shown and shown[job["id"]] != job["status"]:
                 shown[job["id"]] = job["status"]
                 tell(job["id"], _asked(examples[job["id"]]), job["status"])
         if not {"pending", "running"} & set(shown.values()):

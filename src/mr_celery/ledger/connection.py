@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ from ..errors import LedgerUnavailable
 MINIMUM_VERSION = (6, 2)
 
 _clients: dict[tuple[int, str, float], Any] = {}
+_stand_ins: dict[str, Callable[[], Any]] = {}
 _lock = threading.Lock()
 
 
@@ -38,7 +41,27 @@ def connect(url: str, *, timeout: float = 5.0) -> Any:
         return _clients[key]
 
 
+@contextmanager
+def standing_in(url: str, make: Callable[[], Any]) -> Iterator[None]:
+    """Within the block, the clients for an address are made otherwise: for tests, with a Redis inside their process.
+
+    After an error in the block that stays so: a task that still runs would wait for its ledger, and the process for it.
+
+    Args:
+        url: the address, which no other block has.
+        make: makes a client.
+    """
+    _stand_ins[url] = make
+    yield
+    with _lock:
+        del _stand_ins[url]
+        for key in [key for key in _clients if key[1] == url]:
+            del _clients[key]
+
+
 def _connect(url: str, timeout: float) -> Any:
+    if url in _stand_ins:
+        return _stand_ins[url]()
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,

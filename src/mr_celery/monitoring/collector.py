@@ -115,7 +115,8 @@ class BridgeCollector(Collector):
         settings = office.settings
         ledger = Ledger(settings.ledger_url, settings.name, history=settings.history, timeout=LEDGER_SECONDS)
         fleet = Fleet(settings.ledger_url, timeout=LEDGER_SECONDS)
-        _add_status(add, look(ledger, fleet, office.routes, settings.max_inflight))
+        neighbours = [Ledger(settings.ledger_url, each.worker, timeout=LEDGER_SECONDS) for each in office.neighbours]
+        _add_status(add, look(ledger, fleet, office.routes, settings.max_inflight, neighbours))
         _add_figures(add, settings.name, ledger.figures(), sorted(office.routes))
 
 

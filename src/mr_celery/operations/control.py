@@ -6,10 +6,11 @@ import getpass
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..errors import MrCeleryError
 from ..ledger import Ledger, Pause, Record
+from ..log import JobLog
 from ..outcome import Outcome
 
 logger = logging.getLogger("mr_celery.operations")
@@ -49,7 +50,7 @@ def pause(ledger: Ledger, why: str = "") -> None:
 
 
 def drain(
-    ledger: Ledger,
+    ledgers: Sequence[Ledger],
     *,
     why: str = "",
     timeout: float | None = None,
@@ -60,7 +61,7 @@ def drain(
     """Pause, and wait until nothing is in flight. It stays paused.
 
     Args:
-        ledger: the ledger.
+        ledgers: the ledgers of the worker names.
         why: why, for others who look.
         timeout: seconds to wait at the most; ``None``: as long as it takes.
         tell: called with how many jobs are in flight, whenever that has changed.
@@ -73,10 +74,11 @@ def drain(
     Raises:
         LedgerUnavailable: the ledger is away.
     """
-    pause(ledger, why)
+    for ledger in ledgers:
+        pause(ledger, why)
     ends_at, told = (float("inf") if timeout is None else clock() + timeout), -1
     while True:
-        left = ledger.survey().in_flight
+        left = sum(ledger.survey().in_flight for ledger in ledgers)
         if left != told:
             tell(left)
             told = left
@@ -113,7 +115,8 @@ def requeue(ledger: Ledger, job_id: int, *, announce: Announce, lease: float, fo
     task_id = ledger.requeue(job_id, f"by {operator()}", wait_seconds=lease)
     if task_id is None:
         raise NotPossible(f"job {job_id} has just ended: look at it again")
-    _announce(announce, job_id, record)
+    _log(ledger, record).info("requeued", f"to be started again, by {operator()}", by=operator())
+    _announce(announce, _log(ledger, record), record)
     return record
 
 
@@ -130,8 +133,13 @@ def fail(ledger: Ledger, job_id: int, why: str, *, announce: Announce) -> Record
     record = _open(ledger, job_id, "failed")
     if not ledger.fail(job_id, record.task_id, Outcome.failed(why), note=f"by {operator()}"):
         raise NotPossible(f"job {job_id} has just come to another state: look at it again")
-    _announce(announce, job_id, record)
+    _log(ledger, record).info("failed", f"failed by {operator()}", by=operator())
+    _announce(announce, _log(ledger, record), record)
     return record
+
+
+def _log(ledger: Ledger, record: Record) -> JobLog:
+    return JobLog(logger, record.id, worker_name=ledger.worker, task_id=record.task_id, task=record.route.task)
 
 
 def _open(ledger: Ledger, job_id: int, what: str) -> Record:
@@ -149,11 +157,12 @@ def _open(ledger: Ledger, job_id: int, what: str) -> Record:
     return record
 
 
-def _announce(announce: Announce, job_id: int, record: Record) -> None:
+def _announce(announce: Announce, log: JobLog, record: Record) -> None:
     if record.state != "running":
         return
     try:
         announce(record.task_id, record.node)
     except Exception as error:
         # The worker finds out when it renews the lease.
-        logger.warning("job=%d its worker could not be told at once: %s", job_id, type(error).__name__)
+        why = type(error).__name__
+        log.warning("not_announced", f"its worker could not be told at once: {why}", reason=why)

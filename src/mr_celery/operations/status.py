@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..bridge.capacity import Capacity, capacity_of
+from ..bridge.capacity import Capacity, capacity_of, shared
 from ..ledger import IN_FLIGHT, Aged, BridgeProcess, Fleet, Ledger, Node, Pause, Route
 
 PERIODS = (60.0, 600.0, 3600.0)
@@ -23,12 +23,13 @@ class Status:
         pause: the pause; ``None``: jobs are claimed.
         bridges: the bridges that are online.
         nodes: the Celery workers that are online and take jobs.
-        capacity: how many jobs may be claimed and not yet finished.
+        capacity: how many jobs may be claimed and not yet finished, beside those of other worker names.
         taken: how many are.
         states: how many jobs are in each state in flight.
         waiting: the job that has waited longest for a worker.
         undelivered: the oldest outcome that is not delivered.
         ended: how many jobs ended, by seconds that are looked back and by how they ended.
+        shared: whether the capacity is a part of the fleet's, beside other worker names.
     """
 
     worker_name: str
@@ -42,6 +43,7 @@ class Status:
     waiting: Aged | None
     undelivered: Aged | None
     ended: Mapping[float, Mapping[str, int]]
+    shared: bool = False
 
     @property
     def pending(self) -> int | None:
@@ -55,7 +57,13 @@ class Status:
         return {**fields, "pending": self.pending}
 
 
-def look(ledger: Ledger, fleet: Fleet, routes: Mapping[str, Route], max_inflight: int | None) -> Status:
+def look(
+    ledger: Ledger,
+    fleet: Fleet,
+    routes: Mapping[str, Route],
+    max_inflight: int | None,
+    neighbours: Sequence[Ledger] = (),
+) -> Status:
     """How the work of the ledger's worker name stands now. It asks neither the server nor the broker.
 
     Args:
@@ -63,12 +71,15 @@ def look(ledger: Ledger, fleet: Fleet, routes: Mapping[str, Route], max_inflight
         fleet: the register of workers.
         routes: each handler's route, by task name.
         max_inflight: the setting.
+        neighbours: the ledgers of other worker names on the same fleet.
 
     Raises:
         LedgerUnavailable: the ledger is away.
     """
     survey, standing, nodes = ledger.survey(), ledger.standing(PERIODS), fleet.online()
-    capacity: Capacity = capacity_of(nodes, routes, max_inflight)
+    queues = sorted({route.queue for route in routes.values()})
+    others = [each.survey(queues) for each in neighbours]
+    capacity: Capacity = shared(capacity_of(nodes, routes, max_inflight), others)
     return Status(
         worker_name=ledger.worker,
         at=survey.now,
@@ -81,4 +92,5 @@ def look(ledger: Ledger, fleet: Fleet, routes: Mapping[str, Route], max_inflight
         waiting=standing.waiting,
         undelivered=standing.undelivered,
         ended=standing.ended,
+        shared=bool(neighbours),
     )

@@ -47,6 +47,11 @@ class Declaration:
         return (self.capability is not None, len(self.tags), self.match is not None)
 
     @property
+    def names(self) -> frozenset[str]:
+        """Its capability and its tags."""
+        return self.tags | {self.capability} if self.capability else self.tags
+
+    @property
     def offers(self) -> str:
         """What it takes, for messages."""
         parts = [self.capability or "", *(f"tag {tag}" for tag in sorted(self.tags))]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RoutingError
+from ..identity import Identity
 from ..job import Job
 from .arguments import check_signature
 from .decorator import Declaration
@@ -84,6 +85,33 @@ class Registry:
         offered = ", ".join(sorted({handler.declaration.offers for handler in self.handlers})) or "nothing"
         raise RoutingError(f"no handler takes job {job.id}: it asks for {asked}; this worker offers: {offered}")
 
+    def of(self, identity: Identity, queue_of: Callable[[Handler], str]) -> Registry:
+        """The handlers that a worker name offers.
+
+        Args:
+            identity: the worker name.
+            queue_of: the queue that a handler's tasks go to.
+
+        Raises:
+            RoutingError: it names a capability or queue that no handler has, or none has all that it names.
+        """
+        queues = {handler.name: queue_of(handler) for handler in self.handlers}
+        for what, named, there in (
+            ("capability", identity.capabilities, self.offered),
+            ("queue", identity.queues, sorted(set(queues.values()))),
+        ):
+            if unknown := sorted(named.difference(there)):
+                raise RoutingError(
+                    f"modelreins_workers: {identity.name!r} names the {what} {unknown[0]!r}, which no handler has; "
+                    f"there is {', '.join(there) or 'none'}"
+                )
+        offered = [each for each in self.handlers if identity.offers(each.declaration.names, queues[each.name])]
+        if self.handlers and not offered:
+            raise RoutingError(
+                f"modelreins_workers: no handler with a capability of {identity.name!r} is on one of its queues"
+            )
+        return Registry(offered)
+
     @staticmethod
     def _takes(handler: Handler, job: Job) -> bool:
         try:
@@ -98,7 +126,5 @@ class Registry:
         """The declared capabilities and tags, sorted: what presence tells the server."""
         names: set[str] = set()
         for handler in self.handlers:
-            names |= handler.declaration.tags
-            if handler.declaration.capability:
-                names.add(handler.declaration.capability)
+            names |= handler.declaration.names
         return sorted(names)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ..errors import MrCeleryError
 
+_EXTRA = ("starlette", "uvicorn", "python_multipart", "jinja2", "markdown_it")
+
 try:
     from .app import create_app
     from .chaos import Chaos, Rule
     from .server import Sandbox, run
 except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "python_multipart"):
+    if (error.name or "").partition(".")[0] not in _EXTRA:
         raise
     raise MrCeleryError('the `sandbox` extra is missing: pip install "mr-celery[sandbox]"') from error
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import python_multipart  # noqa: F401 - Starlette asks for it only once a form arrives
@@ -18,6 +20,8 @@ from .chaos import Chaos
 from .chaos_asgi import ChaosLayer
 from .chaos_routes import ChaosRoutes
 from .operator_routes import OperatorRoutes
+from .page import Logins, Page
+from .registrations import Registrations
 from .states import TransitionError
 from .store import NobodyPresentError, NotFoundError, Store
 from .values import MalformedError
@@ -34,20 +38,43 @@ _STATUS = {
 }
 
 
-def create_app(store: Store, token: str, chaos: Chaos | None = None, *, admin_token: str | None = None) -> Starlette:
-    """The server.
+def create_app(
+    store: Store,
+    token: str,
+    chaos: Chaos | None = None,
+    *,
+    admin_token: str | None = None,
+    tokens: Mapping[str, str] | None = None,
+    logins: Logins | None = None,
+    hosts: Collection[str] = (),
+) -> Starlette:
+    """The server: its protocol, and its web page for browsers.
 
     Args:
         store: its state; whoever made it closes it.
         token: the worker token.
         chaos: the faults; default: none, until some are set over HTTP.
         admin_token: what a registration needs; it opens everything else too. Default: the worker token.
+        tokens: further worker tokens by worker name: each is good for that name only. Registered ones need not be
+            named: the store knows them.
+        logins: who is logged in to the page, and the keys that log in.
+        hosts: names under which the page is served, beside ``localhost`` and all addresses.
     """
     chaos = chaos or Chaos()
+    chaos.on_change = partial(store.changes.tell, "faults")
+    admin_token = admin_token or token
+    registrations = Registrations(store)
+    page = Page(store, chaos, registrations, logins or Logins(), tokens=(token, admin_token), hosts=hosts)
+    named = _Named(tokens or {}, registrations)
     app = _App(
         chaos,
-        routes=[*WorkerRoutes(store).routes(), *OperatorRoutes(store).routes(), *ChaosRoutes(chaos).routes()],
-        middleware=[Middleware(_Token, token=token, admin_token=admin_token or token)],
+        page,
+        routes=[
+            *WorkerRoutes(store, registrations).routes(),
+            *OperatorRoutes(store).routes(),
+            *ChaosRoutes(chaos).routes(),
+        ],
+        middleware=[Middleware(_Token, token=token, admin_token=admin_token, named=named)],
         exception_handlers={
             HTTPException: _http_error,
             **dict.fromkeys(_STATUS, _known_error),
@@ -61,31 +88,64 @@ def create_app(store: Store, token: str, chaos: Chaos | None = None, *, admin_to
 class _App(Starlette):
     """Starlette, with the faults around all of it: what it calls middleware is inside its own error handling."""
 
-    def __init__(self, chaos: Chaos, **options: Any) -> None:
+    def __init__(self, chaos: Chaos, page: Page, **options: Any) -> None:
         self._chaos = chaos
+        self._page = page
         super().__init__(**options)
 
     def build_middleware_stack(self) -> ASGIApp:
-        return ChaosLayer(super().build_middleware_stack(), self._chaos)
+        return ChaosLayer(_PageOrProtocol(self._page, super().build_middleware_stack()), self._chaos)
+
+
+class _PageOrProtocol:
+    """The page is for browsers, which send no token: the protocol is the same with or without it."""
+
+    def __init__(self, page: Page, protocol: ASGIApp) -> None:
+        self._page = page
+        self._protocol = protocol
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        of_page = scope["type"] == "http" and self._page.has(scope["path"])
+        if of_page and b"authorization" not in dict(scope["headers"]):
+            await self._page(scope, receive, send)
+        else:
+            await self._protocol(scope, receive, send)
+
+
+class _Named:
+    """The tokens that are good for one worker name only."""
+
+    def __init__(self, tokens: Mapping[str, str], registrations: Registrations) -> None:
+        self._given = {name: f"Bearer {each}".encode() for name, each in tokens.items()}
+        self._registrations = registrations
+
+    def name_of(self, header: bytes) -> str | None:
+        """The worker name of an ``Authorization`` header."""
+        given = next((name for name, each in self._given.items() if hmac.compare_digest(header, each)), None)
+        if given or not header.startswith(b"Bearer "):
+            return given
+        return self._registrations.name_of(header.removeprefix(b"Bearer ").decode("latin-1"))
 
 
 class _Token:
     """Refuses every request without the token in the same words, before anything else is looked at."""
 
-    def __init__(self, app: ASGIApp, token: str, admin_token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, admin_token: str, named: _Named) -> None:
         self._app = app
         self._worker = f"Bearer {token}".encode()
         self._admin = f"Bearer {admin_token}".encode()
+        self._named = named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             given = dict(scope["headers"]).get(b"authorization", b"")
             admin, worker = (hmac.compare_digest(given, expected) for expected in (self._admin, self._worker))
             public = scope["method"] in ("GET", "HEAD") and _PUBLIC.fullmatch(scope["path"])
-            if not (admin or worker or public):
+            name = None if admin or worker or public else self._named.name_of(given)
+            if not (admin or worker or name or public):
                 await JSONResponse({"error": "Unauthorized"}, 401)(scope, receive, send)
                 return
-            scope["admin"] = admin
+            scope["admin"], scope["worker"] = admin, name
         await self._app(scope, receive, send)
 
 

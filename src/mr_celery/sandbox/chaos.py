@@ -182,10 +182,12 @@ class Chaos:
     Attributes:
         seed: what the dice were seeded with last.
         stopping: set while the server stops: what hangs lets go.
+        on_change: called when the rules were set, and when a fault has happened.
     """
 
     def __init__(self, seed: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.stopping = False
+        self.on_change: Callable[[], object] = lambda: None
         self._clock = clock
         self._lock = threading.Lock()
         self._rules: list[_InForce] = []
@@ -239,6 +241,7 @@ class Chaos:
             ]
             if seed is not None:
                 self._seed(seed)
+        self.on_change()
 
     def clear(self) -> None:
         """No faults from now on. The counts stay; a request that hangs or trickles goes on to do so."""
@@ -272,6 +275,7 @@ class Chaos:
                 if rule.concerns(route) and each.holds(now) and self._random.random() < rule.rate:
                     each.times_left -= 1
                     self._counts[route, rule.fault] += 1
+                    self.on_change()
                     return rule, random.Random(self._random.getrandbits(64))  # noqa: S311 - dice, no secrets
         return None
 

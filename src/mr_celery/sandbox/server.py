@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,19 +16,30 @@ import uvicorn
 from ..errors import MrCeleryError
 from .app import create_app
 from .chaos import Chaos
+from .page import Logins
 from .store import Store
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not listened on, but where a browser finds them
 _STOP_SECONDS = 10.0
 
 
 class _Server(uvicorn.Server):
     """uvicorn, which says when it has started. It leaves the logging of the process as it is."""
 
-    def __init__(self, store: Store, token: str, chaos: Chaos) -> None:
+    def __init__(
+        self,
+        store: Store,
+        token: str,
+        chaos: Chaos,
+        logins: Logins,
+        *,
+        tokens: Mapping[str, str] | None = None,
+        hosts: Collection[str] = (),
+    ) -> None:
         super().__init__(
             uvicorn.Config(
-                create_app(store, token, chaos),
+                create_app(store, token, chaos, tokens=tokens, logins=logins, hosts=hosts),
                 http="h11",
                 ws="none",
                 lifespan="off",
@@ -40,6 +51,7 @@ class _Server(uvicorn.Server):
         )
         self.up = threading.Event()
         self._chaos = chaos
+        self._changes = store.changes
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._chaos.stopping = False
@@ -48,6 +60,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._chaos.stopping = True
+        self._changes.close()
         await super().shutdown(sockets)
 
 
@@ -72,21 +85,21 @@ def run(
     """
     faults = Chaos.from_file(chaos) if chaos else Chaos()
     secret = token or secrets.token_urlsafe(24)
-    with _listen(host, port) as listening, _until_interrupted():
-        store = Store(db)
-        try:
+    logins = Logins()
+    with _listen(host, port) as listening, _store(db) as store:
+        server = _Server(store, secret, faults, logins, hosts=_names(host))
+        with _ended_by_signals(server):
             address = _address(host, listening)
             print(f"ModelReins sandbox at {address}, state in {db or 'memory'}", flush=True)  # noqa: T201 - a command
             if token is None:
                 print(f"MODELREINS_URL={address} MODELREINS_TOKEN={secret}", flush=True)  # noqa: T201
             if chaos:
                 print(f"faults from {chaos}: rules {len(faults.rules)}, seed {faults.seed}", flush=True)  # noqa: T201
+            print(f"the page, at your first visit: {logins.link(_reachable(host, listening))}", flush=True)  # noqa: T201
             if host not in _LOOPBACK:
                 warning = f"warning: listening on {host}: whoever reaches it and has the token can do everything"
                 print(warning, file=sys.stderr, flush=True)  # noqa: T201
-            _Server(store, secret, faults).run(sockets=[listening])
-        finally:
-            store.close()
+            server.run(sockets=[listening])
 
 
 class Sandbox:
@@ -97,6 +110,7 @@ class Sandbox:
         db: the SQLite file that keeps the state; default: memory.
         port: the port; 0: a free one.
         chaos: the faults to answer with; default: none, until some are set.
+        tokens: further worker tokens by worker name: each is good for that name only.
 
     Attributes:
         token: the worker token.
@@ -113,12 +127,20 @@ class Sandbox:
     """
 
     def __init__(
-        self, token: str | None = None, db: str | None = None, port: int = 0, *, chaos: Chaos | None = None
+        self,
+        token: str | None = None,
+        db: str | None = None,
+        port: int = 0,
+        *,
+        chaos: Chaos | None = None,
+        tokens: Mapping[str, str] | None = None,
     ) -> None:
         self.token = token or secrets.token_urlsafe(24)
         self.chaos = chaos or Chaos()
         self.port = port
         self._db = db
+        self._tokens = tokens
+        self._logins = Logins()
         self._store: Store | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -126,6 +148,10 @@ class Sandbox:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def login_link(self) -> str:
+        """A new address of the page that logs in whoever opens it first."""
+        return self._logins.link(self.url)
 
     @property
     def store(self) -> Store:
@@ -148,7 +174,7 @@ class Sandbox:
             listening.close()
             raise
         self.port = int(listening.getsockname()[1])
-        self._server = _Server(self._store, self.token, self.chaos)
+        self._server = _Server(self._store, self.token, self.chaos, self._logins, tokens=self._tokens)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listening]}, name="modelreins-sandbox", daemon=True
         )
@@ -205,16 +231,44 @@ def _address(host: str, listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
 
+def _names(host: str) -> set[str]:
+    """The names under which a browser may ask for the page, if others than this machine may reach it."""
+    return set() if host in _LOOPBACK else {host, socket.gethostname()}
+
+
+def _reachable(host: str, listening: socket.socket) -> str:
+    """The address for a browser on this machine."""
+    if host in _EVERYWHERE:
+        return f"http://{_EVERYWHERE[host]}:{listening.getsockname()[1]}"
+    return _address(host, listening)
+
+
 @contextmanager
-def _until_interrupted() -> Iterator[None]:
-    """End the block at SIGINT or SIGTERM, which uvicorn raises once more after its own shutdown."""
+def _store(db: str | None) -> Iterator[Store]:
+    """The state, until the block ends."""
+    store = Store(db)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Have SIGINT and SIGTERM end a server also before it listens to them itself.
+
+    They only tell it so: an exception could come in the middle of anything. uvicorn raises them once more at its end.
+    """
     if threading.current_thread() is not threading.main_thread():  # no signal arrives here
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except KeyboardInterrupt:
-        pass
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,46 +9,16 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import MrCeleryError
+from .changes import Changes
+from .schema import open_database
 from .states import PENDING, RUNNING, TransitionError, following
 from .values import MalformedError, clean, clean_text
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    prompt TEXT NOT NULL, assigned_to TEXT NOT NULL, status TEXT NOT NULL, priority TEXT NOT NULL,
-    fields TEXT NOT NULL, result TEXT,
-    created_at REAL NOT NULL, claimed_by TEXT, claimed_at REAL, closed_at REAL
-);
-CREATE INDEX IF NOT EXISTS jobs_by_worker_and_status ON jobs (assigned_to, status, id);
-CREATE INDEX IF NOT EXISTS jobs_by_worker ON jobs (assigned_to, id);
-CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, id);
-CREATE TABLE IF NOT EXISTS events (
-    id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL, at REAL NOT NULL, event TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS events_by_job ON events (job_id, id);
-CREATE TABLE IF NOT EXISTS artifacts (
-    slug TEXT PRIMARY KEY, content_type TEXT NOT NULL, filename TEXT NOT NULL, size_bytes INTEGER NOT NULL,
-    job_id INTEGER, review_id INTEGER, expires_at TEXT, created_at REAL NOT NULL
-);
-CREATE INDEX IF NOT EXISTS artifacts_by_job ON artifacts (job_id);
-CREATE TABLE IF NOT EXISTS reviews (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, status TEXT NOT NULL,
-    type TEXT NOT NULL, title TEXT NOT NULL, content TEXT NOT NULL, preview TEXT, target TEXT,
-    job_id INTEGER, created_by TEXT, created_at REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS presence (
-    instance TEXT PRIMARY KEY, status TEXT, details TEXT, tags TEXT, worker_type TEXT, seen_at REAL NOT NULL
-);
-"""
-
-_SCHEMA_VERSION = 1
-"""Goes up with every change of the schema: a file of another version is refused, not half understood."""
 
 PRESENT_SECONDS = 60.0
 """How long a worker counts as present after its last report."""
@@ -77,6 +47,9 @@ class Store:
             ``":memory:"``: all in memory and in a temporary folder, gone at :meth:`close`.
         clock: the time, in seconds since 1970.
 
+    Attributes:
+        changes: who wants to know of each change hears of it here.
+
     Raises:
         MrCeleryError: the file cannot be opened, or is no SQLite file.
     """
@@ -85,8 +58,9 @@ class Store:
         path = None if db in (None, ":memory:") else db
         self.clock = clock
         self._lock = threading.RLock()
+        self.changes = Changes()
         try:
-            self._connection = _open(path or ":memory:")
+            self._connection = open_database(path or ":memory:")
             self._temporary = None if path else tempfile.mkdtemp(prefix="mr-celery-sandbox-")
             self._folder = Path(self._temporary or f"{path}.artifacts")
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -95,13 +69,15 @@ class Store:
 
     def close(self) -> None:
         """Close the file, and remove what was temporary."""
+        self.changes.close()
         with self._lock:
             self._connection.close()
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of the block is kept, or nothing."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -112,7 +88,8 @@ class Store:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def _rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+    def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        """What a query finds."""
         with self._lock:
             return [dict(row) for row in self._connection.execute(query, values)]
 
@@ -130,29 +107,31 @@ class Store:
             MalformedError: a field is the server's to say, or ``priority`` is not a string.
             NobodyPresentError: no worker is named, and none is present.
         """
+        with self._lock:  # nobody claims it before it is answered
+            (job_id,) = self.dispatch_all([prompt], worker, fields)
+            return self.job(job_id)
+
+    def dispatch_all(self, prompts: Iterable[str], worker: str | None, fields: Mapping[str, Any]) -> list[int]:
+        """A new pending job for each prompt, all or none; otherwise as :meth:`dispatch`. Returns their ids."""
         if taken := sorted({"prompt", *SERVER_FIELDS} & set(fields)):
             raise MalformedError(f"a dispatched job cannot set {', '.join(taken)}: the server does")
         further = clean(dict(fields))
         priority = further.pop("priority", None)
         if not isinstance(priority, (str, type(None))):
             raise MalformedError("priority must be a string or null")
-        text = json.dumps(further, allow_nan=False)
-        with self._transaction() as connection:
-            cursor = connection.execute(
-                "INSERT INTO jobs (prompt, assigned_to, status, priority, fields, created_at) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    clean_text(prompt),
-                    self._last_present() if worker is None else clean_text(worker),
-                    PENDING,
-                    priority or "normal",
-                    text,
-                    self.clock(),
-                ),
-            )
-            job_id = int(cursor.lastrowid or 0)
-            self._note(job_id, "dispatched")
-            return self.job(job_id)
+        text = json.dumps(further, allow_nan=False, ensure_ascii=False)
+        ids = []
+        with self.transaction() as connection:
+            name = self._last_present() if worker is None else clean_text(worker)
+            for prompt in prompts:
+                cursor = connection.execute(
+                    "INSERT INTO jobs (prompt, assigned_to, status, priority, fields, created_at) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (clean_text(prompt), name, PENDING, priority or "normal", text, self.clock()),
+                )
+                ids.append(int(cursor.lastrowid or 0))
+                self._note(ids[-1], "dispatched")
+        return ids
 
     def job(self, job_id: int) -> dict[str, Any]:
         """One job.
@@ -160,14 +139,14 @@ class Store:
         Raises:
             NotFoundError: there is none with that id.
         """
-        rows = self._rows("SELECT * FROM jobs WHERE id = ?", job_id)
+        rows = self.rows("SELECT * FROM jobs WHERE id = ?", job_id)
         if not rows:
             raise NotFoundError(f"there is no job {job_id}")
         return _job(rows[0])
 
     def inbox(self, worker: str, status: str) -> list[dict[str, Any]]:
         """All jobs of one worker in one status, the oldest first."""
-        rows = self._rows("SELECT * FROM jobs WHERE assigned_to = ? AND status = ? ORDER BY id", worker, status)
+        rows = self.rows("SELECT * FROM jobs WHERE assigned_to = ? AND status = ? ORDER BY id", worker, status)
         return [_job(row) for row in rows]
 
     def jobs(
@@ -181,7 +160,7 @@ class Store:
                 values.append(value)
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         query = f"SELECT * FROM jobs {where} ORDER BY id DESC LIMIT ? OFFSET ?"  # noqa: S608 - fixed columns
-        return [_job(row) for row in self._rows(query, *values, limit, offset)]
+        return [_job(row) for row in self.rows(query, *values, limit, offset)]
 
     def claim(self, job_id: int, worker: str) -> str:
         """Pending to running, by the worker that it is assigned to. Returns the new status.
@@ -232,7 +211,7 @@ class Store:
         closed_as: str = "done",
     ) -> str:
         """One step of the state machine, and its event: of the step, or of the refusal."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             job = self.job(job_id)
             try:
                 new = following(job["status"], action, closed_as=closed_as)
@@ -252,8 +231,8 @@ class Store:
     def abort_all(self) -> list[int]:
         """Abort every job that is not over: the killswitch. Returns their ids."""
         now = self.clock()
-        with self._transaction() as connection:
-            open_jobs = self._rows("SELECT id FROM jobs WHERE status IN (?, ?) ORDER BY id", PENDING, RUNNING)
+        with self.transaction() as connection:
+            open_jobs = self.rows("SELECT id FROM jobs WHERE status IN (?, ?) ORDER BY id", PENDING, RUNNING)
             connection.executemany(
                 "INSERT INTO events (job_id, at, event) VALUES (?, ?, 'abort')", [(row["id"], now) for row in open_jobs]
             )
@@ -261,6 +240,7 @@ class Store:
                 "UPDATE jobs SET status = ?, result = ?, closed_at = ? WHERE status IN (?, ?)",
                 (following(RUNNING, "abort"), _ABORTED, now, PENDING, RUNNING),
             )
+        self.changes.tell(*(f"job:{row['id']}" for row in open_jobs))
         return [row["id"] for row in open_jobs]
 
     def events(self, job_id: int | None = None) -> list[dict[str, Any]]:
@@ -271,28 +251,30 @@ class Store:
         """
         where = "" if job_id is None else "WHERE job_id = ?"
         values = () if job_id is None else (job_id,)
-        return self._rows(f"SELECT job_id, at, event FROM events {where} ORDER BY id", *values)  # noqa: S608
+        return self.rows(f"SELECT job_id, at, event FROM events {where} ORDER BY id", *values)  # noqa: S608
 
     def _note(self, job_id: int, event: str) -> None:
         self._connection.execute(
             "INSERT INTO events (job_id, at, event) VALUES (?, ?, ?)", (job_id, self.clock(), event)
         )
+        self.changes.tell(f"job:{job_id}")  # whoever looks now waits for this transaction
 
     # -- presence ------------------------------------------------------------------------------------
 
     def report(self, fields: Mapping[str, str | None]) -> None:
         """A worker reports presence."""
         names = ("instance", "status", "details", "tags", "worker_type")
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO presence (instance, status, details, tags, worker_type, seen_at) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 (*(fields.get(name) for name in names), self.clock()),
             )
+        self.changes.tell("workers")
 
     def workers(self) -> list[dict[str, Any]]:
         """Every worker that ever reported, the last one first, with the ``age`` of its report in seconds."""
-        rows = self._rows("SELECT * FROM presence ORDER BY seen_at DESC, instance")
+        rows = self.rows("SELECT * FROM presence ORDER BY seen_at DESC, instance")
         now = self.clock()
         return [{**row, "age": now - row["seen_at"], "present": now - row["seen_at"] < PRESENT_SECONDS} for row in rows]
 
@@ -313,7 +295,7 @@ class Store:
             with path.open("wb") as target:
                 shutil.copyfileobj(source, target, _CHUNK)
                 size = target.tell()
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 connection.execute(
                     "INSERT INTO artifacts (slug, size_bytes, created_at, content_type, filename, job_id, review_id, "
                     "expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -322,6 +304,7 @@ class Store:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+        self.changes.tell(f"job:{fields.get('job_id')}")
         return self.artifact(slug)
 
     def artifact(self, slug: str) -> dict[str, Any]:
@@ -330,7 +313,7 @@ class Store:
         Raises:
             NotFoundError: there is none with that slug, or its file is gone.
         """
-        rows = self._rows("SELECT * FROM artifacts WHERE slug = ?", slug)
+        rows = self.rows("SELECT * FROM artifacts WHERE slug = ?", slug)
         if not rows or not (path := self._folder / rows[0]["slug"]).is_file():
             raise NotFoundError("there is no such artifact")
         return {**rows[0], "path": path}
@@ -339,17 +322,18 @@ class Store:
         """The artifacts of a job, or all, in the order of their arrival."""
         where = "" if job_id is None else "WHERE job_id = ?"
         values = () if job_id is None else (job_id,)
-        return self._rows(f"SELECT * FROM artifacts {where} ORDER BY rowid", *values)  # noqa: S608
+        return self.rows(f"SELECT * FROM artifacts {where} ORDER BY rowid", *values)  # noqa: S608
 
     def add_review(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """A new item in the review queue. ``fields``: type, title, content, preview, target, job_id, created_by."""
         names = ("type", "title", "content", "preview", "target", "job_id", "created_by")
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             cursor = connection.execute(
                 "INSERT INTO reviews (status, created_at, type, title, content, preview, target, job_id, created_by) "
                 "VALUES ('pending', ?, ?, ?, ?, ?, ?, ?, ?)",
                 (self.clock(), *(fields.get(name) for name in names)),
             )
+            self.changes.tell("reviews", f"job:{fields.get('job_id')}")
             return self.review(int(cursor.lastrowid or 0))
 
     def review(self, review_id: int) -> dict[str, Any]:
@@ -358,14 +342,14 @@ class Store:
         Raises:
             NotFoundError: there is none with that id.
         """
-        rows = self._rows("SELECT * FROM reviews WHERE id = ?", review_id)
+        rows = self.rows("SELECT * FROM reviews WHERE id = ?", review_id)
         if not rows:
             raise NotFoundError(f"there is no review {review_id}")
         return rows[0]
 
     def reviews(self) -> list[dict[str, Any]]:
         """The review queue, the newest first."""
-        return self._rows("SELECT * FROM reviews ORDER BY id DESC")
+        return self.rows("SELECT * FROM reviews ORDER BY id DESC")
 
     def decide(self, review_id: int, status: str) -> dict[str, Any]:
         """Approve or reject a review: ``approved`` or ``rejected``.
@@ -374,30 +358,13 @@ class Store:
             NotFoundError: there is no such review.
             TransitionError: it was decided before.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             if (now := self.review(review_id)["status"]) != "pending":
                 raise TransitionError(f"review {review_id} is {now} already")
             connection.execute("UPDATE reviews SET status = ? WHERE id = ?", (status, review_id))
-            return self.review(review_id)
-
-
-def _open(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    try:
-        connection.row_factory = sqlite3.Row
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        new = not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-        if not new and version != _SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(
-                f"it is of another version (schema {version}, here {_SCHEMA_VERSION}): name another file"
-            )
-        connection.execute("PRAGMA journal_mode=WAL")  # memory has no journal, and takes no notice
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.executescript(f"{_SCHEMA}; PRAGMA user_version = {_SCHEMA_VERSION};")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
+            decided = self.review(review_id)
+            self.changes.tell("reviews", f"job:{decided['job_id']}")
+            return decided
 
 
 def _job(row: Mapping[str, Any]) -> dict[str, Any]:

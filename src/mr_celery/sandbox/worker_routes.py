@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -13,6 +11,7 @@ from starlette.routing import Route
 
 from . import downloads
 from .forms import read_form
+from .registrations import Registrations
 from .states import CLOSED, STATUSES
 from .store import NotFoundError, Store
 from .values import (
@@ -46,11 +45,24 @@ def job_id_of(request: Request) -> int:
     return number
 
 
+def own(request: Request, worker: str) -> str:
+    """The worker name that a request is about.
+
+    Raises:
+        HTTPException: the token is another worker name's.
+    """
+    name = request.scope["worker"]
+    if name not in (None, worker):
+        raise HTTPException(403, f"this token is of worker {name!r}, and not of {worker!r}")
+    return worker
+
+
 class WorkerRoutes:
     """One method for each route. What SQLite does is quick and done in place; a file is copied in a thread."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, registrations: Registrations) -> None:
         self._store = store
+        self._registrations = registrations
 
     def routes(self) -> list[Route]:
         return [
@@ -68,23 +80,24 @@ class WorkerRoutes:
     async def report_presence(self, request: Request) -> Response:
         body = parse_object(await request.body())
         texts = {name: optional_text(body, name) for name in ("status", "details", "tags", "worker_type")}
-        self._store.report({**texts, "instance": required_text(body, "instance")})
+        self._store.report({**texts, "instance": own(request, required_text(body, "instance"))})
         return JSONResponse({"success": True})
 
     async def my_jobs(self, request: Request) -> Response:
-        worker = required_text(request.query_params, "worker")
+        worker = own(request, required_text(request.query_params, "worker"))
         status = one_of({"status": "pending", **request.query_params}, "status", STATUSES)
         return JSONResponse({"jobs": self._store.inbox(worker, status)})
 
     async def claim(self, request: Request) -> Response:
         body = parse_object(await request.body())
         job_id = job_id_of(request)
-        status = self._store.claim(job_id, required_text(body, "worker"))
+        status = self._store.claim(job_id, own(request, required_text(body, "worker")))
         return JSONResponse({"success": True, "id": job_id, "status": status})
 
     async def close(self, request: Request) -> Response:
         body = parse_object(await request.body())
         job_id = job_id_of(request)
+        own(request, self._store.job(job_id)["assigned_to"])
         status = self._store.close_job(job_id, any_text(body, "result"), one_of(body, "status", CLOSED))
         return JSONResponse({"success": True, "id": job_id, "status": status})
 
@@ -154,5 +167,5 @@ class WorkerRoutes:
                 raise MalformedError("capabilities must be a list of objects with name and risk_tier")
             required_text(capability, "name")
             one_of(capability, "risk_tier", RISK_TIERS)
-        view_url = f"{request.base_url}view/{secrets.token_urlsafe(16)}"
+        view_url = f"{request.base_url}view/{self._registrations.add(clean_text(name))}"
         return JSONResponse({"success": True, "name": name, "view_url": view_url})

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import uvicorn
 
 from mr_celery.errors import MrCeleryError
 from mr_celery.sandbox import Sandbox, create_app, run, server
@@ -38,7 +39,13 @@ def test_everything_survives_a_restart_on_the_same_port(tmp_path: Path) -> None:
         assert [event["event"] for event in sandbox.store.events(1)] == ["dispatched", "claim"]
 
 
+def servers() -> list[threading.Thread]:
+    """The threads in which sandboxes run, those of other tests included."""
+    return [thread for thread in threading.enumerate() if thread.name == "modelreins-sandbox"]
+
+
 def test_start_and_stop() -> None:
+    before = servers()
     sandbox = Sandbox(token="t")
     with pytest.raises(MrCeleryError, match="not running"):
         sandbox.dispatch("x", worker="w")
@@ -47,9 +54,10 @@ def test_start_and_stop() -> None:
     with pytest.raises(MrCeleryError, match="runs already"):
         sandbox.start()
     assert requests.get(f"{sandbox.url}/jobs", headers={"Authorization": "Bearer t"}, timeout=30).json() == {"jobs": []}
+    assert len(servers()) == len(before) + 1
     sandbox.stop()
     sandbox.stop()
-    assert "modelreins-sandbox" not in [thread.name for thread in threading.enumerate()]
+    assert servers() == before
 
 
 def test_a_port_that_is_taken_is_named() -> None:
@@ -67,9 +75,10 @@ def test_answers_are_not_held_back() -> None:
 
 
 def test_stop_does_not_wait_for_idle_connections() -> None:
+    before = servers()
     with requests.Session() as session, Sandbox() as sandbox:
         session.get(f"{sandbox.url}/health", timeout=30)
-    assert "modelreins-sandbox" not in [thread.name for thread in threading.enumerate()]
+    assert servers() == before
 
 
 @contextmanager
@@ -87,11 +96,12 @@ def command(arguments: str) -> Iterator[subprocess.Popen[str]]:
 def test_a_signal_ends_the_command_with_0(number: signal.Signals, tmp_path: Path) -> None:
     with command(f"db={str(tmp_path / 's.db')!r}") as process:
         assert process.stdout is not None
-        line, credentials = process.stdout.readline(), process.stdout.readline()
+        line, credentials, page = (process.stdout.readline() for _ in range(3))
         match = re.fullmatch(r"MODELREINS_URL=(\S+) MODELREINS_TOKEN=(\S+)\n", credentials)
         assert match
         url, token = match.groups()
         assert line == f"ModelReins sandbox at {url}, state in {tmp_path / 's.db'}\n"
+        assert re.fullmatch(rf"the page, at your first visit: {url}/login\?key=\S+\n", page)
         body = {"prompt": "x", "worker": "w"}
         answer = requests.post(f"{url}/dispatch", json=body, headers={"Authorization": f"Bearer {token}"}, timeout=30)
         assert answer.status_code == 201
@@ -103,6 +113,7 @@ def test_a_signal_ends_the_command_with_0(number: signal.Signals, tmp_path: Path
 def test_a_signal_at_once_ends_the_command_with_0() -> None:
     with command("token='t'") as process:
         assert process.stdout is not None
+        process.stdout.readline()
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=30)
@@ -120,7 +131,7 @@ def test_a_given_token_is_not_printed_and_other_addresses_are_warned_of() -> Non
         assert "given-token" not in output + errors
 
 
-@pytest.mark.parametrize("module", ["starlette", "uvicorn", "python_multipart"])
+@pytest.mark.parametrize("module", ["starlette", "uvicorn", "python_multipart", "jinja2", "markdown_it"])
 def test_a_missing_extra_is_named(module: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None\nimport mr_celery.sandbox"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -132,3 +143,13 @@ def test_a_missing_extra_is_named(module: str) -> None:
 def test_the_application_alone_can_be_made() -> None:
     with Sandbox() as sandbox:
         assert create_app(sandbox.store, "t").routes
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_server_listens_to_it_raises_nothing_anywhere(number: signal.Signals) -> None:
+    coming_up = uvicorn.Server(uvicorn.Config("none"))
+    before = signal.getsignal(number)
+    with server._ended_by_signals(coming_up):
+        signal.raise_signal(number)
+    assert coming_up.should_exit
+    assert signal.getsignal(number) == before

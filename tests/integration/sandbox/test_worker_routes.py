@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import requests
 
 from mr_celery.sandbox import Sandbox
 
@@ -148,3 +149,19 @@ def test_a_registration_answers_a_view_url(sandbox: Sandbox, talk: Any) -> None:
     capabilities = [{"name": "email.triage", "risk_tier": "auto", "requires_secrets": ["X"]}]
     body = {"name": "n", "description": "d", "capabilities": capabilities}
     assert talk.post("/api/v1/workers/register", json=body).json()["view_url"].startswith(f"{sandbox.url}/view/")
+
+
+def test_a_token_of_one_worker_name_opens_nothing_of_another_one() -> None:
+    with Sandbox(tokens={"a": "token-of-a"}) as sandbox:
+        jobs = {name: sandbox.dispatch("p", worker=name)["id"] for name in ("a", "b")}
+
+        def status(method: str, path: str, **body: Any) -> int:
+            return requests.request(
+                method, sandbox.url + path, json=body, headers={"Authorization": "Bearer token-of-a"}, timeout=10
+            ).status_code
+
+        for name, expected in (("a", 200), ("b", 403)):
+            assert status("PUT", "/presence", instance=name, status="active") == expected
+            assert status("GET", f"/my-jobs?worker={name}&status=pending") == expected
+            assert status("POST", f"/jobs/{jobs[name]}/claim", worker=name) == expected
+            assert status("POST", f"/jobs/{jobs[name]}/close", result="", status="done") == expected

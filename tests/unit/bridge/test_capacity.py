@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from mr_celery.bridge.capacity import REFUSED_QUEUE, REFUSED_SLOTS, Capacity, Room, capacity_of
+from mr_celery.bridge.capacity import REFUSED_QUEUE, REFUSED_SLOTS, Capacity, Room, capacity_of, shared
 from mr_celery.ledger import Node, Route, Survey
 
 ROUTES = {
@@ -177,3 +177,34 @@ class TestRoom:
         taken(Room(AUTO, survey(), claiming), "gpu")
 
         assert claiming == {"gpu": 1}
+
+
+class TestSharing:
+    """Several worker names on one fleet."""
+
+    @pytest.mark.parametrize(
+        ("others", "left"),
+        [
+            ([], 8),
+            ([{}], 8),
+            ([{"gpu": 3}], 5),
+            ([{"gpu": 8}], 4),  # the other one has taken all, and comes down to its half
+            ([{"gpu": 12}], 4),
+            ([{"gpu": 8}, {}], 4),
+            ([{"gpu": 4}, {"gpu": 4}], 3),
+            ([{"text": 8}], 8),
+        ],
+    )
+    def test_leaves_what_the_others_leave_and_an_even_share_at_the_least(
+        self, others: list[dict[str, int]], left: int
+    ) -> None:
+        whole = Capacity(frozenset({"paint"}), {"gpu": 8}, None, 1)
+
+        assert shared(whole, [survey(load) for load in others]).slots == {"gpu": left}
+
+    def test_is_of_the_total_where_that_is_set(self) -> None:
+        whole = Capacity(frozenset({"paint"}), None, 6, 1)
+
+        assert shared(whole, [survey(running=2)]).total == 4
+        assert shared(whole, [survey(running=6)]).total == 3
+        assert shared(whole, [survey(finished=6)]).total == 6  # delivering takes no slot

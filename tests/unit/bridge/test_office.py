@@ -124,7 +124,7 @@ def test_what_the_broker_does_not_take_stays_claimed_and_says_so(
     with pytest.raises(NotPublished):
         office.publish(1, office.routes["tiny.upper"], run.task_id, priority="normal")
     assert desk.books.state() == "claimed"
-    assert "job=1 not published" in caplog.text
+    assert f"job=1 attempt=1 task={run.task_id} not published" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -624,7 +624,7 @@ def test_an_abort_counts_although_no_worker_can_be_told_of_it(
     desk.sender.deaf = True
     compare(desk, sync, MISSES)
     assert books.state(1) == "aborted"
-    assert "job=1 abort not announced" in caplog.text
+    assert "abort not announced: OSError" in caplog.text
 
 
 def some_vanished(desk: Desk, sync: InFlightSync, count: int) -> list[int]:

@@ -611,7 +611,7 @@ def test_a_job_that_cannot_be_closed_was_closed_before_or_by_somebody_else(
 def test_that_somebody_else_closed_a_job_is_logged(books: Books, caplog: pytest.LogCaptureFixture) -> None:
     finished(books, PLAIN)
     deliver(books, FakeApi(close=[answer(409)]))
-    assert "job=1 superseded" in caplog.text
+    assert "superseded: the server says it was closed by somebody else" in caplog.text
 
 
 @pytest.mark.parametrize("status", [None, 500, 503])

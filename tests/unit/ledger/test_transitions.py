@@ -1272,6 +1272,17 @@ def test_a_ledger_that_nobody_uses_counts_as_new_when_its_history_is_over(monkey
     assert 990 < books.redis.ttl(books.key("founded")) <= 1000
 
 
+@pytest.mark.parametrize("state", ["admitted", "claimed"])
+def test_a_job_that_comes_again_is_off_the_list_of_its_end_also_when_its_record_has_expired(
+    books: Books, ledger: Ledger, state: str
+) -> None:
+    books.bring("closed")
+    assert [job_id for job_id, _ in ledger.ended("done", 10)] == [1]
+    books.redis.delete(books.key("job:1"))
+    books.bring(state)
+    assert ledger.ended("done", 10) == []
+
+
 RINGS: list[tuple[str, str, str]] = [
     ("admitted", "drop", "dropped"),
     ("running", "finish", "finished"),

@@ -105,7 +105,7 @@ def test_a_drain_tells_what_is_left_and_ends_when_nothing_is(books: Books) -> No
     def wait(seconds: float) -> None:
         books.ledger.abort(len(told), "operator")
 
-    assert drain(books.ledger, tell=told.append, wait=wait) == 0
+    assert drain([books.ledger], tell=told.append, wait=wait) == 0
     assert told == [2, 1, 0]
     assert books.ledger.survey().paused
 
@@ -113,4 +113,4 @@ def test_a_drain_tells_what_is_left_and_ends_when_nothing_is(books: Books) -> No
 def test_a_drain_gives_up_in_time(books: Books) -> None:
     books.bring("running", 1)
     times = iter([0.0, 1.0, 1.0, 5.0])
-    assert drain(books.ledger, timeout=5.0, wait=lambda seconds: None, clock=lambda: next(times)) == 1
+    assert drain([books.ledger], timeout=5.0, wait=lambda seconds: None, clock=lambda: next(times)) == 1

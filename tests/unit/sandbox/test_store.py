@@ -207,7 +207,7 @@ def test_every_listing_uses_an_index(store: Store) -> None:
         "SELECT * FROM jobs WHERE status = 'pending' ORDER BY id DESC",
         "SELECT * FROM events WHERE job_id = 1 ORDER BY id",
     ):
-        plan = " ".join(row["detail"] for row in store._rows(f"EXPLAIN QUERY PLAN {query}"))
+        plan = " ".join(row["detail"] for row in store.rows(f"EXPLAIN QUERY PLAN {query}"))
         assert "USING INDEX" in plan
         assert "TEMP B-TREE" not in plan
 

@@ -34,9 +34,7 @@ if (total_limit >= 0 and total >= total_limit)
   return 'full'
 end
 redis.call('SADD', load, id) -- the first write: where the memory is full, it is the one that Redis refuses
-if requeued then
-  forget()
-end
+forget()
 set('job', job, 'route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
 move(nil, 'admitted', now + settle_seconds)
 tell('admitted', queue)

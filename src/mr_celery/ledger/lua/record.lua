@@ -123,10 +123,10 @@ local function lay_down(due)
   redis.call('ZADD', prefix .. 'finished', stamp(due), id)
 end
 
--- The job is not over any more: it is off the list of its end, and its story goes on.
+-- The job is not over any more: it is off the list of its end, and its story goes on. Which list that is, the record
+-- may not tell any more: it can expire before the list is tidied up.
 local function reopen()
-  local ending = get('ending')[1]
-  if ending then
+  for _, ending in ipairs({'done', 'failed', 'escalated', 'superseded', 'aborted'}) do
     redis.call('ZREM', prefix .. 'ended:' .. ending, id)
   end
   redis.call('PERSIST', prefix .. 'story:' .. id)

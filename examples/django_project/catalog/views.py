@@ -1,0 +1,12 @@
+"""What the shop's visitors see."""
+
+from django.http import HttpRequest, JsonResponse
+from django.shortcuts import get_object_or_404
+
+from .models import Product
+
+
+def product(_: HttpRequest, number: int) -> JsonResponse:
+    """A product, with the description that a job has written."""
+    found = get_object_or_404(Product, pk=number)
+    return JsonResponse({"name": found.name, "description": found.description})

@@ -1,0 +1,5 @@
+"""The project. It loads its Celery application with itself, so that `@shared_task` finds it."""
+
+from .celery import app as celery_app
+
+__all__ = ["celery_app"]

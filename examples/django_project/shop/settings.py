@@ -1,0 +1,25 @@
+"""The project's settings. The token is not among them: it stays in the environment, MODELREINS_TOKEN."""
+
+import os
+from pathlib import Path
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "for-development-only")
+DEBUG = True
+ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
+INSTALLED_APPS = ["catalog"]
+ROOT_URLCONF = "shop.urls"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": os.environ.get("SHOP_DB", BASE_DIR / "db.sqlite3"),
+    }
+}
+
+CELERY_BROKER_URL = "redis://localhost:6379/0"
+CELERY_MODELREINS_URL = "https://app.modelreins.com"
+CELERY_MODELREINS_NAME = "shop-worker"
+CELERY_MODELREINS_LEDGER_URL = "redis://localhost:6379/1"

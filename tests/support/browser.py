@@ -1,0 +1,103 @@
+"""A real Chromium that looks at the sandbox's page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+
+from mr_celery.sandbox import Sandbox
+
+SCREENSHOTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium, Debian's or whichever is on PATH.
+
+    While it is open, its event loop runs in this thread: no other may.
+    """
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert program, "no Chromium: tools/install-servers.sh installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visit:
+    """Somebody at the sandbox's page: logged in, in a browser window of their own.
+
+    Attributes:
+        page: Playwright's page.
+        trouble: what the browser complained of: scripts that failed, what the page's policy has refused, dialogs.
+        elsewhere: requests that went to another server.
+    """
+
+    def __init__(self, browser: Browser, sandbox: Sandbox, *, width: int = 1280, dark: bool = False) -> None:
+        self.sandbox = sandbox
+        self.trouble: list[str] = []
+        self.elsewhere: list[str] = []
+        self._name = f"{'dark' if dark else 'light'}-{width}"
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 850}, color_scheme="dark" if dark else "light"
+        )
+        self.page = self.window()
+        self.page.goto(sandbox.login_link())
+        self.page.wait_for_url("**/ui/jobs")
+        self.live()
+
+    def window(self) -> Page:
+        """A further tab, in which trouble is noted as well."""
+        page = self.context.new_page()
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        page.on("dialog", lambda dialog: (self.trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("response", self._answered)
+        return page
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and "status of" not in message.text:
+            self.trouble.append(message.text)
+
+    def _answered(self, response: Response) -> None:
+        if response.url.startswith("http") and not response.url.startswith(self.sandbox.url):
+            self.elsewhere.append(response.url)
+
+    def go(self, path: str) -> Page:
+        """Open a page, and wait until it hears of changes."""
+        self.page.goto(f"{self.sandbox.url}{path}")
+        self.live()
+        return self.page
+
+    def live(self) -> None:
+        self.page.wait_for_selector("#stream.on")
+
+    def mark(self) -> None:
+        """Remember this document, to see that it is not loaded anew."""
+        self.page.evaluate("window.marked = true")
+
+    @property
+    def is_marked(self) -> bool:
+        return self.page.evaluate("window.marked === true") is True
+
+    def screenshot(self, name: str) -> None:
+        """Keep a picture of the whole page, and see that nothing is cut off at its side."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}-{self._name}.png", full_page=True)
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide"
+
+    def close(self) -> None:
+        self.context.close()
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
