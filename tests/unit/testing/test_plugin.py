@@ -35,9 +35,9 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def run(session: pytest.Pytester, test: str, *arguments: str) -> pytest.RunResult:
-    """A whole session of one test file, in a process of its own."""
+    """A whole session of one test file, in a process of its own, without the summary: its width is the machine's."""
     session.makepyfile(test_it=test)
-    return session.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=60)
+    return session.runpytest_subprocess("-p", "no:cacheprovider", "-rN", *arguments, timeout=60)
 
 
 def test_a_passing_test(session: pytest.Pytester) -> None:
