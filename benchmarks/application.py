@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from celery import Celery
 
@@ -14,5 +15,39 @@ app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True
 
 @modelreins_job
 @app.task(name="bench.nothing")
-def nothing(prompt: str) -> str:
+def nothing(prompt: str = "") -> str:
+    """Does nothing."""
+    return ""
+
+
+@modelreins_job("wait")
+@app.task(name="bench.wait")
+def wait(prompt: str = "") -> str:
+    """Waits for 100 ms, as for a model's answer."""
+    time.sleep(0.1)
+    return ""
+
+
+@modelreins_job("burn")
+@app.task(name="bench.burn")
+def burn(prompt: str = "") -> str:
+    """Uses 20 ms of CPU."""
+    until = time.thread_time() + 0.02
+    while time.thread_time() < until:
+        pass
+    return ""
+
+
+@modelreins_job("since")
+@app.task(name="bench.since")
+def since(prompt: str) -> str:
+    """Tells how many seconds ago the time in the prompt was."""
+    return repr(time.time() - float(prompt))
+
+
+@modelreins_job("nap")
+@app.task(name="bench.nap")
+def nap(prompt: str, seconds: float) -> str:
+    """Takes a while."""
+    time.sleep(seconds)
     return ""

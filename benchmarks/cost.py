@@ -1,24 +1,22 @@
 """CPU seconds of a job that does nothing: mr-celery, and the floor of plain Celery and two plain requests.
 
-    python benchmarks/cost.py [--jobs 2000] [--rounds 3]
-
 Counted is the user and system time of everything that would run beside a server and a Redis: bridge and worker for
 mr-celery; the producer and the worker for plain Celery; a script with a ``requests.Session`` for claim and close.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
-import sys
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent)]
-
 from installation import NAME, TOKEN, Place, cpu_seconds, place
+from report import Report
+
+PART = "CPU of a job that does nothing"
+
+JOBS = 2000
 
 POOL = ("-P", "threads", "-c", "8")
 
@@ -44,70 +42,60 @@ print(time.process_time() - begun)
 """
 
 
-def ours(jobs: int) -> float:
-    """mr-celery: seconds for one job."""
-    with place() as at:
-        processes = [at.worker(*POOL), at.bridge()]
-        at.dispatch(200)
-        at.until_all_are_over()
-        before = [cpu_seconds(each) for each in processes]
-        at.dispatch(jobs)
-        at.until_all_are_over(look=0.5)
-        used = [cpu_seconds(each) - since for each, since in zip(processes, before, strict=True)]
-        print(f"    worker {used[0] / jobs * 1e3:.2f} ms, bridge {used[1] / jobs * 1e3:.2f} ms", file=sys.stderr)
-        return sum(used) / jobs
+def ours(at: Place, jobs: int) -> tuple[float, float]:
+    """mr-celery: seconds of the worker and of the bridge for one job."""
+    processes = [at.worker(*POOL), at.bridge()]
+    at.server.dispatch(300)
+    at.server.until_done(300)
+    before = [cpu_seconds(each) for each in processes]
+    at.server.dispatch(jobs)
+    at.server.until_done(300 + jobs, look=0.2)
+    worker, bridge = ((cpu_seconds(each) - since) / jobs for each, since in zip(processes, before, strict=True))
+    return worker, bridge
 
 
-def output_of(at: Place, code: str, *arguments: str) -> float:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=at.environment, capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
-
-
-def plain_celery(jobs: int) -> float:
+def plain_celery(at: Place, jobs: int) -> float:
     """A task of plain Celery, from ``delay`` to its end: seconds."""
-    with place() as at:
-        worker = at.worker(*POOL)
-        output_of(at, PRODUCER, "200")
-        until_quiet(worker)
-        before = cpu_seconds(worker)
-        produced = output_of(at, PRODUCER, str(jobs))
-        until_quiet(worker)
-        return (produced + cpu_seconds(worker) - before) / jobs
+    worker = at.worker(*POOL)
+    at.python(PRODUCER, 300)
+    until_quiet(worker)
+    before = cpu_seconds(worker)
+    produced = float(at.python(PRODUCER, jobs))
+    until_quiet(worker)
+    return (produced + cpu_seconds(worker) - before) / jobs
 
 
 def until_quiet(worker: subprocess.Popen[Any]) -> None:
-    """Wait until a process has used next to nothing for a second."""
+    """Wait until a process has used next to nothing for half a second."""
     used = -1.0
-    while (now := cpu_seconds(worker)) - used > 0.02:
+    while (now := cpu_seconds(worker)) - used > 0.01:
         used = now
-        time.sleep(1)
+        time.sleep(0.5)
 
 
-def plain_requests(jobs: int) -> float:
+def plain_requests(at: Place, jobs: int) -> float:
     """A claim and a close by plain ``requests``: seconds."""
-    with place() as at:
-        ids = at.dispatch(jobs)
-        return output_of(at, REQUESTS, at.url, TOKEN, str(ids[0]), str(ids[-1]), NAME) / jobs
+    ids = at.server.dispatch(jobs)
+    return float(at.python(REQUESTS, at.server.url, TOKEN, ids[0], ids[-1], NAME)) / jobs
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    found: dict[str, list[float]] = {"mr-celery": [], "plain Celery": [], "plain requests": []}
-    for _ in range(options.rounds):
-        found["mr-celery"].append(ours(options.jobs))
-        found["plain Celery"].append(plain_celery(options.jobs))
-        found["plain requests"].append(plain_requests(options.jobs))
-    floor = median(found["plain Celery"]) + median(found["plain requests"])
-    for name, values in found.items():
-        spread = (max(values) - min(values)) / 2
-        print(f"{name:<15} {median(values) * 1e3:6.2f} ms ± {spread * 1e3:.2f}")
-    print(f"{'floor':<15} {floor * 1e3:6.2f} ms; mr-celery is {median(found['mr-celery']) / floor:.2f} of it")
-
-
-if __name__ == "__main__":
-    main()
+def measure(report: Report) -> None:
+    """All of them, round by round."""
+    workers, bridges, celery, requests = [], [], [], []
+    for _ in range(report.rounds):
+        with place() as at:
+            worker, bridge = ours(at, JOBS)
+        workers.append(worker * 1e3)
+        bridges.append(bridge * 1e3)
+        with place() as at:
+            celery.append(plain_celery(at, JOBS) * 1e3)
+        with place() as at:
+            requests.append(plain_requests(at, JOBS) * 1e3)
+    floor = median(celery) + median(requests)
+    report.add(PART, "plain Celery: `delay` of a task that does nothing", "ms", celery)
+    report.add(PART, "plain `requests`: a claim and a close", "ms", requests)
+    report.add(PART, "mr-celery: worker", "ms", workers)
+    report.add(PART, "mr-celery: bridge", "ms", bridges)
+    whole = [sum(each) for each in zip(workers, bridges, strict=True)]
+    report.add(PART, "mr-celery: in all", "ms", whole)
+    report.add(PART, "mr-celery / (plain Celery + plain `requests`)", "", [each / floor for each in whole], at_most=1.0)

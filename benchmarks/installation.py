@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,12 +16,13 @@ from typing import Any
 
 import psutil
 import requests
-from requests.adapters import HTTPAdapter
+
+HERE = Path(__file__).parent
+sys.path[:0] = [each for each in (str(HERE.parent / "tests"), str(HERE)) if each not in sys.path]
 
 from support.ports import free_port, listens, until
 from support.servers import RedisServer
 
-HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 TOKEN = "benchmark"
 NAME = "w"
@@ -37,36 +39,94 @@ def cpu_seconds(process: subprocess.Popen[Any]) -> float:
     return found
 
 
+def resident_bytes(process: subprocess.Popen[Any]) -> int:
+    """The memory that a process and its children have, in bytes."""
+    parent = psutil.Process(process.pid)
+    found = 0
+    for each in [parent, *parent.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            found += each.memory_info().rss
+    return found
+
+
+class Server:
+    """The server in ``server.py``, in a process of its own."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._process = subprocess.Popen([sys.executable, str(HERE / "server.py"), str(self.port)])
+        until(lambda: listens(self.port), what="the server listens")
+
+    def _ask(self, what: str, **told: Any) -> Any:
+        return self._session.post(f"{self.url}/bench/{what}", json=told, timeout=60).json()
+
+    def dispatch(self, count: int, **job: Any) -> list[int]:
+        """New jobs; their ids."""
+        ids: list[int] = self._ask("dispatch", count=count, job={"prompt": "x", **job})
+        return ids
+
+    def slow(self, seconds: float) -> None:
+        """From now on every answer comes that much later."""
+        self._ask("slow", seconds=seconds)
+
+    def counts(self) -> dict[str, Any]:
+        """Jobs by status; ``requests`` by route; ``uploaded`` bytes; the time of the ``first_claim``."""
+        counts: dict[str, Any] = self._ask("counts")
+        return counts
+
+    def results(self) -> list[str]:
+        """The outputs of the closed jobs that have one."""
+        results: list[str] = self._ask("results")
+        return results
+
+    def reset(self) -> None:
+        """No jobs, no counts."""
+        self._ask("reset")
+
+    def done(self) -> int:
+        """How many jobs were closed as done."""
+        return int(self.counts().get("done", 0))
+
+    def until_done(self, jobs: int, *, seconds: float = 300.0, look: float = 0.02) -> None:
+        """Wait until that many jobs are closed as done."""
+        deadline = time.monotonic() + seconds
+        while self.done() < jobs:
+            assert time.monotonic() < deadline, f"not done in {seconds:g} s: {self.counts()}"
+            time.sleep(look)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
 @dataclass
 class Place:
     """A server, a broker and a ledger, and what has been started beside them.
 
     Args:
-        url: the server's address.
+        server: the server.
         broker: the Redis of the broker.
         ledger: the Redis of the ledger.
         folder: for logs.
     """
 
-    url: str
+    server: Server
     broker: RedisServer
     ledger: RedisServer
     folder: Path
     processes: list[subprocess.Popen[Any]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.session = requests.Session()
-        self.session.mount("http://", HTTPAdapter(pool_maxsize=64))
-        self.session.trust_env = False
-        self.session.headers["Authorization"] = f"Bearer {TOKEN}"
-
     @property
     def environment(self) -> dict[str, str]:
+        """What each process is told."""
         return {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("MODELREINS_")},
             "PYTHONPATH": str(HERE),
             "BENCH_BROKER": self.broker.url(),
-            "MODELREINS_URL": self.url,
+            "MODELREINS_URL": self.server.url,
             "MODELREINS_TOKEN": TOKEN,
             "MODELREINS_NAME": NAME,
             "MODELREINS_LEDGER_URL": self.ledger.url(),
@@ -84,71 +144,55 @@ class Place:
             until(lambda: says in log.read_text(), seconds=60, what=f"{log} says {says!r}")
         return process
 
-    def worker(self, *options: str, **changes: str) -> subprocess.Popen[Any]:
-        """A Celery worker of the application."""
-        command = [str(BIN / "celery"), "-A", "application", "worker", "-l", "WARNING", *options]
+    def python(self, code: str, *arguments: object) -> str:
+        """What a script prints."""
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def worker(self, *options: str, app: str = "application", **changes: str) -> subprocess.Popen[Any]:
+        """A Celery worker of the application, ready for messages."""
+        command = [str(BIN / "celery"), "-A", app, "worker", "-l", "WARNING", *options]
+        bound = self._bound()
         worker = self.start(command, **changes)
-        until(self._answers, seconds=60, what="the worker is ready")
+        until(lambda: self._bound() - bound, seconds=60, what="the worker is ready")
         return worker
 
-    def _answers(self) -> bool:
-        """Whether a worker has bound its queue."""
-        return any("_kombu.binding" in key.decode() for key in self.broker.client().keys("_kombu*"))
+    def _bound(self) -> set[bytes]:
+        """The mailboxes of the workers that are ready."""
+        return set(self.broker.client().smembers("_kombu.binding.celery.pidbox"))
 
-    def bridge(self, *options: str, **changes: str) -> subprocess.Popen[Any]:
-        """A bridge of the application."""
-        command = [str(BIN / "celery"), "-A", "application", "modelreins", "bridge", *options]
+    def bridge(self, *options: str, app: str = "application", **changes: str) -> subprocess.Popen[Any]:
+        """A bridge of the application, that works."""
+        command = [str(BIN / "celery"), "-A", app, "modelreins", "bridge", *options]
         return self.start(command, says="ready", **changes)
 
-    def dispatch(self, jobs: int, **fields: Any) -> list[int]:
-        """New jobs; their ids."""
-        body = {"prompt": "x", "worker": NAME, **fields}
-        return [self.session.post(f"{self.url}/dispatch", json=body).json()["id"] for _ in range(jobs)]
-
-    def open_jobs(self) -> int:
-        """How many jobs are not over."""
-        return sum(len(self._listed(status)) for status in ("pending", "running"))
-
-    def _listed(self, status: str) -> list[Any]:
-        listed: list[Any] = self.session.get(f"{self.url}/my-jobs", params={"worker": NAME, "status": status}).json()[
-            "jobs"
-        ]
-        return listed
-
-    def until_all_are_over(self, seconds: float = 300.0, *, look: float = 0.05) -> None:
-        """Wait until no job is pending or running."""
-        deadline = time.monotonic() + seconds
-        while self.open_jobs():
-            assert time.monotonic() < deadline, "jobs are left"
-            time.sleep(look)
+    def end(self, process: subprocess.Popen[Any], *, how: int = signal.SIGTERM) -> None:
+        """End a process."""
+        process.send_signal(how)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self.processes.remove(process)
 
     def stop(self) -> None:
         for process in reversed(self.processes):
             process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        for process in list(self.processes):
+            self.end(process)
 
 
 @contextmanager
 def place() -> Iterator[Place]:
     """A place with its servers, for as long as the block lasts."""
     folder = Path(tempfile.mkdtemp(prefix="mr-bench-"))
-    port = free_port()
-    broker, ledger = RedisServer(), RedisServer()
-    server = subprocess.Popen(
-        [str(BIN / "mr-celery"), "sandbox", "--port", str(port), "--token", TOKEN], stdout=subprocess.DEVNULL
-    )
-    made = Place(f"http://127.0.0.1:{port}", broker, ledger, folder)
+    made = Place(Server(), RedisServer(), RedisServer(), folder)
     try:
-        until(lambda: listens(port), what="the server listens")
         yield made
     finally:
         made.stop()
-        server.terminate()
-        server.wait(10)
-        broker.stop()
-        ledger.stop()
+        made.server.stop()
+        made.broker.stop()
+        made.ledger.stop()
