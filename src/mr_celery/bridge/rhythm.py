@@ -11,7 +11,7 @@ MARGIN = 0.1
 FIRST_STEP = 0.0025
 STEP_GROWTH = 1.5
 MOST_STEP = 0.5
-"""By which part of the pace a look comes earlier than the pace says: first, times what after each look in step, at most."""
+"""By which part of the pace a look in step comes earlier: the first one, how it grows with each, at most."""
 
 MEMORY = 0.9
 """What a job counts in the pace, compared with the job after it."""
