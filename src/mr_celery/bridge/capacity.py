@@ -116,9 +116,13 @@ class Room:
         limit = self._capacity.limit(queue)
         return limit is None or self._survey.load.get(queue, 0) + self._taken.get(queue, 0) < limit
 
+    def has(self, queue: str) -> bool:
+        """Whether there is a slot of a queue."""
+        return self._total_left() and self._left(queue)
+
     def take(self, queue: str) -> bool:
         """Take one slot of a queue. Returns whether there was one."""
-        if not (self._total_left() and self._left(queue)):
+        if not self.has(queue):
             return False
         self._taken[queue] = self._taken.get(queue, 0) + 1
         self._taken_in_all += 1

@@ -18,6 +18,7 @@ from ..outcome import Outcome
 from .candidates import Candidate, Doubts, candidates
 from .capacity import Capacity, Room
 from .office import CLAIM_LEASE, Office
+from .rhythm import Rhythm
 from .sender import NotPublished
 
 logger = logging.getLogger("mr_celery.bridge")
@@ -30,6 +31,21 @@ BATCH_SECONDS = 0.25
 
 HUNGRY_SECONDS = 1.0
 """Seconds between two looks for a free slot while jobs wait for one and no bell rings."""
+
+PLENTY = 16
+"""From how many new jobs in one look on the next one is made as soon as these are claimed: there may be more."""
+
+FRONT = 1000
+"""How many of the jobs that wait for a slot are gone through for each slot that becomes free."""
+
+LOOK_WORK = 10.0
+"""How many times the CPU time of a look there are at least from one look to the next, unless there is plenty."""
+
+STALE_WORK = 50.0
+"""How many times the CPU time of a look what it found is worked on, if that lasts so long."""
+
+MOST_STALE_SECONDS = 60.0
+"""For how long that is at the most."""
 
 NO_WORKER_SECONDS = 2.0
 """Seconds between two looks for a worker while none is online; the server is not asked."""
@@ -46,9 +62,9 @@ Claim = Literal["claimed", "full", "passed"]
 class Claimer:
     """Takes what the fleet can run from the inbox: admit → claim → claimed → publish → sent.
 
-    While an answer of the inbox brought something, it asks again at once; what there is no room for is
-    kept for the moment a slot becomes free. With nothing to do it waits for the poll interval, or up to
-    a fifth more.
+    The inbox is asked in the rhythm in which jobs come, and at once while an answer brings many; what there is no room
+    for is kept for the moment a slot becomes free, and the answer is used for the longer, the more work it was. With
+    nothing to do it waits for the poll interval, or up to a fifth more.
 
     Args:
         office: the bridge's parts.
@@ -60,16 +76,21 @@ class Claimer:
         self._pool = ThreadPoolExecutor(side_by_side, thread_name_prefix="modelreins-claim")
         self._claiming: dict[Future[Claim], Candidate] = {}
         self._backlog: deque[Candidate] = deque()
+        self._reserve: deque[Candidate] = deque()
         self._asked_at = 0.0
+        self._rhythm = Rhythm(office.settings.poll_interval)
+        self._look_at = float("-inf")
         self._stale_at = float("-inf")
+        self._plenty = False
+        self._full = False
         self._fruitful = False
         self._refused: dict[int, tuple[int, float]] = {}
         self._doubts = Doubts()
 
     @property
     def hungry(self) -> bool:
-        """Whether a job waits for a free slot."""
-        return bool(self._backlog)
+        """Whether a free slot is waited for, by a job or by the next look into the inbox."""
+        return self._full or bool(self._backlog)
 
     def run_once(self) -> float:
         """Claim what there is room for. Returns seconds until the next look.
@@ -81,21 +102,22 @@ class Claimer:
         office = self._office
         self._collect(0)
         if office.token_rejected:
-            self._backlog.clear()
+            self._forget()
             if office.token_pause:
                 return office.token_pause
         capacity = office.capacity()
         survey = office.ledger.survey(office.queues)
         room = Room(capacity, survey, Counter(each.route.queue for each in self._claiming.values()))
         if survey.paused:
-            self._backlog.clear()
+            self._forget()
             return self._idle()
         if not capacity.workers:
-            self._backlog.clear()
+            self._forget()
             return min(NO_WORKER_SECONDS, self._idle())
+        self._full = not room
         if not room:
             return self._pause()
-        if not self._backlog or office.clock() > self._stale_at:
+        if self._is_time_to_look(room):
             self._ask(survey, capacity)
         self._begin(room)
         if self._claiming:
@@ -111,22 +133,46 @@ class Claimer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _pause(self) -> float:
-        return min(HUNGRY_SECONDS, self._idle()) if self.hungry else self._idle()
+        until_look = self._look_at - self._office.clock()
+        if not self.hungry:
+            return max(0.0, until_look)
+        hungry = min(HUNGRY_SECONDS, self._idle())
+        return min(hungry, until_look) if until_look > 0 else hungry
 
     def _idle(self) -> float:
         return self._office.settings.poll_interval * random.uniform(1.0, 1.2)  # noqa: S311 - spreads load
 
+    def _forget(self) -> None:
+        """Whatever the inbox has is to be asked for anew."""
+        self._backlog.clear()
+        self._reserve.clear()
+        self._look_at = float("-inf")
+        self._full = False
+
+    def _is_time_to_look(self, room: Room) -> bool:
+        """Whether what is known of the inbox leaves room, or is too old."""
+        while self._reserve and len(self._backlog) < FRONT:
+            self._backlog.append(self._reserve.popleft())
+        now = self._office.clock()
+        if not self._backlog:
+            return self._plenty or now >= self._look_at
+        if now < self._look_at:
+            return False
+        queues = {candidate.route.queue for candidate in self._backlog}
+        return now > self._stale_at or not any(room.has(queue) for queue in queues)
+
     def _ask(self, survey: Survey, capacity: Capacity) -> None:
         office = self._office
         self._asked_at = survey.now
-        self._stale_at = office.clock() + office.settings.poll_interval
+        asked, work = office.clock(), time.thread_time()
+        self._stale_at = asked + office.settings.poll_interval
         try:
             listed = office.api.jobs("pending").jobs
         except WorkerError as error:
             if not error.unauthorized:
                 raise
             office.reject_token(error)
-            self._backlog.clear()
+            self._forget()
             return
         office.accept_token()
         office.pending = len(listed)
@@ -136,9 +182,23 @@ class Claimer:
                 self._refused.pop(job_id, None)
         welcome = [job for job in listed if self._refused.get(job["id"], (0, 0.0))[1] <= now]
         believed = self._doubts.believed(welcome, now)
-        self._backlog = deque(
-            candidates(believed, office.registry, office.routes, capacity, unrouted=office.settings.unrouted)
-        )
+        found = candidates(believed, office.registry, office.routes, capacity, unrouted=office.settings.unrouted)
+        new = self._keep(found)
+        self._plan(new, asked, time.thread_time() - work)
+
+    def _keep(self, found: list[Candidate]) -> int:
+        """Keep what was found. Returns how many of the jobs were not known before."""
+        known = {each.job.id for each in (*self._backlog, *self._reserve, *self._claiming.values())}
+        self._backlog, self._reserve = deque(found[:FRONT]), deque(found[FRONT:])
+        return sum(each.job.id not in known for each in found)
+
+    def _plan(self, new: int, asked: float, work: float) -> None:
+        """When to look again, after a look that found so many new jobs and took ``work`` seconds of CPU time."""
+        interval = self._office.settings.poll_interval
+        pause = self._rhythm.found(new, asked)
+        self._plenty = new >= PLENTY
+        self._look_at = asked + max(pause if pause < interval else self._idle(), LOOK_WORK * work)
+        self._stale_at = asked + max(interval, min(STALE_WORK * work, MOST_STALE_SECONDS))
 
     def _begin(self, room: Room) -> None:
         """Begin to claim what there is room for; the rest stays in the backlog, in order."""
