@@ -24,6 +24,13 @@ def _strings(value: Any) -> tuple[str, ...]:
     return tuple(name.strip() for name in names if isinstance(name, str) and name.strip())
 
 
+def priority_of(fields: Mapping[str, Any]) -> str:
+    """The priority that a job's fields name; anything but the known ones counts as ``normal``."""
+    named = fields.get("priority")
+    priority = named.lower() if isinstance(named, str) else ""
+    return priority if priority in PRIORITIES else "normal"
+
+
 class Job(Mapping[str, Any]):
     """One ModelReins job, as a read-only mapping of all its fields.
 
@@ -178,8 +185,7 @@ class Job(Mapping[str, Any]):
     @property
     def priority(self) -> str:
         """``high``, ``normal`` or ``low``; anything else counts as ``normal``."""
-        priority = self._text("priority").lower()
-        return priority if priority in PRIORITIES else "normal"
+        return priority_of(self._fields)
 
     @property
     def tags(self) -> tuple[str, ...]:

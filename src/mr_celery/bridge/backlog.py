@@ -21,6 +21,16 @@ class Backlog:
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
+    @property
+    def ids(self) -> set[int]:
+        """The jobs' ids."""
+        return {candidate.job.id for queue in self._queues.values() for candidate in queue}
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues of which there are candidates."""
+        return [name for name, queue in self._queues.items() if queue]
+
     def fill(self, candidates: Iterable[Candidate]) -> None:
         """Replace what there is by ``candidates``, which come in the order in which they are to be claimed."""
         self._queues = {}

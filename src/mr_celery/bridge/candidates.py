@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import itemgetter
 from types import NoneType
 from typing import Any
 
 from ..errors import JobError, RoutingError
-from ..job import PRIORITIES, Job
+from ..job import PRIORITIES, Job, priority_of
 from ..ledger import Route
 from ..log import JobLog
 from ..routing import Registry
@@ -18,8 +19,8 @@ from .capacity import REFUSED_QUEUE, Capacity
 
 logger = logging.getLogger("mr_celery.bridge")
 
-MOST = 1000
-"""How many candidates are kept of one answer of the inbox."""
+MOST = 10_000
+"""How many candidates are kept of one answer of the inbox: about 1 kB each, and the prompt."""
 
 DOUBT_SECONDS = 300.0
 """How long an entry must stay doubtful before it is taken for what it says."""
@@ -80,7 +81,8 @@ class Doubts:
         for fields in listed:
             job_id = fields["id"]
             reason = doubt(fields)
-            if fields != first.setdefault(job_id, fields):
+            before = first.setdefault(job_id, fields)
+            if before is not fields and before != fields:
                 reason = "it is listed twice, and differently"
             if reason:
                 reasons[job_id] = reason
@@ -99,6 +101,22 @@ class Doubts:
 def urgency(job: Job) -> tuple[int, int]:
     """The order in which jobs are claimed: high before normal before low, then by id."""
     return (_RANK[job.priority], job.id)
+
+
+def by_urgency(listed: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
+    """The jobs in the order of their :func:`urgency`.
+
+    There may be very many, of which the first few are wanted: what is no job is left out as it is come to.
+    """
+    ranks: tuple[list[Mapping[str, Any]], ...] = tuple([] for _ in PRIORITIES)
+    for fields in listed:
+        if isinstance(fields.get("id"), int):
+            ranks[_RANK[priority_of(fields)]].append(fields)
+    for rank in ranks:
+        rank.sort(key=itemgetter("id"))
+        for fields in rank:
+            with suppress(JobError):
+                yield Job(fields)
 
 
 def candidates(
@@ -120,30 +138,19 @@ def candidates(
         unrouted: ``fail`` or ``leave``: what becomes of jobs that no handler takes.
         most: how many are returned at most.
     """
-    runnable = _runnable(listed, registry, routes, capacity, unrouted)
-    return heapq.nsmallest(most, runnable, key=lambda candidate: urgency(candidate.job))
-
-
-def _runnable(
-    listed: Iterable[Mapping[str, Any]],
-    registry: Registry,
-    routes: Mapping[str, Route],
-    capacity: Capacity,
-    unrouted: str,
-) -> Iterable[Candidate]:
-    for fields in listed:
-        try:
-            job = Job(fields)
-        except JobError:
-            continue
+    found: list[Candidate] = []
+    for job in by_urgency(listed):
+        if len(found) >= most:
+            break
         try:
             handler = registry.route(job)
         except RoutingError as error:
             if unrouted == "fail":
-                yield Candidate(job, refused_route(), refusal=str(error))
+                found.append(Candidate(job, refused_route(), refusal=str(error)))
             continue
         if handler.name in capacity.runnable:
-            yield Candidate(job, routes[handler.name])
+            found.append(Candidate(job, routes[handler.name]))
+    return found
 
 
 def refused_route() -> Route:

@@ -18,6 +18,7 @@ from .backlog import Backlog
 from .candidates import Candidate, Doubts, candidates
 from .capacity import Capacity, Room
 from .office import CLAIM_LEASE, Office
+from .rhythm import Rhythm
 from .sender import NotPublished
 
 logger = logging.getLogger("mr_celery.bridge")
@@ -33,6 +34,18 @@ GATHER_SECONDS = 0.01
 
 HUNGRY_SECONDS = 1.0
 """Seconds between two looks for a free slot while jobs wait for one and no bell rings."""
+
+PLENTY = 16
+"""From how many new jobs in one look on the next one is made as soon as these are claimed: there may be more."""
+
+LOOK_WORK = 10.0
+"""How many times the CPU time of a look there are at least from one look to the next, unless there is plenty."""
+
+STALE_WORK = 50.0
+"""How many times the CPU time of a look what it found is worked on, if that lasts so long."""
+
+MOST_STALE_SECONDS = 60.0
+"""For how long that is at the most."""
 
 NO_WORKER_SECONDS = 2.0
 """Seconds between two looks for a worker while none is online; the server is not asked."""
@@ -61,9 +74,9 @@ class Claimer:
     Jobs are admitted a few at a time, as many as can be claimed at once, and those that were published meanwhile are
     recorded as sent together; the steps between run side by side.
 
-    While an answer of the inbox brought something, it asks again at once; what there is no room for is
-    kept for the moment a slot becomes free. With nothing to do it waits for the poll interval, or up to
-    a fifth more.
+    The inbox is asked in the rhythm in which jobs come, and at once while an answer brings many; what there is no room
+    for is kept for the moment a slot becomes free, and the answer is used for the longer, the more work it was. With
+    nothing to do it waits for the poll interval, or up to a fifth more.
 
     Args:
         office: the bridge's parts.
@@ -77,15 +90,19 @@ class Claimer:
         self._claiming: dict[Future[Claimed | None], Candidate] = {}
         self._backlog = Backlog()
         self._asked_at = 0.0
+        self._rhythm = Rhythm(office.settings.poll_interval)
+        self._look_at = float("-inf")
         self._stale_at = float("-inf")
+        self._plenty = False
+        self._full = False
         self._fruitful = False
         self._refused: dict[int, tuple[int, float]] = {}
         self._doubts = Doubts()
 
     @property
     def hungry(self) -> bool:
-        """Whether a job waits for a free slot."""
-        return len(self._backlog) > 0
+        """Whether a free slot is waited for, by a job or by the next look into the inbox."""
+        return self._full or len(self._backlog) > 0
 
     def run_once(self) -> float:
         """Claim what there is room for. Returns seconds until the next look.
@@ -97,21 +114,22 @@ class Claimer:
         office = self._office
         self._collect()
         if office.token_rejected:
-            self._backlog.clear()
+            self._forget()
             if office.token_pause:
                 return office.token_pause
         capacity = office.capacity()
         survey = office.ledger.survey(office.queues)
         room = Room(capacity, survey)
         if survey.paused:
-            self._backlog.clear()
+            self._forget()
             return self._idle()
         if not capacity.workers:
-            self._backlog.clear()
+            self._forget()
             return min(NO_WORKER_SECONDS, self._idle())
+        self._full = not room
         if not room:
             return self._pause()
-        if not self._backlog or office.clock() > self._stale_at:
+        if self._is_time_to_look(room):
             self._ask(survey, capacity)
         ends_at = office.clock() + BATCH_SECONDS
         while self._begin(room, capacity) and office.clock() < ends_at:
@@ -131,22 +149,42 @@ class Claimer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _pause(self) -> float:
-        return min(HUNGRY_SECONDS, self._idle()) if self.hungry else self._idle()
+        until_look = self._look_at - self._office.clock()
+        if not self.hungry:
+            return max(0.0, until_look)
+        hungry = min(HUNGRY_SECONDS, self._idle())
+        return min(hungry, until_look) if until_look > 0 else hungry
 
     def _idle(self) -> float:
         return self._office.settings.poll_interval * random.uniform(1.0, 1.2)  # noqa: S311 - spreads load
 
+    def _forget(self) -> None:
+        """Whatever the inbox has is to be asked for anew."""
+        self._backlog.clear()
+        self._look_at = float("-inf")
+        self._full = False
+
+    def _is_time_to_look(self, room: Room) -> bool:
+        """Whether what is known of the inbox leaves room, or is too old."""
+        now = self._office.clock()
+        if not len(self._backlog):
+            return self._plenty or now >= self._look_at
+        if now < self._look_at:
+            return False
+        return now > self._stale_at or not any(map(room.has, self._backlog.queues))
+
     def _ask(self, survey: Survey, capacity: Capacity) -> None:
         office = self._office
         self._asked_at = survey.now
-        self._stale_at = office.clock() + office.settings.poll_interval
+        asked, work = office.clock(), time.thread_time()
+        self._stale_at = asked + office.settings.poll_interval
         try:
             listed = office.api.jobs("pending").jobs
         except WorkerError as error:
             if not error.unauthorized:
                 raise
             office.reject_token(error)
-            self._backlog.clear()
+            self._forget()
             return
         office.accept_token()
         office.pending = len(listed)
@@ -157,8 +195,22 @@ class Claimer:
         welcome = [job for job in listed if self._refused.get(job["id"], (0, 0.0))[1] <= now]
         believed = self._doubts.believed(welcome, now)
         found = candidates(believed, office.registry, office.routes, capacity, unrouted=office.settings.unrouted)
+        self._plan(self._keep(found), asked, time.thread_time() - work)
+
+    def _keep(self, found: list[Candidate]) -> int:
+        """Keep what was found. Returns how many of the jobs were not known before."""
         busy = {candidate.job.id for candidate in self._claiming.values()}
+        known = busy | self._backlog.ids
         self._backlog.fill(candidate for candidate in found if candidate.job.id not in busy)
+        return sum(each.job.id not in known for each in found)
+
+    def _plan(self, new: int, asked: float, work: float) -> None:
+        """When to look again, after a look that found so many new jobs and took ``work`` seconds of CPU time."""
+        interval = self._office.settings.poll_interval
+        pause = self._rhythm.found(new, asked)
+        self._plenty = new >= PLENTY
+        self._look_at = asked + max(pause if pause < interval else self._idle(), LOOK_WORK * work)
+        self._stale_at = asked + max(interval, min(STALE_WORK * work, MOST_STALE_SECONDS))
 
     def _begin(self, room: Room, capacity: Capacity) -> bool:
         """Begin to claim what there is room for, and threads. Returns whether more of it can follow."""

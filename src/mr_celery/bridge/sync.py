@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -36,6 +37,12 @@ FEW = 20
 
 TORN_SECONDS = 60.0
 """Seconds without a comparison of its own after which a bridge does not know whether torn lists had stayed so."""
+
+COMPARE_WORK = 50.0
+"""How many times the CPU time of a comparison there are at least from one to the next."""
+
+MOST_INTERVAL_SECONDS = 30.0
+"""How many seconds that makes at the most."""
 
 LOOK_SECONDS = 1.0
 """Seconds between two looks for claims that are to be settled."""
@@ -78,10 +85,12 @@ class InFlightSync:
         self._settled = False
         self._torn: tuple[float, float] | None = None  # the lists: since when, and when last seen so
         self._next_comparison = float("-inf")
+        self._work = 0.0
 
     @property
     def _interval(self) -> float:
-        return self._office.settings.poll_interval
+        """Seconds from one comparison to the next: the poll interval, and more where they are much work."""
+        return max(self._office.settings.poll_interval, min(COMPARE_WORK * self._work, MOST_INTERVAL_SECONDS))
 
     def run_once(self) -> float:
         """Compare once, if it is this bridge's turn. Returns seconds until the next time.
@@ -99,7 +108,9 @@ class InFlightSync:
             self._next_comparison = office.clock() + self._interval
             due = self._is_due()
         if settling or due:
+            began = time.thread_time()
             self._compare(settling)
+            self._work = time.thread_time() - began
         return min(self._interval, LOOK_SECONDS)
 
     def _is_due(self) -> bool:

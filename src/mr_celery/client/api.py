@@ -136,13 +136,21 @@ class Api:
                 raise WorkerError(
                     f'GET /my-jobs -> 200: not {{"jobs": […]}} but {_shape(answer)}', status=200, retryable=True
                 )
-        usable = [{**job, "id": job_id} for job in listed if (job_id := _job_id(job)) is not None]
-        if len(usable) < len(listed):
-            logger.warning("GET /my-jobs: %d entries without a usable id left out", len(listed) - len(usable))
-        fitting = [job for job in usable if job.get("status") == status or not isinstance(job.get("status"), str)]
-        return Listing(
-            tuple(fitting), whole=len(usable) == len(listed) and all(_status_known(job.get("status")) for job in usable)
-        )
+        fitting, unusable, whole = [], 0, True
+        for job in listed:  # there may be very many: each is looked at once, and not copied without need
+            job_id = _job_id(job)
+            if job_id is None:
+                unusable += 1
+                continue
+            told = job.get("status")
+            if told != status:
+                whole = whole and _status_known(told)
+                if isinstance(told, str):
+                    continue
+            fitting.append(job if job["id"] is job_id else {**job, "id": job_id})
+        if unusable:
+            logger.warning("GET /my-jobs: %d entries without a usable id left out", unusable)
+        return Listing(tuple(fitting), whole=whole and not unusable)
 
     def claim(self, job_id: int) -> dict[str, Any]:
         """``POST /jobs/ID/claim``: pending → running, for this worker.

@@ -18,7 +18,6 @@ from mr_celery.bridge.candidates import (
     candidates,
     doubt,
     refused_route,
-    urgency,
 )
 from mr_celery.bridge.capacity import REFUSED_QUEUE, Capacity
 from mr_celery.ledger import Route
@@ -82,8 +81,13 @@ class TestOrder:
         assert ids(chosen([image(10), image(9), image(100)])) == [9, 10, 100]
 
     @pytest.mark.parametrize(("priority", "rank"), [("high", 0), ("normal", 1), ("low", 2), ("other", 1)])
-    def test_urgency_is_priority_and_id(self, priority: str, rank: int) -> None:
-        assert urgency(Job({"id": 5, "priority": priority})) == (rank, 5)
+    def test_is_by_priority_first(self, priority: str, rank: int) -> None:
+        others = [image(6, priority="high"), image(7, priority="normal"), image(8, priority="low")]
+        assert ids(chosen([*others, image(5, priority=priority)])).index(5) == rank
+
+    @pytest.mark.parametrize("priority", [None, 7, ["high"], {"high": 1}])
+    def test_is_that_of_a_normal_job_where_the_priority_is_no_text(self, priority: object) -> None:
+        assert ids(chosen([image(1, priority="low"), image(2, priority=priority), image(3)])) == [2, 3, 1]
 
 
 class TestMost:

@@ -111,7 +111,6 @@ class TestRoom:
             (AUTO, survey({"gpu": 4}), "gpu", 0),
             (AUTO, survey({"gpu": 9}), "gpu", 0),
             (AUTO, survey({"gpu": 4}), "text", 2),
-            (AUTO, survey({"gpu": 3}), "gpu", 1),
             (AUTO, survey({"text": 4}), "gpu", 4),
             (AUTO, survey(running=100), "gpu", 4),
             (AUTO, survey(), REFUSED_QUEUE, REFUSED_SLOTS),

@@ -120,10 +120,99 @@ def test_a_slot_that_becomes_free_is_taken_from_what_is_known_already(desk: Desk
 def test_with_jobs_waiting_the_next_look_is_soon_and_without_it_is_the_poll_interval(
     desk: Desk, claimer: Claimer
 ) -> None:
-    assert POLL <= claimer.run_once() <= POLL * 1.2
+    pause = claimer.run_once()
+    assert POLL <= pause <= POLL * 1.2
+    desk.clock.advance(pause)
     desk.server.dispatch(*range(1, 6))
     assert claimer.run_once() == 0.0
     assert claimer.run_once() <= module.HUNGRY_SECONDS
+
+
+def test_the_inbox_is_asked_in_the_rhythm_in_which_jobs_come(desk: Desk, claimer: Claimer) -> None:
+    """One job per second, while the clock stands still but for the loop's pauses."""
+    came: list[float] = []
+    waits: list[float] = []
+    looks_before = len(desk.server.asked("jobs"))
+    first = desk.clock()
+    while desk.clock() < first + 120.0:
+        while (at := first + 0.4 + len(came)) <= desk.clock():
+            came.append(at)
+            desk.server.dispatch(len(came))
+        pause = claimer.run_once()
+        for job_id in desk.sender.jobs[len(waits) :]:
+            waits.append(desk.clock() - came[job_id - 1])
+            end(desk, job_id)
+        desk.clock.advance(pause)
+    assert sorted(waits[20:])[50] < 0.15
+    assert len(desk.server.asked("jobs")) - looks_before <= 120
+
+
+def test_after_a_look_that_brought_many_jobs_the_next_comes_when_they_are_used_up(
+    monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
+    desk = make_desk(monkeypatch, poll_interval=POLL, max_inflight=100)
+    claimer = make(desk)
+    desk.server.dispatch(*range(1, 1 + module.PLENTY))
+    assert claimer.run_once() == 0.0
+    desk.server.dispatch(101, 102)
+    assert claimer.run_once() == 0.0
+    assert desk.sender.jobs[-2:] == [101, 102]
+    desk.server.dispatch(103)
+    pause = claimer.run_once()
+    assert pause > 0.0  # the last look brought few: it is not worth another one at once
+    assert desk.server.asked("jobs") == ["pending"] * 2
+    desk.clock.advance(pause)
+    claimer.run_once()
+    assert desk.sender.jobs[-1] == 103
+
+
+def test_an_answer_that_was_much_work_is_used_longer_though_not_for_ever(
+    desk: Desk, claimer: Claimer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent = iter([0.0, 0.2, 1.0, 11.0, 12.0, 12.0])
+    monkeypatch.setattr("mr_celery.bridge.claimer.time.thread_time", lambda: next(spent))
+    desk.server.dispatch(*range(1, 100))
+    claimer.run_once()
+    steps = [(9.9, 1), (0.2, 2), (module.MOST_STALE_SECONDS - 0.1, 2), (40.2, 3)]
+    for job_id, (seconds, looks) in enumerate(steps, start=1):
+        desk.clock.advance(seconds)
+        end(desk, job_id)
+        claimer.run_once()
+        assert len(desk.server.asked("jobs")) == looks
+
+
+def test_all_jobs_of_a_long_answer_are_claimed_in_their_order(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    desk = make_desk(monkeypatch, poll_interval=POLL, max_inflight=100)
+    claimer = make(desk)
+    desk.server.dispatch(*range(1, 1 + module.PLENTY - 1))
+    while claimer.run_once() == 0.0:
+        pass
+    assert desk.sender.jobs == [*range(1, module.PLENTY)]
+    assert desk.server.asked("jobs") == ["pending"]
+
+
+def test_a_full_fleet_waits_for_a_slot_even_if_no_job_is_known_yet(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(1, 2, 3, 4)
+    desk.server.dispatch(11, 12, 13, 14, capability="slow")
+    claimer.run_once()
+    assert claimer.run_once() <= module.HUNGRY_SECONDS
+    assert claimer.hungry
+    desk.server.dispatch(5)
+    desk.clock.advance(POLL)
+    claimer.run_once()
+    end(desk, 1)
+    claimer.run_once()
+    assert desk.sender.jobs[-1] == 5
+
+
+def test_jobs_that_wait_for_one_queue_do_not_keep_the_looks_for_another_one_back(desk: Desk, claimer: Claimer) -> None:
+    desk.server.dispatch(*range(1, 10))
+    claimer.run_once()
+    desk.server.dispatch(20, capability="slow")
+    desk.clock.advance(claimer.run_once())
+    claimer.run_once()
+    assert desk.sender.jobs == [1, 2, 3, 4, 20]
+    assert desk.clock() < 1000.0 + POLL / 4
 
 
 def test_what_is_known_of_the_inbox_is_forgotten_after_the_poll_interval(desk: Desk, claimer: Claimer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import pytest
@@ -67,6 +68,22 @@ def test_with_jobs_in_flight_it_is_asked_in_the_pace_of_the_inbox(desk: Desk, sy
     assert desk.server.asked("jobs") == ["running"]
     compare(desk, sync)
     assert desk.server.asked("jobs") == ["running"] * 2
+
+
+@pytest.mark.parametrize(("work", "seconds"), [(0.2, 10.0), (10.0, 30.0)])
+def test_comparisons_that_are_much_work_are_made_less_often(
+    desk: Desk, sync: InFlightSync, monkeypatch: pytest.MonkeyPatch, work: float, seconds: float
+) -> None:
+    spent = count(0.0, work)
+    monkeypatch.setattr("mr_celery.bridge.sync.time.thread_time", lambda: next(spent))
+    desk.bring("running")
+    compare(desk, sync, 2)  # after the first one it is known
+    asked = len(desk.server.asked("jobs"))
+    for step, more in [(seconds - 0.1, 0), (0.2, 1)]:
+        desk.books.redis.delete(desk.books.key("turn:sync"))
+        desk.clock.advance(step)
+        sync.run_once()
+        assert len(desk.server.asked("jobs")) == asked + more
 
 
 def test_the_inbox_is_asked_too_where_a_job_in_flight_is_not_listed_as_running(desk: Desk, sync: InFlightSync) -> None:

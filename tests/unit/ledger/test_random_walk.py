@@ -514,7 +514,11 @@ class Walk(RuleBasedStateMachine):
         job_id = self.job(index, *OVER)
         entry = self.model.jobs.get(job_id)
         if indeed and entry is not None and entry.state in OVER:
-            self.books.redis.delete(self.books.key(f"job:{job_id}"), self.books.key(f"outcome:{job_id}"))
+            for kind in ("job", "outcome", "story"):
+                self.books.redis.delete(self.books.key(f"{kind}:{job_id}"))
+            for ending in ENDINGS:  # the lists of what has ended are tidied up some time later
+                if self.books.redis.zscore(self.books.key(f"ended:{ending}"), job_id):
+                    self.books.redis.zincrby(self.books.key(f"ended:{ending}"), -86400.0, job_id)
             del self.model.jobs[job_id]
             self.agree(None, None)
 
@@ -1068,7 +1072,7 @@ class Walk(RuleBasedStateMachine):
 
         assert members("waiting") == in_state("claimed", "sent")
         assert members("undelivered") == in_state("finished")
-        ended = {how: members(f"ended:{how}") for how in ENDINGS}
+        ended = {how: {job_id for job_id, _ in self.ledger.ended(how, 1000)} for how in ENDINGS}
         assert set().union(*ended.values()) >= in_state(*OVER)
         assert not set().union(*ended.values()) & in_state(*IN_FLIGHT)
         assert ended["aborted"] >= in_state("aborted")
