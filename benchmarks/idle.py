@@ -22,16 +22,23 @@ class Commands:
     """Counts the commands that a Redis gets, by the port that they come from; what scripts call is not counted."""
 
     def __init__(self, client: Any) -> None:
-        self.by_port: Counter[int] = Counter()
+        self._by_port: Counter[int] = Counter()
+        self._client = client  # its connections are closed when it is gone
         self._monitor = client.monitor()
         self._monitor.__enter__()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
 
     def _listen(self) -> None:
-        with suppress(redis.ConnectionError, OSError, ValueError):
+        with suppress(redis.ConnectionError):
             for command in self._monitor.listen():
                 if command["client_type"] == "tcp":
-                    self.by_port[int(command["client_port"])] += 1
+                    self._by_port[int(command["client_port"])] += 1
+
+    def so_far(self) -> Counter[int]:
+        """How many came from each port."""
+        assert self._thread.is_alive(), "Redis does not tell any more"
+        return self._by_port.copy()
 
 
 def ports(process: subprocess.Popen[Any]) -> set[int]:
@@ -48,15 +55,14 @@ def idle(at: Place, *, warm: float, seconds: float, report: Report) -> None:
     processes = {"bridge": at.bridge(), "worker": at.worker("-c", "2")}
     time.sleep(warm)
     commands = Commands(at.ledger.client())
-    asked = sum(at.server.counts()["requests"].values())
+    used: dict[str, set[int]] = {name: set() for name in processes}
+    asked, before, since = sum(at.server.counts()["requests"].values()), commands.so_far(), time.monotonic()
     cpu = {name: cpu_seconds(process) for name, process in processes.items()}
-    before, used, since = Counter(commands.by_port), {name: ports(each) for name, each in processes.items()}, time.monotonic()
     while time.monotonic() < since + seconds:
-        time.sleep(min(1.0, seconds))
         for name, process in processes.items():
             used[name] |= ports(process)
-    passed = time.monotonic() - since
-    got = commands.by_port - before
+        time.sleep(1.0)
+    passed, got = time.monotonic() - since, commands.so_far() - before
     http = (sum(at.server.counts()["requests"].values()) - asked) / passed * 60
     sent = {name: sum(got[port] for port in used[name]) / passed for name in processes}
     share = {name: (cpu_seconds(each) - cpu[name]) / passed * 100 for name, each in processes.items()}

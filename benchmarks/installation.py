@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +116,19 @@ class Server:
     def until_running(self, jobs: int, *, seconds: float = 300.0) -> None:
         """Wait until that many jobs are claimed and not closed."""
         until(lambda: self.counts()["running"] >= jobs, seconds=seconds, what=f"{jobs} jobs are running")
+
+    def feed(self, jobs: int, *, pending: int = 300, look: Callable[[int], None] = lambda done: None) -> None:
+        """Dispatch jobs so that at most ``pending`` wait at a time, until all are done; ``look`` at how many are."""
+        before, dispatched, done = self.done(), 0, 0
+        while done < jobs:
+            counts = self.counts()
+            done = counts.get("done", 0) - before
+            more = min(jobs - dispatched, pending - counts["pending"])
+            if more > 0:
+                self.dispatch(more)
+                dispatched += more
+            look(done)
+            time.sleep(0.1)
 
     def rate(self, *, warm: float, seconds: float) -> float:
         """Jobs done per second, over ``seconds`` that begin ``warm`` seconds after the next job is done."""

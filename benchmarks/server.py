@@ -5,7 +5,8 @@
 It keeps the states of the worker protocol in memory, checks no token, and can be as slow as it is told to. Beside the
 protocol it has::
 
-    POST /bench/dispatch {"count": 3, "job": {"prompt": "x"}}   new pending jobs; a prompt "now" becomes the time
+    POST /bench/dispatch {"count": 3, "job": {"prompt": "x"}}   new jobs, pending unless they say "status": "running";
+                                                                a prompt "now" becomes the time
     POST /bench/slow     {"seconds": 0.05}                      every answer of the protocol comes that much later
     GET  /bench/counts                                          jobs by status, requests by route, bytes uploaded
     GET  /bench/results                                         the last outputs of closed jobs, where they have one
@@ -52,7 +53,7 @@ class Jobs:
             fields = {"id": job_id, "assigned_to": "w", "status": "pending", **job}
             if fields.get("prompt") == "now":
                 fields["prompt"] = repr(time.time())
-            self.listed["pending"][job_id] = json.dumps(fields).encode()
+            self.listed[fields["status"]][job_id] = json.dumps(fields).encode()
         return list(ids)
 
     def listing(self, status: str) -> bytes:
