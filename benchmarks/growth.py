@@ -120,7 +120,7 @@ def long_run(at: Place, jobs: int, report: Report) -> None:
 def measure(report: Report) -> None:
     """All of them."""
     jobs = report.jobs(JOBS)
-    levels = [IN_FLIGHT[0], *(IN_FLIGHT[0] + report.jobs(level) for level in IN_FLIGHT[1:])]
+    levels = [IN_FLIGHT[0], *(IN_FLIGHT[0] + report.jobs(level - IN_FLIGHT[0]) for level in IN_FLIGHT[1:])]
     with place() as at:
         costs, size = over_in_flight(at, levels, jobs)
     for level, each in zip(levels, costs, strict=True):
@@ -134,6 +134,6 @@ def measure(report: Report) -> None:
         beside = with_pending(at, pending, jobs)
     report.add(PART, f"CPU of a job that does nothing, {pending} pending", "ms", [beside])
     report.add(PART, f"{pending} pending / few pending", "", [beside / costs[0]], at_most=1.1)
-    report.curve("CPU of a job in ms over jobs pending", [(300.0, costs[0]), (float(pending), beside)])
+    report.curve("CPU of a job in ms over jobs pending", [(1000.0, costs[0]), (float(pending), beside)])
     with place() as at:
         long_run(at, report.jobs(report.long_run), report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from application import app
+
 from mr_celery import modelreins_job
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 import redis
-
 from installation import Place, cpu_seconds, family, place, resident_bytes
 from report import Report
 

@@ -117,7 +117,7 @@ class Server:
         """Wait until that many jobs are claimed and not closed."""
         until(lambda: self.counts()["running"] >= jobs, seconds=seconds, what=f"{jobs} jobs are running")
 
-    def feed(self, jobs: int, *, pending: int = 300, look: Callable[[int], None] = lambda done: None) -> None:
+    def feed(self, jobs: int, *, pending: int = 1000, look: Callable[[int], None] = lambda done: None) -> None:
         """Dispatch jobs so that at most ``pending`` wait at a time, until all are done; ``look`` at how many are."""
         before, dispatched, done = self.done(), 0, 0
         while done < jobs:
