@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 from celery import Celery
 
-from mr_celery import modelreins_job
+from mr_celery import Artifact, modelreins_job
 
 app = Celery("bench", broker=os.environ.get("BENCH_BROKER", "memory://"))
 app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True)
@@ -48,6 +49,23 @@ def since(prompt: str) -> str:
 @modelreins_job("nap")
 @app.task(name="bench.nap")
 def nap(prompt: str, seconds: float) -> str:
-    """Takes a while."""
+    """Takes a while, and tells the time at its end."""
     time.sleep(seconds)
+    return repr(time.time())
+
+
+@modelreins_job("upload")
+@app.task(name="bench.upload")
+def upload(prompt: str) -> Artifact:
+    """Attaches the file that the prompt names."""
+    return Artifact(path=prompt)
+
+
+@modelreins_job("mark")
+@app.task(name="bench.mark")
+def mark(prompt: str) -> str:
+    """Adds the time to the file that the prompt names, and does not end."""
+    with Path(prompt).open("a") as file:
+        file.write(f"{time.time()}\n")
+    time.sleep(3600)
     return ""

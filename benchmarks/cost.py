@@ -82,15 +82,16 @@ def plain_requests(at: Place, jobs: int) -> float:
 def measure(report: Report) -> None:
     """All of them, round by round."""
     workers, bridges, celery, requests = [], [], [], []
+    jobs = report.jobs(JOBS)
     for _ in range(report.rounds):
         with place() as at:
-            worker, bridge = ours(at, JOBS)
+            worker, bridge = ours(at, jobs)
         workers.append(worker * 1e3)
         bridges.append(bridge * 1e3)
         with place() as at:
-            celery.append(plain_celery(at, JOBS) * 1e3)
+            celery.append(plain_celery(at, jobs) * 1e3)
         with place() as at:
-            requests.append(plain_requests(at, JOBS) * 1e3)
+            requests.append(plain_requests(at, jobs) * 1e3)
     floor = median(celery) + median(requests)
     report.add(PART, "plain Celery: `delay` of a task that does nothing", "ms", celery)
     report.add(PART, "plain `requests`: a claim and a close", "ms", requests)

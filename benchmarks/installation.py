@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +28,16 @@ TOKEN = "benchmark"
 NAME = "w"
 
 
+def family(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    """A process and its children."""
+    parent = psutil.Process(process.pid)
+    return [parent, *parent.children(recursive=True)]
+
+
 def cpu_seconds(process: subprocess.Popen[Any]) -> float:
     """User and system time of a process and its children so far, in seconds."""
-    parent = psutil.Process(process.pid)
     found = 0.0
-    for each in [parent, *parent.children(recursive=True)]:
+    for each in family(process):
         with suppress(psutil.NoSuchProcess):
             times = each.cpu_times()
             found += times.user + times.system
@@ -41,9 +46,8 @@ def cpu_seconds(process: subprocess.Popen[Any]) -> float:
 
 def resident_bytes(process: subprocess.Popen[Any]) -> int:
     """The memory that a process and its children have, in bytes."""
-    parent = psutil.Process(process.pid)
     found = 0
-    for each in [parent, *parent.children(recursive=True)]:
+    for each in family(process):
         with suppress(psutil.NoSuchProcess):
             found += each.memory_info().rss
     return found
@@ -78,9 +82,21 @@ class Server:
         return counts
 
     def results(self) -> list[str]:
-        """The outputs of the closed jobs that have one."""
+        """The last outputs of closed jobs, where they have one."""
         results: list[str] = self._ask("results")
         return results
+
+    def claims(self) -> list[tuple[int, float]]:
+        """The last claims: each job, and its time."""
+        return [(job_id, at) for job_id, at in self._ask("times")["claims"]]
+
+    def closes(self) -> list[tuple[int, float]]:
+        """The last closes: each job, and its time."""
+        return [(job_id, at) for job_id, at in self._ask("times")["closes"]]
+
+    def uploads(self) -> list[tuple[int, float]]:
+        """The uploads: bytes, and the seconds from the request's head to its last byte."""
+        return [(size, ended - begun) for size, begun, ended in self._ask("times")["uploads"]]
 
     def reset(self) -> None:
         """No jobs, no counts."""
@@ -96,6 +112,34 @@ class Server:
         while self.done() < jobs:
             assert time.monotonic() < deadline, f"not done in {seconds:g} s: {self.counts()}"
             time.sleep(look)
+
+    def until_running(self, jobs: int, *, seconds: float = 300.0) -> None:
+        """Wait until that many jobs are claimed and not closed."""
+        until(lambda: self.counts()["running"] >= jobs, seconds=seconds, what=f"{jobs} jobs are running")
+
+    def feed(self, jobs: int, *, pending: int = 1000, look: Callable[[int], None] = lambda done: None) -> None:
+        """Dispatch jobs so that at most ``pending`` wait at a time, until all are done; ``look`` at how many are."""
+        before, dispatched, done = self.done(), 0, 0
+        while done < jobs:
+            counts = self.counts()
+            done = counts.get("done", 0) - before
+            more = min(jobs - dispatched, pending - counts["pending"])
+            if more > 0:
+                self.dispatch(more)
+                dispatched += more
+            look(done)
+            time.sleep(0.1)
+
+    def rate(self, *, warm: float, seconds: float) -> float:
+        """Jobs done per second, over ``seconds`` that begin ``warm`` seconds after the next job is done."""
+        begun = self.done()
+        until(lambda: self.done() > begun, seconds=60, what="a job is done")
+        time.sleep(warm)
+        before, since = self.done(), time.monotonic()
+        time.sleep(seconds)
+        done, passed = self.done() - before, time.monotonic() - since
+        assert self.counts()["pending"], "it ran out of jobs: dispatch more"
+        return done / passed
 
     def stop(self) -> None:
         self._process.terminate()
@@ -175,6 +219,14 @@ class Place:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        self.processes.remove(process)
+
+    def kill(self, process: subprocess.Popen[Any]) -> None:
+        """SIGKILL to a process and its children, as if its machine were gone."""
+        for each in family(process):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait()
         self.processes.remove(process)
 
     def stop(self) -> None:

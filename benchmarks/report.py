@@ -73,12 +73,28 @@ class Report:
     """All figures of one run.
 
     Args:
-        rounds: how often each thing is measured.
+        rounds: how often each thing is measured, where it is measured more than once.
+        scale: of how many jobs and seconds it is measured with: far below 1 shows whether it works, and no speed.
+        long_run: how many jobs the long run has.
     """
 
     rounds: int = 3
+    scale: float = 1.0
+    long_run: int = 20_000
     figures: list[Figure] = field(default_factory=list)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+    def jobs(self, count: int) -> int:
+        """So many jobs, to scale."""
+        return max(10, int(count * self.scale))
+
+    def seconds(self, seconds: float) -> float:
+        """So many seconds, to scale."""
+        return max(0.5, seconds * self.scale)
+
+    def curve(self, name: str, points: list[tuple[float, float]]) -> None:
+        """Add a curve: ``what over what``."""
+        self.curves[name] = points
 
     def add(self, part: str, name: str, unit: str, values: list[float], **target: float) -> Figure:
         """Add a figure, and show it."""

@@ -5,10 +5,13 @@
 It keeps the states of the worker protocol in memory, checks no token, and can be as slow as it is told to. Beside the
 protocol it has::
 
-    POST /bench/dispatch {"count": 3, "job": {"prompt": "x"}}   new pending jobs; a prompt "now" becomes the time
+    POST /bench/dispatch {"count": 3, "job": {"prompt": "x"}}   new jobs, pending unless they say "status": "running";
+                                                                a prompt "now" becomes the time
     POST /bench/slow     {"seconds": 0.05}                      every answer of the protocol comes that much later
     GET  /bench/counts                                          jobs by status, requests by route, bytes uploaded
-    GET  /bench/results                                         the outputs of the closed jobs that have one
+    GET  /bench/results                                         the last outputs of closed jobs, where they have one
+    GET  /bench/times                                           the last claims and closes as [job, time], and the
+                                                                uploads as [bytes, begun, ended]; seconds since 1970
     POST /bench/reset                                           no jobs, no counts
 """
 
@@ -18,9 +21,12 @@ import asyncio
 import json
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 from urllib.parse import parse_qs
+
+KEPT = 100_000
+"""How many results and times are kept."""
 
 HEAD = b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
@@ -35,7 +41,9 @@ class Jobs:
     def reset(self) -> None:
         self.listed: dict[str, dict[int, bytes]] = {"pending": {}, "running": {}}
         self.closed: Counter[str] = Counter()
-        self.results: list[str] = []
+        self.results: deque[str] = deque(maxlen=KEPT)
+        self.claims: deque[tuple[int, float]] = deque(maxlen=KEPT)
+        self.closes: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self.first_claim: float | None = None
 
     def dispatch(self, count: int, job: dict[str, Any]) -> list[int]:
@@ -45,7 +53,7 @@ class Jobs:
             fields = {"id": job_id, "assigned_to": "w", "status": "pending", **job}
             if fields.get("prompt") == "now":
                 fields["prompt"] = repr(time.time())
-            self.listed["pending"][job_id] = json.dumps(fields).encode()
+            self.listed[fields["status"]][job_id] = json.dumps(fields).encode()
         return list(ids)
 
     def listing(self, status: str) -> bytes:
@@ -55,7 +63,9 @@ class Jobs:
         entry = self.listed["pending"].pop(job_id, None)
         if entry is None:
             return False
-        self.first_claim = self.first_claim or time.time()
+        now = time.time()
+        self.first_claim = self.first_claim or now
+        self.claims.append((job_id, now))
         self.listed["running"][job_id] = entry.replace(b'"pending"', b'"running"')
         return True
 
@@ -63,6 +73,7 @@ class Jobs:
         if self.listed["running"].pop(job_id, None) is None:
             return False
         self.closed[body["status"]] += 1
+        self.closes.append((job_id, time.time()))
         if body["result"]:
             self.results.append(body["result"])
         return True
@@ -75,7 +86,7 @@ class Server:
         self.jobs = Jobs()
         self.seconds = 0.0
         self.requests: Counter[str] = Counter()
-        self.uploaded = 0
+        self.uploads: list[tuple[int, float, float]] = []
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
         path, _, query = target.partition("?")
@@ -108,18 +119,20 @@ class Server:
         if what == "slow":
             self.seconds = told["seconds"]
         if what == "results":
-            return self.jobs.results
+            return list(self.jobs.results)
+        if what == "times":
+            return {"claims": list(self.jobs.claims), "closes": list(self.jobs.closes), "uploads": self.uploads}
         if what == "reset":
             self.jobs.reset()
             self.requests.clear()
-            self.uploaded = 0
+            self.uploads.clear()
         listed = {status: len(entries) for status, entries in self.jobs.listed.items()}
         return {
             **listed,
             **self.jobs.closed,
             "first_claim": self.jobs.first_claim,
             "requests": dict(self.requests),
-            "uploaded": self.uploaded,
+            "uploaded": sum(size for size, _, _ in self.uploads),
         }
 
 
@@ -147,9 +160,7 @@ class Connection(asyncio.Protocol):
                 self._begin(head.decode("latin-1"))
             taken, data = data[: self.left], data[self.left :]
             self.left -= len(taken)
-            if self.upload:
-                self.server.uploaded += len(taken)
-            else:
+            if not self.upload:
                 self.body.append(taken)
             if not self.left:
                 self._end()
@@ -160,13 +171,16 @@ class Connection(asyncio.Protocol):
         self.head, self.body = (method, target), []
         self.upload = target.startswith("/artifacts")
         named = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in headers)}
-        self.left = int(named.get("content-length", 0))
+        self.left = self.size = int(named.get("content-length", 0))
+        self.begun_at = time.time()
         if "100-continue" in named.get("expect", ""):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _end(self) -> None:
         assert self.head is not None
         (method, target), self.head = self.head, None
+        if self.upload:
+            self.server.uploads.append((self.size, self.begun_at, time.time()))
         status, body = self.server.answer(method, target, b"".join(self.body))
         answer = HEAD % (status, len(body)) + body
         if self.server.seconds and not target.startswith("/bench"):
