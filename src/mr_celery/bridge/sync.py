@@ -38,7 +38,7 @@ TORN_SECONDS = 60.0
 """Seconds without a comparison of its own after which a bridge does not know whether torn lists had stayed so."""
 
 LOOK_SECONDS = 1.0
-"""Seconds between two looks for claims that are to be settled."""
+"""Seconds between two looks whether the server takes the token again."""
 
 Verdict = Literal["aborted", "open", "ask again"]
 
@@ -84,7 +84,8 @@ class InFlightSync:
         return self._office.settings.poll_interval
 
     def run_once(self) -> float:
-        """Compare once, if it is this bridge's turn. Returns seconds until the next time.
+        """Compare once, if it is this bridge's turn. Returns seconds until the next time; the watch wakes it before,
+        when a claim is to be settled.
 
         Raises:
             WorkerError: the server could not be asked, or its answer is none: then nothing is concluded.
@@ -100,7 +101,7 @@ class InFlightSync:
             due = self._is_due()
         if settling or due:
             self._compare(settling)
-        return min(self._interval, LOOK_SECONDS)
+        return max(0.0, self._next_comparison - office.clock())
 
     def _is_due(self) -> bool:
         """Whether there may be something to find, and no other bridge looks for it now."""
