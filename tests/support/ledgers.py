@@ -174,6 +174,11 @@ class Books:
         at = self.record(job_id).times[state]
         self.redis.hset(self.key(f"job:{job_id}"), f"{state}_at", f"{at - seconds:.6f}")
 
+    def reach(self, queue: str = "celery", *, sent: float, seconds: float = 0.0) -> None:
+        """Let the workers have come, in a queue, to the messages of that time, and that many seconds ago."""
+        fields = {f"{queue}:sent": f"{sent:.6f}", f"{queue}:at": f"{self.now() - seconds:.6f}"}
+        self.redis.hset(self.key("reached"), mapping=fields)
+
     def age_look(self, *, seconds: float) -> None:
         """Let the last look for lost runs, and the patience after it, be that many seconds earlier."""
         for name in ("at", "patient_until"):

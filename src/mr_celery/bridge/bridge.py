@@ -24,6 +24,7 @@ from .sender import Sender, registry_of
 from .sweeper import Sweeper
 from .sync import InFlightSync
 from .vitals import Vitals
+from .watch import Watch
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -90,6 +91,14 @@ class Bridge:
         self._reaper_loop = Loop("reaper", Reaper(self._office), most_backoff=5.0)
         self._sync_loop = Loop("sync", InFlightSync(self._office))
         self._sweep_loop = Loop("sweep", Sweeper(self._office))
+        called = {
+            "admitted": self._sync_loop,
+            "claimed": self._reaper_loop,
+            "sent": self._reaper_loop,
+            "running": self._reaper_loop,
+            "finished": self._courier_loop,
+        }
+        self._watch_loop = Loop("watch", Watch(self._office, called), most_backoff=5.0)
         self._bell_loop = Loop("bell", self, most_backoff=5.0, endless=True)
 
     @property
@@ -111,7 +120,7 @@ class Bridge:
             reasons["bridge"] = "it is stopping"
         if office.token_rejected:
             reasons["token"] = "the server refuses it"  # noqa: S105 - no password
-        if self._reaper_loop.failures:
+        if self._watch_loop.failures:
             reasons["ledger"] = "it does not answer"
         age, limit = office.presence_age, PRESENCE_LAPSES * office.settings.heartbeat_interval + office.settings.timeout
         if age is None or age > limit:
@@ -128,6 +137,7 @@ class Bridge:
             self._keeper_loop,
             self._reaper_loop,
             self._sweep_loop,
+            self._watch_loop,
             self._bell_loop,
         )
 
@@ -187,6 +197,7 @@ class Bridge:
         self._courier_loop.stop()
         self._courier_loop.join(left())
         self._courier.close(left())
+        self._watch_loop.stop()
         self._keeper_loop.stop()
         self._heartbeat_loop.stop()
         self._heartbeat_loop.join(left())

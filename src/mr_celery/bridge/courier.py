@@ -10,12 +10,13 @@ from ..delivery import HOLD_SECONDS, Consignment, Delivery, Stores
 from ..errors import LedgerUnavailable, WorkerError
 from ..ledger import DeliveryKey
 from .office import Office
+from .watch import REST
 
 SIDE_BY_SIDE = 8
 """How many outcomes are delivered at once, when all is well."""
 
 LOOK_SECONDS = 1.0
-"""Seconds between two looks for outcomes that are due."""
+"""Seconds between two looks while deliveries are under way, or the token is refused."""
 
 MOST_PAUSE = 5.0
 """Seconds between two single deliveries that find out whether a server in trouble is back."""
@@ -74,7 +75,7 @@ class Courier:
         self._resume_at = float("-inf")
 
     def run_once(self) -> float:
-        """Deliver what is due. Returns seconds until the next look.
+        """Deliver what is due. Returns seconds until the next look; the watch and the bell wake it before.
 
         Raises:
             LedgerUnavailable: the ledger is away.
@@ -91,7 +92,9 @@ class Courier:
             return 0.0
         taken = self._office.ledger.collect(free, hold_seconds=self._hold_seconds)
         self._delivering |= {self._pool.submit(self._deliver, key) for key in taken}
-        return 0.0 if len(taken) == free else LOOK_SECONDS
+        if len(taken) == free:
+            return 0.0
+        return LOOK_SECONDS if self._delivering else REST
 
     def _look_back(self) -> None:
         """Learn from the deliveries that have ended."""

@@ -72,6 +72,11 @@ class Loop:
         """Do the step at once, if the loop is waiting."""
         self._wake.set()
 
+    def call(self) -> None:
+        """Do the step at once, if the loop is waiting for something to do, and not because the step failed."""
+        if not self._failures:
+            self.wake()
+
     def stop(self) -> None:
         """Do not begin the step again."""
         self._stopping = True

@@ -45,7 +45,7 @@ MOST_INTERVAL_SECONDS = 30.0
 """How many seconds that makes at the most."""
 
 LOOK_SECONDS = 1.0
-"""Seconds between two looks for claims that are to be settled."""
+"""Seconds between two looks whether the server takes the token again."""
 
 Verdict = Literal["aborted", "open", "ask again"]
 
@@ -93,7 +93,8 @@ class InFlightSync:
         return max(self._office.settings.poll_interval, min(COMPARE_WORK * self._work, MOST_INTERVAL_SECONDS))
 
     def run_once(self) -> float:
-        """Compare once, if it is this bridge's turn. Returns seconds until the next time.
+        """Compare once, if it is this bridge's turn. Returns seconds until the next time; the watch wakes it before,
+        when a claim is to be settled.
 
         Raises:
             WorkerError: the server could not be asked, or its answer is none: then nothing is concluded.
@@ -111,7 +112,7 @@ class InFlightSync:
             began = time.thread_time()
             self._compare(settling)
             self._work = time.thread_time() - began
-        return min(self._interval, LOOK_SECONDS)
+        return max(0.0, self._next_comparison - office.clock())
 
     def _is_due(self) -> bool:
         """Whether there may be something to find, and no other bridge looks for it now."""

@@ -21,6 +21,7 @@ from .records import (
     Standing,
     Started,
     Survey,
+    Unstarted,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "Standing",
     "Started",
     "Survey",
+    "Unstarted",
 ]

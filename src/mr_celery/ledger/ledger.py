@@ -44,6 +44,7 @@ from .records import (
     Standing,
     Started,
     Survey,
+    Unstarted,
     read_holding,
     read_line,
     read_record,
@@ -63,7 +64,7 @@ MOST_REDELIVERIES = 5
 """How often a job is closed once more because the server goes on listing it as running."""
 
 PAGE = 200
-"""How much an inventory reads at once."""
+"""How many jobs one script is about at the most, where it may be about very many: Redis does nothing else meanwhile."""
 
 
 class Ledger:
@@ -211,9 +212,13 @@ class Ledger:
         Returns:
             Those that are not the worker's any more, with the reason.
         """
-        pairs = [part for run in runs for part in run]
-        answer = self._run("hold", "", holder, lease, wait_seconds, *pairs)
-        return {int(answer[i]): answer[i + 1].decode() for i in range(0, len(answer), 2)}
+        lost: dict[int, str] = {}
+        whole = list(runs)
+        for start in range(0, len(whole), PAGE):
+            pairs = [part for run in whole[start : start + PAGE] for part in run]
+            answer = self._run("hold", "", holder, lease, wait_seconds, *pairs)
+            lost.update((int(answer[i]), answer[i + 1].decode()) for i in range(0, len(answer), 2))
+        return lost
 
     def retry(self, run: RunKey, *, nonce: str, wait_seconds: float) -> bool:
         """Running → sent: the handler asked Celery for a retry, expected to start within ``wait_seconds``.
@@ -401,9 +406,22 @@ class Ledger:
     # -- looking after ---------------------------------------------------------------------------------
 
     def take(self, state: str, limit: int = 100, *, hold_seconds: float) -> list[int]:
-        """Take up to ``limit`` jobs that are due in one of the states before *running*; nobody else gets them for
+        """Take up to ``limit`` jobs that are due as *admitted* or *claimed*; nobody else gets them for
         ``hold_seconds``."""
         return [int(job_id) for job_id in self._run("take", "", state, limit, hold_seconds)]
+
+    def unstarted(self, limit: int = 200, *, hold_seconds: float, patience: float, silence: float) -> list[Unstarted]:
+        """Take up to ``limit`` messages of which no worker has told for a while; nobody else gets them for
+        ``hold_seconds``.
+
+        Args:
+            limit: how many.
+            hold_seconds: until each is due again, unless it is started.
+            patience: by how many seconds those may have been sent later that are started before it.
+            silence: for how many seconds nothing of its queue may be started, before its own age tells.
+        """
+        answer = self._run("unstarted", "", limit, hold_seconds, patience, silence)
+        return [Unstarted.read(each) for each in answer]
 
     def lost(self, limit: int = 100, *, lease: float) -> list[int]:
         """Up to ``limit`` runs whose lease has run out. Each is lost only once :meth:`lose` says so.
@@ -411,7 +429,17 @@ class Ledger:
         None is, for half a ``lease`` (seconds), after a time in which nobody could look: the workers could not renew
         their leases then either.
         """
-        return [int(job_id) for job_id in self._run("lost", "", limit, lease)]
+        return [int(job_id) for job_id in self._look_for_lost("lost", lease, limit)]
+
+    def watch(self, *, lease: float) -> Mapping[str, int]:
+        """How many jobs somebody must look at now, by state; of those that run, the ones that :meth:`lost` names.
+
+        It counts as a look for lost runs, as :meth:`lost` does: while it is done, somebody could look.
+        """
+        return dict(zip(IN_FLIGHT, map(int, self._look_for_lost("watch", lease)), strict=True))
+
+    def _look_for_lost(self, name: str, lease: float, *arguments: object) -> Any:
+        return self._script(("record", "known_work", "patience", name), "", (lease, *arguments))
 
     def missed(self, job_ids: Iterable[int]) -> dict[int, Missed]:
         """Note which jobs in flight the server does not list. Returns for each since when that is so."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ..job import Job
 from ..outcome import Outcome
@@ -74,6 +74,38 @@ class Missed:
 
     times: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Unstarted:
+    """A message of which no worker has told for a while.
+
+    Args:
+        job_id: the job.
+        task_id: the attempt.
+        task: the handler's task name.
+        queue: where it was sent to.
+        why: what went wrong last; empty: nothing is known.
+        held: a worker had told that it has the message, and fell silent.
+        overtaken: workers have started messages that were sent well after it, or none of the queue for long.
+        seconds: since it was sent.
+    """
+
+    job_id: int
+    task_id: str
+    task: str
+    queue: str
+    why: str
+    held: bool
+    overtaken: bool
+    seconds: float
+
+    @classmethod
+    def read(cls, answer: Sequence[Any]) -> Unstarted:
+        """What ``unstarted.lua`` answers of it."""
+        job_id, task_id, task, queue, why, held, overtaken, seconds = answer
+        task_id, task, queue, why = (text.decode(errors="replace") for text in (task_id, task, queue, why))
+        return cls(int(job_id), task_id, task, queue, why, bool(held), bool(overtaken), float(seconds))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 
 from mr_celery.bridge.loops import Loop
 from mr_celery.errors import JobError, LedgerUnavailable, WorkerError
+from support.ports import until
 
 PATIENCE = 20.0
 """Seconds after which a test gives up waiting for a thread."""
@@ -298,4 +299,25 @@ class TestThread:
         step.await_begin()
         loop.wake()
 
+        step.await_begin()
+
+    def test_call_ends_the_pause_but_not_the_wait_after_an_error(
+        self, begin: Begin, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mr_celery.bridge.loops.backoff", lambda failures, **_: LONG)
+
+        def fail_the_second_time(count: int) -> float:
+            if count == 2:
+                raise LedgerUnavailable("away")
+            return LONG
+
+        step = Watched(fail_the_second_time)
+        loop = begin(step)
+        step.await_begin()
+        loop.call()
+        step.await_begin()
+        until(lambda: loop.failures, what="it has failed")
+        loop.call()
+        assert not loop._wake.is_set()
+        loop.wake()
         step.await_begin()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mr_celery.bridge.candidates import refused_route
 from mr_celery.bridge.office import Office
-from mr_celery.bridge.reaper import QUEUED_PATIENCE, Reaper
+from mr_celery.bridge.reaper import QUEUED_PATIENCE, QUEUED_SILENCE, Reaper
+from mr_celery.bridge.watch import REST
 from mr_celery.ledger import Route, RunKey
 from mr_celery.texts import RESEND_BUDGET
 from support.ledgers import Books, Desk, make_desk
@@ -122,7 +125,8 @@ def test_after_a_time_without_the_ledger_runs_get_time_to_renew_their_leases(
 def test_in_its_usual_pace_nobody_gets_more_time(desk: Desk, books: Books, reaper: Reaper) -> None:
     desk.bring("running")
     for _ in range(20):
-        books.age_look(seconds=reaper.run_once())
+        reaper.run_once()
+        books.age_look(seconds=LEASE / 3 - 0.5)
     books.make_due("running")
     reaper.run_once()
     assert books.record().attempt == 2
@@ -170,11 +174,14 @@ def test_a_message_that_is_gone_again_and_again_fails_with_what_to_look_at(
 
 
 @pytest.mark.parametrize("length", [3, None])
-def test_a_message_that_may_wait_its_turn_is_not_sent_again(
-    desk: Desk, books: Books, reaper: Reaper, length: int | None
+@pytest.mark.parametrize("age", [LEASE, QUEUED_SILENCE * 100])
+def test_a_message_that_waits_its_turn_is_not_sent_again_however_long_that_takes(
+    desk: Desk, books: Books, reaper: Reaper, length: int | None, age: float
 ) -> None:
     desk.bring("sent")
     desk.sender.length = length
+    books.age(1, "sent", seconds=age)
+    books.reach(sent=books.record().times["sent"] + QUEUED_PATIENCE - 1)
     books.make_due("sent")
     reaper.run_once()
     assert desk.sender.sent == []
@@ -182,18 +189,80 @@ def test_a_message_that_may_wait_its_turn_is_not_sent_again(
     assert not books.is_due("sent")
 
 
+def test_messages_that_are_overtaken_are_sent_again_each_time_after_twice_as_long(
+    desk: Desk, books: Books, reaper: Reaper
+) -> None:
+    desk.bring("sent")
+    desk.sender.length = 3
+    for times in (1, 2, 4, 8, 16, 32, 32):
+        for overtaken in (False, True):
+            later = QUEUED_PATIENCE * times + (1 if overtaken else -1)
+            books.reach(sent=books.record().times["sent"] + later)
+            sent = len(desk.sender.sent)
+            books.make_due("sent")
+            reaper.run_once()
+            assert len(desk.sender.sent) == sent + overtaken
+    assert (books.state(), books.record().resends) == ("sent", 0)
+
+
+def test_what_is_started_in_one_queue_overtakes_nothing_in_another(desk: Desk, books: Books, reaper: Reaper) -> None:
+    desk.bring("sent", task="tiny.slow")
+    desk.sender.length = 3
+    books.reach("celery", sent=books.now() + QUEUED_PATIENCE + 1)
+    books.make_due("sent")
+    reaper.run_once()
+    assert desk.sender.sent == []
+
+
 @pytest.mark.parametrize("length", [3, None])
-def test_a_message_that_is_out_of_sight_for_long_is_sent_again_without_a_limit(
-    desk: Desk, books: Books, reaper: Reaper, length: int | None
+@pytest.mark.parametrize("ever", [True, False])
+def test_where_nothing_of_the_queue_is_started_a_message_is_sent_again_for_its_age(
+    desk: Desk, books: Books, reaper: Reaper, length: int | None, ever: bool
 ) -> None:
     desk.bring("sent")
     desk.sender.length = length
-    for _ in range(RESEND_BUDGET + 2):
-        books.age(1, "sent", seconds=QUEUED_PATIENCE + 1)
+    if ever:
+        books.reach(sent=0.0, seconds=QUEUED_SILENCE + 1)
+    for age, expected in ((QUEUED_SILENCE - 1, 0), (QUEUED_SILENCE + 1, 1), (QUEUED_SILENCE + 1, 1)):
+        books.age(1, "sent", seconds=age)
         books.make_due("sent")
         reaper.run_once()
-    assert len(desk.sender.sent) == RESEND_BUDGET + 2
-    assert (books.state(), books.record().resends) == ("sent", 0)
+        assert len(desk.sender.sent) == expected
+        books.age(1, "sent", seconds=-age)
+
+
+def test_very_many_messages_that_wait_cost_few_steps_and_no_copies(
+    desk: Desk, books: Books, reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for job_id in range(1, 251):
+        desk.bring("sent", job_id)
+    desk.sender.length = 250
+    books.make_due("sent")
+    steps: list[str] = []
+    run = books.ledger._redis.run
+
+    def count(*names: str, **rest: Any) -> Any:
+        steps.append(names[-1])
+        return run(*names, **rest)
+
+    monkeypatch.setattr(books.ledger._redis, "run", count)
+    reaper.run_once()
+    assert steps == ["lost", "unstarted", "unstarted", "take"]
+    assert (desk.sender.sent, desk.sender.counted) == ([], ["celery"])
+
+
+def test_a_look_at_more_messages_than_it_takes_goes_on_at_once(
+    desk: Desk, books: Books, reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mr_celery.bridge.reaper.PAGE", 2)
+    monkeypatch.setattr("mr_celery.bridge.reaper.MOST_PAGES", 2)
+    desk.sender.length = 5
+    for job_id in range(1, 6):
+        desk.bring("sent", job_id)
+    books.make_due("sent")
+    assert reaper.run_once() == 0.0
+    assert reaper.run_once() == REST
+    assert books.ledger.due("sent") == []
 
 
 @pytest.mark.parametrize("length", [0, 3, None])
@@ -359,15 +428,6 @@ def test_a_job_whose_handler_is_not_declared_any_more_fails_and_names_it(
     assert outcome.status == "failed"
     assert "tiny.removed" in outcome.text
     assert desk.sender.sent == []
-
-
-# -- how often ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("lease", "pause"), [(30.0, 1.0), (60.0, 1.0), (4.0, 0.4)])
-def test_a_short_lease_is_looked_at_more_often(monkeypatch: pytest.MonkeyPatch, lease: float, pause: float) -> None:
-    desk = make_desk(monkeypatch, lease=lease)
-    assert Reaper(desk.office).run_once() == pause
 
 
 # -- what is wrong with one job ----------------------------------------------------------------------------

@@ -89,6 +89,7 @@ class Entry:
     nonce: str = ""
     retries: int = 0
     resends: int = 0
+    copies: int = 0
     held: bool = False
     run: str = ""
     holder: str = ""
@@ -120,7 +121,7 @@ class Model:
     def _begin(self, entry: Entry, *, due: bool) -> None:
         entry.attempt += 1
         entry.task = f"mr-{entry.id}-{entry.attempt}-{entry.nonce}"
-        entry.retries, entry.resends, entry.held = 0, 0, False
+        entry.retries, entry.resends, entry.copies, entry.held = 0, 0, 0, False
         self._claim(entry, due=due)
 
     def _record(self, entry: Entry, outcome: Outcome, *, due: bool = True) -> None:
@@ -283,6 +284,7 @@ class Model:
         if entry is None or entry.task != message.task_id:
             return "kept"
         entry.held = False
+        entry.copies += 1
         entry.resends += counted
         if counted and entry.resends > BUDGET:
             self._record(entry, NOT_STARTED)
@@ -310,6 +312,13 @@ class Model:
         for job_id in taken:
             self.jobs[job_id].due = False
         return sorted(taken)
+
+    def unstarted(self) -> list[tuple[int, str, bool]]:
+        return [(job_id, self.jobs[job_id].task, self.jobs[job_id].held) for job_id in self.take("sent")]
+
+    def watch(self) -> dict[str, int]:
+        due = Counter(entry.state for entry in self.jobs.values() if entry.due)
+        return {state: due[state] for state in IN_FLIGHT}
 
     def collect(self) -> list[DeliveryKey]:
         taken = [self.jobs[job_id] for job_id in self.take("finished")]
@@ -613,6 +622,22 @@ class Walk(RuleBasedStateMachine):
             return self.agree(self.model.resend(message, counted=counted), answer)
 
         self.do(step, lost=lost)
+
+    @precondition(lambda self: self.in_state("sent"))
+    @rule(late=st.booleans())
+    def look_for_messages_that_nobody_started(self, late: bool) -> None:
+        """A reaper finds messages of which no worker has told for a while."""
+        if late:
+            self.time_passes("sent")
+        expected = self.model.unstarted()
+        found = self.ledger.unstarted(hold_seconds=LATER, patience=LATER, silence=LATER)
+        assert not any(each.overtaken for each in found)
+        self.agree(expected, sorted((each.job_id, each.task_id, each.held) for each in found))
+
+    @rule()
+    def watch(self) -> None:
+        """A bridge asks where there is something to do."""
+        self.agree(self.model.watch(), self.ledger.watch(lease=LATER))
 
     @precondition(lambda self: self.in_state("running"))
     @rule(late=st.booleans(), lost=LOST)
@@ -1049,6 +1074,7 @@ class Walk(RuleBasedStateMachine):
             )
             fences = self.books.redis.hmget(self.books.key(f"job:{job_id}"), "run", "holder", "carrier")
             assert [(each or b"").decode() for each in fences] == [entry.run, entry.holder, entry.carrier]
+            assert int(self.books.redis.hget(self.books.key(f"job:{job_id}"), "copies") or 0) == entry.copies
             if entry.state in IN_FLIGHT:
                 score = self.books.score(entry.state, job_id)
                 assert score is not None

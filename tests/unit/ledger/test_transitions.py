@@ -9,7 +9,7 @@ import pytest
 
 from mr_celery.job import Job
 from mr_celery.ledger import DeliveryKey, Ledger, Missed, Route, RunKey
-from mr_celery.ledger.ledger import KEPT_OUTCOME, MOST_REDELIVERIES
+from mr_celery.ledger.ledger import KEPT_OUTCOME, MOST_REDELIVERIES, PAGE
 from mr_celery.outcome import Outcome
 from support.ledgers import DONE, FAILED, HOLDER, INSIDE, LATER, NONCE, ROUTE, STATES, Books, admit, fake_books, sent
 
@@ -1029,7 +1029,7 @@ def test_a_job_that_is_over_leaves_only_a_light_record_that_expires(
     assert 990 < books.redis.ttl(books.key("job:1")) <= 1000
     ending = "done" if state == "closed" else "aborted"
     left = {"job:1", "story:1", f"ended:{ending}", "figures"}
-    assert set(books.redis.keys(books.key("*"))) == {books.key(name).encode() for name in left}
+    assert set(books.redis.keys(books.key("*"))) == {books.key(name).encode() for name in (*left, "reached")}
     for name in left:
         assert 990 < books.redis.ttl(books.key(name)) <= 1000
 
@@ -1338,3 +1338,99 @@ def test_an_outcome_that_nobody_delivers_rings_for_the_courier(books: Books, led
     assert next(bell) == ""
     ledger.finish(run, DONE, deliver_seconds=0)
     assert next(bell) == "deliver"
+
+
+# -- how far a queue is ----------------------------------------------------------------------------------------
+
+
+def overtaken(books: Books) -> dict[int, bool]:
+    """The due messages, and whether others that were sent 100 seconds later are started."""
+    books.make_due("sent")
+    found = books.ledger.unstarted(hold_seconds=LATER, patience=100, silence=1e6)
+    return {each.job_id: each.overtaken for each in found}
+
+
+def sent_earlier(books: Books, job_id: int, seconds: float) -> None:
+    books.bring("sent", job_id)
+    books.age(job_id, "sent", seconds=seconds)
+
+
+def test_a_message_is_overtaken_by_one_that_was_sent_well_after_it_and_is_started(books: Books) -> None:
+    sent_earlier(books, 1, 200)
+    sent_earlier(books, 2, 50)
+    later = books.bring("sent", 3)
+    assert overtaken(books) == {1: False, 2: False, 3: False}
+    books.start(later)
+    assert overtaken(books) == {1: True, 2: False}
+
+
+def test_a_message_that_is_started_in_its_turn_overtakes_nothing(books: Books) -> None:
+    sent_earlier(books, 1, 500)
+    sent_earlier(books, 2, 300)
+    first = RunKey(1, books.record(1).task_id)
+    books.start(first)
+    assert overtaken(books) == {2: False}
+
+
+def test_in_another_queue_nothing_is_overtaken(books: Books) -> None:
+    sent_earlier(books, 1, 200)
+    books.start(books.bring("sent", 2, route=Route("proj.upper", "another")))
+    assert overtaken(books) == {1: False}
+
+
+def test_a_start_before_its_sending_is_known_overtakes_too(books: Books) -> None:
+    sent_earlier(books, 1, 200)
+    books.start(books.bring("claimed", 2))
+    assert overtaken(books) == {1: True}
+
+
+def send_again(books: Books, run: RunKey) -> None:
+    resend(books.ledger, run, budget=None)
+    books.ledger.sent({run.job_id: run.task_id}, wait_seconds=LATER)
+
+
+def give_back(books: Books, run: RunKey) -> None:
+    books.start(run)
+    books.redis.delete(books.key("reached"))
+    books.give_back(run)
+
+
+@pytest.mark.parametrize("step", [send_again, give_back])
+def test_of_a_job_that_was_sent_again_or_given_back_it_is_not_known_how_late_its_message_is(
+    books: Books, step: Callable[[Books, RunKey], None]
+) -> None:
+    sent_earlier(books, 1, 200)
+    run = books.bring("sent", 2)
+    step(books, run)
+    books.redis.hset(books.key("reached"), "celery:at", f"{books.now():.6f}")
+    books.start(run, nonce="once more")
+    assert overtaken(books) == {1: False}
+
+
+def test_how_far_a_queue_is_never_goes_back_and_vanishes_with_a_quiet_day(books: Books) -> None:
+    sent_earlier(books, 1, 200)
+    books.start(books.bring("sent", 2))
+    sent_earlier(books, 3, 150)
+    books.redis.hset(books.key("reached"), "celery:at", "0")
+    books.start(RunKey(3, books.record(3).task_id))
+    assert overtaken(books) == {1: True}
+    assert 86390 < books.redis.ttl(books.key("reached")) <= 86400
+
+
+def test_a_message_that_is_taken_is_left_to_its_taker(books: Books) -> None:
+    run = books.bring("sent")
+    books.hold(run)
+    books.make_due("sent")
+    (found,) = books.ledger.unstarted(hold_seconds=LATER, patience=100, silence=LATER)
+    assert (found.job_id, found.task_id, found.task, found.queue) == (1, run.task_id, "proj.upper", "celery")
+    assert (found.why, found.held) == ("", True)
+    assert 0 <= found.seconds < 20
+    assert books.ledger.unstarted(hold_seconds=LATER, patience=100, silence=LATER) == []
+    assert books.state() == "sent"
+
+
+def test_more_messages_than_one_script_is_about_are_held_all_the_same(books: Books) -> None:
+    runs = [books.bring("sent", job_id) for job_id in range(1, PAGE + 11)]
+    books.make_due("sent")
+    assert books.hold(*runs, RunKey(9999, "mr-9999-1-x")) == {9999: "unknown"}
+    assert books.ledger.due("sent") == []

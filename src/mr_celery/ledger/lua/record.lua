@@ -14,6 +14,8 @@
 --   figures       hash: counters and histograms of what has happened, see figures.py
 --   paused        string: who paused the claiming, when and why; absent: it goes on
 --   outcome:<id>  string: what a closed job ended with, for a little while (see adopt.lua)
+--   reached       hash: how far the workers are in each queue, see start.lua and unstarted.lua
+--   looked        hash: when somebody looked for lost runs last, see patience.lua
 --   bell          channel: rung with the new state when a slot becomes free or work becomes due
 --
 -- ARGV[1] is the prefix, ARGV[2] the job's id. All times are this server's clock, in seconds.
@@ -114,7 +116,7 @@ end
 local function begin_attempt(attempt, nonce)
   set('attempt', attempt, 'task', task_id(attempt, nonce), 'resends', 0, 'retries', 0)
   if attempt > 1 then
-    redis.call('HDEL', record, 'why', 'held')
+    redis.call('HDEL', record, 'why', 'held', 'copies')
   end
 end
 

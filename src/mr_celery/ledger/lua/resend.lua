@@ -9,6 +9,7 @@ if not (state == 'sent' or state == 'claimed') or known[2] ~= task then
 end
 set('why', why)
 redis.call('HDEL', record, 'held')
+redis.call('HINCRBY', record, 'copies', 1)
 if budget >= 0 then
   local resends = tonumber(known[3]) + 1
   set('resends', resends)

@@ -2,9 +2,22 @@
 -- A message with more Celery retries than the record belongs to the run that published it, and takes over.
 -- The same run asking again (its first answer was lost on the way) gets the same answer.
 -- Answers: {'started', job, attempt, trace or ''}, or {the state that stands against it}.
+-- How far its queue is: up to which time of sending its messages are started (see unstarted.lua), and when the last one
+-- was; to the second. Of a job that was sent several times it is not known which message this is. The key is `reached`.
+local function reach(queue, sent_at)
+  local reached, names = prefix .. 'reached', {queue .. ':sent', queue .. ':at'}
+  local known = redis.call('HMGET', reached, unpack(names))
+  if now - tonumber(known[2] or 0) >= 1 or tonumber(sent_at or 0) - tonumber(known[1] or 0) >= 1 then
+    local newest = math.max(tonumber(known[1] or 0), tonumber(sent_at or 0))
+    redis.call('HSET', reached, names[1], stamp(newest), names[2], stamp(now))
+    redis.call('EXPIRE', reached, 86400)
+  end
+end
+
 local task, retries, node, holder = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local lease, run = tonumber(ARGV[7]), ARGV[8]
-local known = get('state', 'task', 'retries', 'job', 'attempt', 'run', 'trace', 'admitted_at', 'running_at')
+local known = get('state', 'task', 'retries', 'job', 'attempt', 'run', 'trace', 'admitted_at', 'running_at',
+  'sent_at', 'claimed_at', 'copies', 'queue')
 local state, recorded = known[1], tonumber(known[3])
 if not state then
   return {'unknown'}
@@ -18,6 +31,10 @@ if not (waiting or continued) then
 end
 set('retries', retries, 'node', node, 'holder', holder, 'run', run)
 move(state, 'running', now + lease)
+if waiting then
+  local once = not known[9] and not known[12]
+  reach(known[13], once and (state == 'sent' and known[10] or known[11]))
+end
 if not (continued and known[6] == run) then
   tell('started', node, known[5])
   if known[8] and not known[9] then

@@ -1,4 +1,4 @@
--- admitted, claimed and sent stay as they are: a bridge takes what is due; no other one gets it for hold_seconds.
+-- admitted and claimed stay as they are: a bridge takes what is due; no other one gets it for hold_seconds.
 -- ARGV: prefix, (unused), state, limit, hold_seconds.
 -- Answers: the ids taken.
 local state, limit, hold_seconds = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
