@@ -495,8 +495,8 @@ class Ledger:
 
     def read(self, job_id: int) -> Record | None:
         """One job's record; ``None`` if the ledger does not know it."""
-        with self._redis.errors():
-            return read_record(job_id, self._redis.client.hgetall(f"{self._prefix}job:{job_id}"))
+        record, payload = self._script(("record", "read"), job_id, ())
+        return read_record(job_id, dict(zip(*[iter([*record, *payload])] * 2, strict=True)))
 
     def holds(self, run: RunKey) -> bool:
         """Whether a run still has its job: nobody aborted it, and no other run was started in its place.
@@ -511,7 +511,7 @@ class Ledger:
     def blob(self, job_id: int, index: int) -> bytes | None:
         """The bytes of an outcome's upload."""
         with self._redis.errors():
-            blob: bytes | None = self._redis.client.hget(f"{self._prefix}job:{job_id}", f"blob:{index}")
+            blob: bytes | None = self._redis.client.hget(f"{self._prefix}payload:{job_id}", f"blob:{index}")
         return blob
 
     def in_flight(self) -> dict[int, str]:

@@ -535,3 +535,47 @@ def test_an_absent_fleet_register_is_told_as_an_absent_ledger() -> None:
 def test_one_client_serves_an_address(url: str) -> None:
     assert connect(url) is connect(url)
     assert isinstance(connect(url), (redis.Redis, redis.RedisCluster))
+
+
+# -- memory ------------------------------------------------------------------------------------------------
+
+
+MEMORY = 2048
+"""Bytes that a job in flight may take beside its prompt."""
+
+
+@pytest.mark.parametrize("state", ["admitted", "claimed", "sent", "running", "finished"])
+def test_a_job_in_flight_takes_little_memory_beside_its_prompt(redis_server: RedisServer, state: str) -> None:
+    url = str(redis_server.url(1))
+    books = Books(Ledger(url, "render-01"), connect(url))
+    prompt, count, first = "x" * 1000, 2048, 1_000_000
+    books.bring(state, first - 1)
+
+    def used() -> int:
+        return int(books.redis.info("memory")["used_memory_dataset"])
+
+    before = used()
+    for job_id in range(first, first + count):
+        books.bring(state, job_id, prompt=prompt)
+    assert len(books.ledger.in_flight()) == count + 1
+    assert 0 < (used() - before) / count - len(prompt) <= MEMORY
+
+
+def test_nothing_is_left_a_day_after_the_last_job(redis_server: RedisServer) -> None:
+    url = str(redis_server.url(1))
+    books = Books(Ledger(url, "render-01", history=86400.0), connect(url))
+    ledger = books.ledger
+    ledger.found()
+    ledger.my_turn("sync", 5.0)
+    ledger.watch(lease=30.0)
+    for job_id, state in enumerate(("closed", "aborted", "closed"), 1):
+        books.bring(state, job_id)
+    books.bring("admitted", 4)
+    ledger.drop(4)
+    books.die(books.bring("running", 5))
+    ledger.missed([5])
+    ledger.abort(5, "operator")
+    keys = books.redis.keys("*")
+    assert books.key("job:1").encode() in keys
+    forever = [key for key in keys if not 0 < books.redis.ttl(key) <= 86400]
+    assert forever == []

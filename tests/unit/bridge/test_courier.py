@@ -144,7 +144,7 @@ def test_what_is_wrong_with_one_job_does_not_stop_the_others(
     desk: Desk, books: Books, caplog: pytest.LogCaptureFixture
 ) -> None:
     finished(desk, 1, 2, 3)
-    books.redis.hset(books.key("job:2"), "outcome", "{not json")
+    books.redis.hset(books.key("payload:2"), "outcome", "{not json")
     desk.server.faults["close"] = [RuntimeError("a bug")]
     deliver_due(desk, side_by_side=8)
     assert sorted(desk.books.state(job_id) for job_id in (1, 3)) == ["closed", "finished"]

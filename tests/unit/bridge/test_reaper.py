@@ -438,7 +438,7 @@ def test_a_record_that_cannot_be_read_does_not_keep_the_others_waiting(
 ) -> None:
     desk.bring("claimed", 1)
     desk.bring("claimed", 2)
-    books.redis.hset(books.key("job:1"), "job", "no JSON")
+    books.redis.hset(books.key("payload:1"), "job", "no JSON")
     books.make_due("claimed")
     reaper.run_once()
     assert books.state(2) == "sent"

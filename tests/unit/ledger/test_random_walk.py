@@ -1081,6 +1081,11 @@ class Walk(RuleBasedStateMachine):
                 assert (score <= now) == entry.due
 
     @invariant()
+    def what_is_large_is_kept_of_the_jobs_in_flight_and_of_no_other(self) -> None:
+        kept = {job_id for job_id in JOBS if self.books.redis.exists(self.books.key(f"payload:{job_id}"))}
+        assert kept == {job_id for job_id, record in self.records.items() if record.state in IN_FLIGHT}
+
+    @invariant()
     def a_job_is_in_the_set_of_its_state_and_in_no_other(self) -> None:
         expected = {job_id: record.state for job_id, record in self.records.items() if record.state in IN_FLIGHT}
         assert self.ledger.in_flight() == expected

@@ -36,7 +36,8 @@ local function admit(job, route, queue, nonce, max_attempts, on_lost, queue_limi
   if requeued then
     forget()
   end
-  set('job', job, 'route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
+  redis.call('HSET', payload, 'job', job)
+  set('route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
   move(nil, 'admitted', now + settle_seconds)
   tell('admitted', queue, 0)
   return 'admitted'

@@ -27,7 +27,8 @@ redis.call('SADD', prefix .. 'load:' .. queue, id) -- the first write: see admit
 if known[1] then
   forget()
 end
-set('job', job, 'route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
+redis.call('HSET', payload, 'job', job)
+set('route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
 begin_attempt(1, nonce)
 if trace ~= '' then
   set('trace', trace)

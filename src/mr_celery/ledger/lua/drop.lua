@@ -5,6 +5,6 @@ if get('state')[1] ~= 'admitted' then
 end
 redis.call('ZREM', prefix .. 'admitted', id)
 free_slot()
-redis.call('DEL', record, prefix .. 'story:' .. id)
+redis.call('DEL', record, payload, prefix .. 'story:' .. id)
 ring('dropped')
 return 1

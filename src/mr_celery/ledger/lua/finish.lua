@@ -18,7 +18,7 @@ elseif known[1] ~= 'running' then
   return known[1]
 end
 for index = 8, #ARGV do
-  set('blob:' .. (index - 8), ARGV[index])
+  redis.call('HSET', payload, 'blob:' .. (index - 8), ARGV[index])
 end
 if deliver_seconds > 0 then
   set('finished_by', retries, 'deliveries', 1, 'carrier', 'run')

@@ -2,7 +2,9 @@
 --
 -- Keys, all under one prefix with a hash tag ("modelreins:{<worker name>}:"), so that a Cluster keeps
 -- them in one slot:
---   job:<id>      hash: the record of one job (state, attempt, task, job, outcome, times, ...)
+--   job:<id>      hash: the record of one job (state, attempt, task, times, ...)
+--   payload:<id>  hash: what may be large of a job in flight: job, outcome, blob:<index>. It is apart because Redis keeps
+--                 a hash in a third of the memory as long as no value in it is large
 --   admitted, claimed, sent, running, finished
 --                 sorted sets: the jobs in that state, scored by the time at which somebody must look again
 --   waiting, undelivered
@@ -20,11 +22,12 @@
 --
 -- ARGV[1] is the prefix, ARGV[2] the job's id. All times are this server's clock, in seconds.
 local prefix = ARGV[1]
-local id, record, kept_outcome
+local id, record, payload, kept_outcome
 
 -- From here on it is about this job: a step may be about several.
 local function turn_to(job)
-  id, record, kept_outcome = job, prefix .. 'job:' .. job, prefix .. 'outcome:' .. job
+  id, record, payload = job, prefix .. 'job:' .. job, prefix .. 'payload:' .. job
+  kept_outcome = prefix .. 'outcome:' .. job
 end
 
 turn_to(ARGV[2])
@@ -152,7 +155,8 @@ local function record_outcome(from, status, outcome, due)
   if from and from ~= 'finished' then
     count('finished:' .. status .. ':' .. get('route')[1])
   end
-  set('status', status, 'outcome', outcome)
+  set('status', status)
+  redis.call('HSET', payload, 'outcome', outcome)
   move(from, 'finished', due)
   free_slot()
   ring(due > now and 'finished' or 'deliver')
@@ -165,13 +169,7 @@ local function finish_off(from, to, ending, history)
   if from ~= 'finished' then
     free_slot()
   end
-  local heavy = {'job', 'outcome'}
-  for _, name in ipairs(redis.call('HKEYS', record)) do
-    if string.sub(name, 1, 5) == 'blob:' then
-      heavy[#heavy + 1] = name
-    end
-  end
-  redis.call('HDEL', record, unpack(heavy))
+  redis.call('UNLINK', payload)
   set('state', to, 'ending', ending, 'ended_at', stamp(now))
   local kept, ended = math.floor(tonumber(history) * 1000), prefix .. 'ended:' .. ending
   redis.call('ZADD', ended, stamp(now), id)

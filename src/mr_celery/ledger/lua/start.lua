@@ -2,6 +2,7 @@
 -- A message with more Celery retries than the record belongs to the run that published it, and takes over.
 -- The same run asking again (its first answer was lost on the way) gets the same answer.
 -- Answers: {'started', job, attempt, trace or ''}, or {the state that stands against it}.
+
 -- How far its queue is: up to which time of sending its messages are started (see unstarted.lua), and when the last one
 -- was; to the second. Of a job that was sent several times it is not known which message this is. The key is `reached`.
 local function reach(queue, sent_at)
@@ -16,8 +17,8 @@ end
 
 local task, retries, node, holder = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local lease, run = tonumber(ARGV[7]), ARGV[8]
-local known = get('state', 'task', 'retries', 'job', 'attempt', 'run', 'trace', 'admitted_at', 'running_at',
-  'sent_at', 'claimed_at', 'copies', 'queue')
+local known = get('state', 'task', 'retries', 'attempt', 'run', 'trace', 'admitted_at', 'running_at', 'sent_at',
+  'claimed_at', 'copies', 'queue')
 local state, recorded = known[1], tonumber(known[3])
 if not state then
   return {'unknown'}
@@ -25,20 +26,20 @@ elseif known[2] ~= task then
   return {'superseded'}
 end
 local waiting = (state == 'claimed' or state == 'sent') and retries >= recorded
-local continued = state == 'running' and (retries > recorded or known[6] == run)
+local continued = state == 'running' and (retries > recorded or known[5] == run)
 if not (waiting or continued) then
   return {state}
 end
 set('retries', retries, 'node', node, 'holder', holder, 'run', run)
 move(state, 'running', now + lease)
 if waiting then
-  local once = not known[9] and not known[12]
-  reach(known[13], once and (state == 'sent' and known[10] or known[11]))
+  local once = not known[8] and not known[11]
+  reach(known[12], once and (state == 'sent' and known[9] or known[10]))
 end
-if not (continued and known[6] == run) then
-  tell('started', node, known[5])
-  if known[8] and not known[9] then
-    observe('pickup', known[8])
+if not (continued and known[5] == run) then
+  tell('started', node, known[4])
+  if known[7] and not known[8] then
+    observe('pickup', known[7])
   end
 end
-return {'started', known[4], known[5], known[7] or ''}
+return {'started', redis.call('HGET', payload, 'job'), known[4], known[6] or ''}
