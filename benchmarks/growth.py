@@ -1,4 +1,4 @@
-"""Whether the cost of a job grows: with the jobs in flight, with those that are pending, and with those that were done."""
+"""Whether the cost of a job grows: with the jobs in flight, those that are pending, and those that were done."""
 
 from __future__ import annotations
 
@@ -80,16 +80,18 @@ def over_in_flight(at: Place, levels: list[int], jobs: int) -> tuple[list[float]
     return costs, size
 
 
-def with_pending(at: Place, pending: int, jobs: int) -> float:
-    """Milliseconds of a job that does nothing while very many are pending."""
+def over_pending(at: Place, pending: int, jobs: int) -> tuple[float, float]:
+    """Milliseconds of a job that does nothing: while few are pending, and while very many are."""
     worker = at.worker(*POOL)
-    at.server.dispatch(pending + jobs)
-    bridge = at.bridge(MODELREINS_MAX_INFLIGHT=str(ROOM + IN_FLIGHT[0]))
-    warm = min(300, jobs)
-    at.server.until_done(warm)
+    bridge = at.bridge(MODELREINS_MAX_INFLIGHT=str(ROOM))
+    at.server.feed(min(300, jobs))
+    few = cost([worker, bridge], jobs, lambda: at.server.feed(jobs))
     begun = at.server.done()
-    whole = cost([worker, bridge], 1, lambda: at.server.until_done(begun + jobs, look=0.2))
-    return whole / (at.server.done() - begun)
+    at.server.dispatch(pending + jobs)
+    at.server.until_done(begun + min(300, jobs))
+    begun = at.server.done()
+    many = cost([worker, bridge], 1, lambda: at.server.until_done(begun + jobs, look=0.1))
+    return few, many / (at.server.done() - begun)
 
 
 def long_run(at: Place, jobs: int, report: Report) -> None:
@@ -131,9 +133,10 @@ def measure(report: Report) -> None:
     report.curve("CPU of a job in ms over jobs in flight", list(zip(map(float, levels), costs, strict=True)))
     pending = report.jobs(PENDING)
     with place() as at:
-        beside = with_pending(at, pending, jobs)
-    report.add(PART, f"CPU of a job that does nothing, {pending} pending", "ms", [beside])
-    report.add(PART, f"{pending} pending / few pending", "", [beside / costs[0]], at_most=1.1)
-    report.curve("CPU of a job in ms over jobs pending", [(1000.0, costs[0]), (float(pending), beside)])
+        few, many = over_pending(at, pending, jobs)
+    report.add(PART, "CPU of a job that does nothing, few pending", "ms", [few])
+    report.add(PART, f"CPU of a job that does nothing, {pending} pending", "ms", [many])
+    report.add(PART, f"{pending} pending / few pending", "", [many / few], at_most=1.1)
+    report.curve("CPU of a job in ms over jobs pending", [(1000.0, few), (float(pending), many)])
     with place() as at:
         long_run(at, report.jobs(report.long_run), report)

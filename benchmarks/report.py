@@ -86,7 +86,7 @@ class Report:
 
     def jobs(self, count: int) -> int:
         """So many jobs, to scale."""
-        return max(10, int(count * self.scale))
+        return max(4, int(count * self.scale))
 
     def seconds(self, seconds: float) -> float:
         """So many seconds, to scale."""

@@ -9,6 +9,7 @@ The parts are the modules that are named in PARTS; each has a function ``measure
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from importlib import import_module
 from importlib.util import find_spec
@@ -32,7 +33,9 @@ def main() -> None:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     report, began = Report(options.rounds, options.scale, options.long_run), time.monotonic()
     for part in options.parts or PARTS:
+        part_began = time.monotonic()
         import_module(part).measure(report)
+        print(f"{part}: {time.monotonic() - part_began:.0f} s", file=sys.stderr, flush=True)
         report.write(options.to)
     if find_spec("matplotlib"):
         import_module("plots").draw(report.curves, options.to)
