@@ -51,7 +51,7 @@ class Job(Mapping[str, Any]):
             return f"{job.id}: {job.prompt} for {job.get('customer', 'nobody')}"
     """
 
-    __slots__ = ("_fields", "_is_aborted")
+    __slots__ = ("_capabilities", "_fields", "_is_aborted")
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         job_id = fields.get("id")
@@ -61,6 +61,7 @@ class Job(Mapping[str, Any]):
             raise JobError(f"a job's id is a positive integer, not {job_id}")
         self._fields = dict(fields)
         self._is_aborted: Callable[[], bool] | None = None
+        self._capabilities: tuple[str, ...] | None = None
 
     def watched(self, is_aborted: Callable[[], bool]) -> Job:
         """The same job, as a run knows it: ``is_aborted`` answers for :attr:`aborted`. It stays in this process."""
@@ -195,5 +196,7 @@ class Job(Mapping[str, Any]):
     @property
     def capabilities(self) -> tuple[str, ...]:
         """What the job asks for: its ``capability`` or ``capabilities``, or else its tags."""
-        named = _strings([self._fields.get("capability")]) + _strings(self._fields.get("capabilities"))
-        return named or self.tags
+        if self._capabilities is None:  # each handler asks for them
+            named = _strings([self._fields.get("capability")]) + _strings(self._fields.get("capabilities"))
+            self._capabilities = named or self.tags
+        return self._capabilities

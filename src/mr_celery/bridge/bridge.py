@@ -31,6 +31,8 @@ logger = logging.getLogger("mr_celery.bridge")
 BELL_SECONDS = 1.0
 """Seconds after which the bell's listener looks whether it is to stop."""
 
+CLAIM_SECONDS = 0.02
+"""Seconds from one turn of claiming to the next at the least: slots that become free meanwhile are filled together."""
 
 PRESENCE_LAPSES = 3
 """How many reports of presence may fail in a row before a bridge is not ready."""
@@ -84,7 +86,7 @@ class Bridge:
             Ledger(ledger_url, settings.name, timeout=glance),
             Fleet(ledger_url, timeout=glance),
         )
-        self._claim_loop = Loop("claim", self._claimer, most_backoff=10.0)
+        self._claim_loop = Loop("claim", self._claimer, most_backoff=10.0, least_interval=CLAIM_SECONDS)
         self._courier_loop = Loop("courier", self._courier, most_backoff=5.0)
         self._heartbeat_loop = Loop("heartbeat", self._heartbeat, most_backoff=settings.heartbeat_interval)
         self._keeper_loop = Loop("keeper", Keeper(self._office), most_backoff=2.0)

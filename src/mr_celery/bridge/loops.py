@@ -36,11 +36,22 @@ class Loop:
         step: what it repeats.
         most_backoff: seconds.
         endless: whether one step may take for ever.
+        least_interval: seconds from one beginning of the step to the next at the least, also if the loop is woken: what
+            comes up meanwhile is done together.
     """
 
-    def __init__(self, name: str, step: Step, *, most_backoff: float = 30.0, endless: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        step: Step,
+        *,
+        most_backoff: float = 30.0,
+        endless: bool = False,
+        least_interval: float = 0.0,
+    ) -> None:
         self.name = name
         self._endless = endless
+        self._least_interval = least_interval
         self._began_at: float | None = None
         self._step = step
         self._most_backoff = most_backoff
@@ -115,8 +126,11 @@ class Loop:
         while not self._stopping:
             # Cleared before the step, so that a wake-up during the step is not lost.
             self._wake.clear()
-            self._began_at = time.monotonic()
+            self._began_at = began_at = time.monotonic()
             pause = self.turn()
             self._began_at = None
             if not self._stopping and pause > 0:
                 self._wake.wait(pause)
+            rest = began_at + self._least_interval - time.monotonic()
+            if not self._stopping and rest > 0:
+                time.sleep(rest)

@@ -64,10 +64,29 @@ def _with_deadline(connection: type) -> type:
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """The adapter of requests, with the deadline for every answer."""
+    """The adapter of requests, with the deadline for every answer.
 
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+    It is for one session, whose proxies and certificates stay as they are: so it looks for the pool of connections to a
+    server once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pools: dict[str, Any] = {}
+
+    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """The pool of connections for a request; the ones it opens have the deadline."""
+        server = request.url[: request.url.find("/", len("https://"))]
+        if server not in self._pools:
+            self._pools[server] = self._pool(request, *args, **kwargs)
+        return self._pools[server]
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pools.clear()
+        super().close()
+
+    def _pool(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         if getattr(pool.ConnectionCls, "response_class", None) is not _Answer:
             pool.ConnectionCls = _with_deadline(pool.ConnectionCls)

@@ -37,7 +37,7 @@ class Declaration:
         """Whether everything that the declaration asks of a job holds for this one."""
         return (
             (self.capability is None or self.capability in job.capabilities)
-            and self.tags <= set(job.tags)
+            and (not self.tags or self.tags <= set(job.tags))
             and (self.match is None or bool(self.match(job)))
         )
 

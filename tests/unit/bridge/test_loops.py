@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mr_celery.bridge import loops as module
 from mr_celery.bridge.loops import Loop
 from mr_celery.errors import JobError, LedgerUnavailable, WorkerError
 from support.ports import until
@@ -173,8 +176,8 @@ def begin() -> Iterator[Begin]:
     """Starts loops; they end with the test."""
     started: list[tuple[Loop, Any]] = []
 
-    def start(step: Any) -> Loop:
-        loop = Loop("test", step)
+    def start(step: Any, **options: Any) -> Loop:
+        loop = Loop("test", step, **options)
         started.append((loop, step))
         loop.start()
         return loop
@@ -237,6 +240,29 @@ class TestThread:
 
         assert loop.join(PATIENCE)
         assert step.count == 2
+
+    def test_what_comes_soon_after_a_step_began_is_done_together(
+        self, begin: Begin, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rests: list[float] = []
+        rested = threading.Event()
+
+        def sleep(seconds: float) -> None:
+            rests.append(seconds)
+            rested.wait(PATIENCE)
+
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+        step = Watched()
+        loop = begin(step, least_interval=LONG)
+        step.await_begin()
+        for _ in range(3):
+            loop.wake()
+        until(lambda: rests)
+        loop.wake()
+        rested.set()
+        step.await_begin()
+        assert step.count == 2
+        assert LONG - PATIENCE < rests[0] <= LONG
 
     def test_stop_ends_the_pause_without_another_step(self, begin: Begin) -> None:
         step = Watched()
