@@ -103,6 +103,19 @@ def with_fault(capability: str, *rules: Rule, **fields: Any) -> Callable[[Fleet,
     return story
 
 
+def with_fault_till_both(capability: str, *rules: Rule) -> Callable[[Fleet, str], int]:
+    """A job while the server answers with faults, until whoever is to die has died."""
+
+    def story(fleet: Fleet, prompt: str) -> int:
+        job_id = with_fault(capability, *rules)(fleet, prompt)
+        points = Path(fleet.environment["CRASH_POINTS"])
+        until(lambda: not any(points.iterdir()), seconds=60, what="both have died")
+        fleet.sandbox.chaos.clear()
+        return job_id
+
+    return story
+
+
 def prefetched(fleet: Fleet, prompt: str) -> int:
     """A job whose message a worker has, that dies before it starts the task."""
     other = fleet.dispatch(f"before {prompt}", "nap", seconds=2.5)
@@ -203,7 +216,7 @@ def _delivery(**more: Any) -> list[Case]:
     ]
 
 
-IN_PASSING = ("server.presence", "ledger.found", "ledger.my_turn", "ledger.announce_bridge")
+IN_PASSING = ("server.presence", "ledger.found", "ledger.my_turn", "ledger.announce_bridge", "ledger.watch")
 """Effects that a bridge passes all the time."""
 
 CASES = [
@@ -239,6 +252,7 @@ CASES = [
     Case("ledger.lose", plain("child-dies"), runs=2, victim="node"),
     Case("ledger.lost", plain("node-dies"), runs=2),
     Case("ledger.lose", plain("node-dies"), runs=2),
+    Case("ledger.unstarted", prefetched),
     Case("ledger.resend", prefetched),
     Case("ledger.adopt", ledger_lost, runs=2),
     Case("ledger.requeue", requeued, runs=2),
@@ -251,7 +265,7 @@ CASES = [
     *(Case("spool.remove", plain("film"), artifacts=1, delivery=delivery) for delivery in ("worker", "bridge")),
     _poster("ledger.collect", delivery="bridge"),
     Case("ledger.carry", with_fault("nap", Rule("latency", routes=("close",), delay=2.5)), delivery="bridge"),
-    Case("ledger.undelivered", with_fault("nap", Rule("status", status=503, routes=("close",), seconds=4))),
+    Case("ledger.undelivered", with_fault_till_both("nap", Rule("status", status=503, routes=("close",)))),
     Case(
         "ledger.replace_outcome",
         with_fault("poster", Rule("status", status=400, routes=("artifact",))),

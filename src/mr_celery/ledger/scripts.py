@@ -16,7 +16,8 @@ from .connection import connect, disconnect, shown
 
 
 @cache
-def _source(names: tuple[str, ...]) -> str:
+def source_of(names: tuple[str, ...]) -> str:
+    """The source of a script that is made of the named files, one after the other."""
     folder = files(__package__).joinpath("lua")
     return "\n".join(folder.joinpath(f"{name}.lua").read_text() for name in names)
 
@@ -51,7 +52,7 @@ class Scripts:
             client = self.client
             script = self._registered.get(names)
             if script is None:
-                script = self._registered[names] = client.register_script(_source(names))
+                script = self._registered[names] = client.register_script(source_of(names))
             return script(keys=list(keys), args=list(arguments), client=client)
 
     @contextmanager
