@@ -13,7 +13,7 @@ from report import Report
 
 PART = "Growth"
 
-JOBS = 3000
+JOBS = 2000
 """Over how many jobs the cost is taken."""
 
 IN_FLIGHT = (10, 1_000, 50_000)

@@ -84,7 +84,7 @@ def measure(report: Report) -> None:
         found = started(at, report.rounds)
     report.add(PART, "start of the bridge's process → its first claim", "s", found, at_most=1.5)
     with place() as at:
-        before, after = bridge_killed(at, report.seconds(10))
+        before, after = bridge_killed(at, report.seconds(6))
     report.add(PART, "two bridges under load: longest time without a claim", "s", [before])
     report.add(PART, "one of them is killed: longest time without a claim", "s", [after], at_most=2.0)
     with place() as at:
