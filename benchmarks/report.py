@@ -110,7 +110,7 @@ def machine() -> str:
     names = ("celery", "kombu", "redis", "requests")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     return (
-        f"{os.cpu_count()} cores ({_model()}), {memory:.0f} GiB, {platform.system()} {platform.release().split('-')[0]}, "
+        f"{os.cpu_count()} cores ({_model()}), {memory:.0f} GiB, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, {packages}"
     )
 

@@ -163,8 +163,6 @@ class Connection(asyncio.Protocol):
         self.left = int(named.get("content-length", 0))
         if "100-continue" in named.get("expect", ""):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if not self.left:
-            self._end()
 
     def _end(self) -> None:
         assert self.head is not None

@@ -73,6 +73,8 @@ class JobLog:
     def _tell(
         self, level: int, event: str, text: str, facts: dict[str, Any], error: BaseException | None = None
     ) -> None:
+        if not self.logger.isEnabledFor(level):
+            return
         attempt = attempt_of(self.task_id)
         about = {"job": self.job, "attempt": attempt, "task": self.task_id}
         words = [f"{name}={value}" for name, value in about.items() if value]

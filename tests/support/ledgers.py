@@ -43,6 +43,17 @@ FAILED = {
 }
 
 
+def admit(ledger: Ledger, job: Job, route: Route = ROUTE, *, queue_limit: int | None = None, **options: Any) -> str:
+    """Admit one job."""
+    (answer,) = ledger.admit([(job, route)], queue_limits={route.queue: queue_limit}, **options)
+    return answer
+
+
+def sent(ledger: Ledger, job_id: int, task_id: str, *, wait_seconds: float = LATER) -> str:
+    """One job was sent."""
+    return ledger.sent({job_id: task_id}, wait_seconds=wait_seconds)[job_id]
+
+
 class Books:
     """A ledger, the Redis under it, and short ways to what tests do with both.
 
@@ -75,7 +86,7 @@ class Books:
         if state == "unknown":
             return RunKey(job_id, "")
         job = Job({"id": job_id, "prompt": "hello", **fields})
-        assert ledger.admit(job, route, asked_at=self.now(), settle_seconds=LATER) == "admitted"
+        assert admit(ledger, job, route, asked_at=self.now(), settle_seconds=LATER) == "admitted"
         if state == "admitted":
             return RunKey(job_id, "")
         task_id = ledger.claimed(job_id, wait_seconds=LATER)
@@ -83,7 +94,7 @@ class Books:
         run = RunKey(job_id, task_id)
         if state == "claimed":
             return run
-        assert ledger.sent(job_id, task_id, wait_seconds=LATER) == "sent"
+        assert sent(ledger, job_id, task_id) == "sent"
         if state == "sent":
             return run
         if state == "aborted":

@@ -98,10 +98,16 @@ class Doubts:
         ]
 
 
-def by_urgency(listed: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
-    """The jobs in the order in which they are claimed: high before normal before low, then by id.
+def urgency(job: Job) -> tuple[int, int]:
+    """The order in which jobs are claimed: high before normal before low, then by id."""
+    return (_RANK[job.priority], job.id)
 
-    There may be very many, of which the first few are wanted: what is no job is left out as it is come to.
+
+def by_urgency(listed: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
+    """The jobs in the order of their :func:`urgency`.
+
+    There may be very many, of which the first are wanted: the others are sorted, and not made jobs. What is no job is
+    left out.
     """
     ranks: tuple[list[Mapping[str, Any]], ...] = tuple([] for _ in PRIORITIES)
     for fields in listed:

@@ -94,19 +94,22 @@ class Room:
     Args:
         capacity: what the fleet can run.
         survey: what is in flight.
-        claiming: how many jobs of each queue are being claimed, whether the survey saw them or not.
     """
 
-    def __init__(self, capacity: Capacity, survey: Survey, claiming: Mapping[str, int]) -> None:
+    def __init__(self, capacity: Capacity, survey: Survey) -> None:
         self._capacity = capacity
         self._survey = survey
-        self._taken = dict(claiming)
-        self._taken_in_all = sum(claiming.values())
+        self._taken: dict[str, int] = {}
+        self._taken_in_all = 0
 
     def __bool__(self) -> bool:
         if self._capacity.slots is None:
             return self._total_left()
         return any(self._left(queue) for queue in self._capacity.slots)
+
+    def has(self, queue: str) -> bool:
+        """Whether a queue has a slot left."""
+        return self._total_left() and self._left(queue)
 
     def _total_left(self) -> bool:
         total = self._capacity.total
@@ -115,10 +118,6 @@ class Room:
     def _left(self, queue: str) -> bool:
         limit = self._capacity.limit(queue)
         return limit is None or self._survey.load.get(queue, 0) + self._taken.get(queue, 0) < limit
-
-    def has(self, queue: str) -> bool:
-        """Whether there is a slot of a queue."""
-        return self._total_left() and self._left(queue)
 
     def take(self, queue: str) -> bool:
         """Take one slot of a queue. Returns whether there was one."""

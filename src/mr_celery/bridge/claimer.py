@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import Counter, deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import Literal
+from dataclasses import dataclass
 
 from .. import tracing
 from ..backoff import backoff
 from ..errors import LedgerUnavailable, WorkerError
-from ..ledger import Survey
+from ..ledger import Admission, Survey
 from ..outcome import Outcome
+from .backlog import Backlog
 from .candidates import Candidate, Doubts, candidates
 from .capacity import Capacity, Room
 from .office import CLAIM_LEASE, Office
@@ -27,16 +27,16 @@ SIDE_BY_SIDE = 16
 """How many jobs are claimed at once."""
 
 BATCH_SECONDS = 0.25
-"""How long the loop waits for the claims it has begun, before it looks for more to do."""
+"""How long the loop goes on claiming, or waits for a claim to end, before it looks what else there is to do."""
+
+GATHER_SECONDS = 0.01
+"""How long the loop waits for further claims to end after one has: to go on with a few together costs less."""
 
 HUNGRY_SECONDS = 1.0
 """Seconds between two looks for a free slot while jobs wait for one and no bell rings."""
 
 PLENTY = 16
 """From how many new jobs in one look on the next one is made as soon as these are claimed: there may be more."""
-
-FRONT = 1000
-"""How many of the jobs that wait for a slot are gone through for each slot that becomes free."""
 
 LOOK_WORK = 10.0
 """How many times the CPU time of a look there are at least from one look to the next, unless there is plenty."""
@@ -56,11 +56,23 @@ SETTLE_SECONDS = 2.0
 MOST_SETTLE_SECONDS = 15.0
 """The same where the server asks for patience: until then the job holds a slot."""
 
-Claim = Literal["claimed", "full", "passed"]
+
+@dataclass(frozen=True)
+class Claimed:
+    """A job that is claimed.
+
+    Args:
+        sent_as: the task id under which it was published; empty: it was not.
+    """
+
+    sent_as: str = ""
 
 
 class Claimer:
     """Takes what the fleet can run from the inbox: admit → claim → claimed → publish → sent.
+
+    Jobs are admitted a few at a time, as many as can be claimed at once, and those that were published meanwhile are
+    recorded as sent together; the steps between run side by side.
 
     The inbox is asked in the rhythm in which jobs come, and at once while an answer brings many; what there is no room
     for is kept for the moment a slot becomes free, and the answer is used for the longer, the more work it was. With
@@ -74,9 +86,9 @@ class Claimer:
     def __init__(self, office: Office, *, side_by_side: int = SIDE_BY_SIDE) -> None:
         self._office = office
         self._pool = ThreadPoolExecutor(side_by_side, thread_name_prefix="modelreins-claim")
-        self._claiming: dict[Future[Claim], Candidate] = {}
-        self._backlog: deque[Candidate] = deque()
-        self._reserve: deque[Candidate] = deque()
+        self._side_by_side = side_by_side
+        self._claiming: dict[Future[Claimed | None], Candidate] = {}
+        self._backlog = Backlog()
         self._asked_at = 0.0
         self._rhythm = Rhythm(office.settings.poll_interval)
         self._look_at = float("-inf")
@@ -90,7 +102,7 @@ class Claimer:
     @property
     def hungry(self) -> bool:
         """Whether a free slot is waited for, by a job or by the next look into the inbox."""
-        return self._full or bool(self._backlog)
+        return self._full or len(self._backlog) > 0
 
     def run_once(self) -> float:
         """Claim what there is room for. Returns seconds until the next look.
@@ -100,14 +112,14 @@ class Claimer:
             LedgerUnavailable: the ledger is away: nothing may be claimed without it.
         """
         office = self._office
-        self._collect(0)
+        self._collect()
         if office.token_rejected:
             self._forget()
             if office.token_pause:
                 return office.token_pause
         capacity = office.capacity()
         survey = office.ledger.survey(office.queues)
-        room = Room(capacity, survey, Counter(each.route.queue for each in self._claiming.values()))
+        room = Room(capacity, survey)
         if survey.paused:
             self._forget()
             return self._idle()
@@ -115,13 +127,15 @@ class Claimer:
             self._forget()
             return min(NO_WORKER_SECONDS, self._idle())
         self._full = not room
-        if not room:
+        if self._full:
             return self._pause()
         if self._is_time_to_look(room):
             self._ask(survey, capacity)
-        self._begin(room)
+        ends_at = office.clock() + BATCH_SECONDS
+        while self._begin(room, capacity) and office.clock() < ends_at:
+            self._await()
         if self._claiming:
-            self._collect(BATCH_SECONDS)
+            self._await()
         if self._fruitful or self._claiming:
             self._fruitful = False
             return 0.0
@@ -130,6 +144,8 @@ class Claimer:
     def close(self, timeout: float) -> None:
         """Wait for the claims that are under way, for at most ``timeout`` seconds."""
         wait(self._claiming, timeout=timeout)
+        with suppress(LedgerUnavailable):  # what is not recorded is published again by another bridge
+            self._collect()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _pause(self) -> float:
@@ -145,21 +161,15 @@ class Claimer:
     def _forget(self) -> None:
         """Whatever the inbox has is to be asked for anew."""
         self._backlog.clear()
-        self._reserve.clear()
         self._look_at = float("-inf")
         self._full = False
 
     def _is_time_to_look(self, room: Room) -> bool:
         """Whether what is known of the inbox leaves room, or is too old."""
-        while self._reserve and len(self._backlog) < FRONT:
-            self._backlog.append(self._reserve.popleft())
         now = self._office.clock()
         if not self._backlog:
             return self._plenty or now >= self._look_at
-        if now < self._look_at:
-            return False
-        queues = {candidate.route.queue for candidate in self._backlog}
-        return now > self._stale_at or not any(room.has(queue) for queue in queues)
+        return now >= self._look_at and (now > self._stale_at or not self._backlog.fits(room))
 
     def _ask(self, survey: Survey, capacity: Capacity) -> None:
         office = self._office
@@ -183,14 +193,10 @@ class Claimer:
         welcome = [job for job in listed if self._refused.get(job["id"], (0, 0.0))[1] <= now]
         believed = self._doubts.believed(welcome, now)
         found = candidates(believed, office.registry, office.routes, capacity, unrouted=office.settings.unrouted)
-        new = self._keep(found)
-        self._plan(new, asked, time.thread_time() - work)
-
-    def _keep(self, found: list[Candidate]) -> int:
-        """Keep what was found. Returns how many of the jobs were not known before."""
-        known = {each.job.id for each in (*self._backlog, *self._reserve, *self._claiming.values())}
-        self._backlog, self._reserve = deque(found[:FRONT]), deque(found[FRONT:])
-        return sum(each.job.id not in known for each in found)
+        busy = {candidate.job.id for candidate in self._claiming.values()}
+        known = self._backlog.ids
+        self._backlog.fill(candidate for candidate in found if candidate.job.id not in busy)
+        self._plan(len(self._backlog.ids - known), asked, time.thread_time() - work)
 
     def _plan(self, new: int, asked: float, work: float) -> None:
         """When to look again, after a look that found so many new jobs and took ``work`` seconds of CPU time."""
@@ -200,37 +206,63 @@ class Claimer:
         self._look_at = asked + max(pause if pause < interval else self._idle(), LOOK_WORK * work)
         self._stale_at = asked + max(interval, min(STALE_WORK * work, MOST_STALE_SECONDS))
 
-    def _begin(self, room: Room) -> None:
-        """Begin to claim what there is room for; the rest stays in the backlog, in order."""
-        busy = {candidate.job.id for candidate in self._claiming.values()}
-        left: deque[Candidate] = deque()
-        while self._backlog and not self._office.stopping.is_set():
-            candidate = self._backlog.popleft()
-            if candidate.job.id in busy:
+    def _begin(self, room: Room, capacity: Capacity) -> bool:
+        """Begin to claim what there is room for, and threads. Returns whether more of it can follow."""
+        office, free = self._office, self._side_by_side - len(self._claiming)
+        if office.stopping.is_set():
+            return False
+        chosen = self._backlog.take(room, free)
+        if not chosen:
+            return free <= 0
+        began = time.time_ns()
+        try:
+            answers = office.ledger.admit(
+                [(candidate.job, candidate.route) for candidate in chosen],
+                asked_at=self._asked_at,
+                queue_limits={queue: capacity.limit(queue) for queue in {each.route.queue for each in chosen}},
+                total_limit=capacity.total,
+                settle_seconds=CLAIM_LEASE,
+            )
+        except LedgerUnavailable:
+            self._backlog.give_back(chosen)
+            raise
+        for candidate, answer in zip(chosen, answers, strict=True):
+            if answer in ("admitted", "again"):
+                claim = self._pool.submit(self._claim, candidate, answer, self._asked_at, began)
+                self._claiming[claim] = candidate
+        full = [candidate for candidate, answer in zip(chosen, answers, strict=True) if answer == "full"]
+        self._backlog.give_back(full)
+        return not full
+
+    def _await(self) -> None:
+        """Wait for claims to end, and go on with them."""
+        wait(self._claiming, timeout=BATCH_SECONDS, return_when=FIRST_COMPLETED)
+        wait(self._claiming, timeout=GATHER_SECONDS)
+        self._collect()
+
+    def _collect(self) -> None:
+        """Go on with the claims that have ended."""
+        sent: dict[int, str] = {}
+        for future in [each for each in self._claiming if each.done()]:
+            candidate, claim = self._claiming.pop(future), future.result()
+            if claim is None:
                 continue
-            if room.take(candidate.route.queue):
-                self._claiming[self._pool.submit(self._claim, candidate, self._asked_at)] = candidate
-            else:
-                left.append(candidate)
-        self._backlog = left
+            self._fruitful = True
+            self._office.pending = max(0, (self._office.pending or 0) - 1)
+            if claim.sent_as:
+                sent[candidate.job.id] = claim.sent_as
+        if sent:
+            self._office.sent(sent)
 
-    def _collect(self, seconds: float) -> None:
-        """Look at the claims that have ended; wait for all of them for at most ``seconds``."""
-        done, _ = wait(self._claiming, timeout=seconds)
-        for future in done:
-            candidate = self._claiming.pop(future)
-            claim = future.result()
-            if claim == "claimed":
-                self._fruitful = True
-                self._office.pending = max(0, (self._office.pending or 0) - 1)
-            if claim == "full":
-                self._backlog.appendleft(candidate)
-
-    def _claim(self, candidate: Candidate, asked_at: float) -> Claim:
-        """One job from the inbox to the broker. No exception leaves it."""
+    def _claim(self, candidate: Candidate, admission: Admission, asked_at: float, began: int) -> Claimed | None:
+        """One job from its admission to the broker; ``None`` if it was not claimed. No exception leaves it."""
         job_id = candidate.job.id
         try:
-            return self._try_to_claim(candidate, asked_at)
+            if admission == "again":
+                if self._request(job_id, admitted=False) is None:
+                    self._office.log(job_id).info("claimed_again", "claimed again: the server had put it back")
+                return None
+            return self._try_to_claim(candidate, asked_at, began)
         except LedgerUnavailable as error:
             why = f"claiming interrupted, it is settled later: {error}"
             self._office.log(job_id).warning("claim_interrupted", why, reason=str(error))
@@ -238,50 +270,34 @@ class Claimer:
             self._office.log(job_id).error(
                 "claim_interrupted", "claiming interrupted, it is settled later", error=error
             )
-        return "passed"
+        return None
 
-    def _try_to_claim(self, candidate: Candidate, asked_at: float) -> Claim:
+    def _try_to_claim(self, candidate: Candidate, asked_at: float, began: int) -> Claimed | None:
         office, job, route = self._office, candidate.job, candidate.route
-        capacity = office.capacity()
-        began = time.time_ns()
-        answer = office.ledger.admit(
-            job,
-            route,
-            asked_at=asked_at,
-            queue_limit=capacity.limit(route.queue),
-            total_limit=capacity.total,
-            settle_seconds=CLAIM_LEASE,
-        )
-        if answer == "full":
-            return "full"
-        if answer == "known":
-            return "passed"
-        if answer == "again":
-            if self._request(job.id, admitted=False) is None:
-                office.log(job.id).info("claimed_again", "claimed again: the server had put it back")
-            return "passed"
         with tracing.claim(office.ledger.worker, job.id, since=began) as span:
             refusal = self._request(job.id, admitted=True)
             if refusal is not None:
                 span.fail(refusal)
-                return "passed"
+                return None
             task_id = office.ledger.claimed(job.id, trace=tracing.carrier())
             if task_id is None:
                 # It took so long that it was settled by another bridge. If that one found no claim, it is made known
                 # here.
                 office.ledger.adopt(job, route, asked_at=asked_at, wait_seconds=0.0, trace=tracing.carrier())
-                return "claimed"
+                return Claimed()
             span.set({tracing.ATTEMPT: 1, tracing.TASK: task_id})
             if candidate.refusal:
                 office.ledger.fail(job.id, task_id, Outcome.failed(candidate.refusal))
                 span.fail()
                 why = "no handler takes it"
                 office.log(job.id, task_id).warning("failed", f"failed: {why}", reason=why)
-            else:
-                office.log(job.id, task_id, route.task).info("claimed", seconds=(time.time_ns() - began) / 1e9)
-                with suppress(NotPublished):
-                    office.publish(job.id, route, task_id, priority=job.priority)
-        return "claimed"
+                return Claimed()
+            office.log(job.id, task_id, route.task).info("claimed", seconds=(time.time_ns() - began) / 1e9)
+            try:
+                sent = office.send(job.id, route, task_id, priority=job.priority)
+            except NotPublished:
+                sent = False
+        return Claimed(sent_as=task_id if sent else "")
 
     def _request(self, job_id: int, *, admitted: bool) -> WorkerError | None:
         """Claim a job on the server. Returns why that did not succeed, or not clearly; ``None`` if it did."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -180,7 +180,7 @@ class Office:
         """The log of a job of the worker name."""
         return JobLog(logger, job_id, worker_name=self.ledger.worker, task_id=task_id, task=task)
 
-    def publish(
+    def send(
         self,
         job_id: int,
         route: Route,
@@ -191,14 +191,23 @@ class Office:
         trace: str = "",
         again: bool = False,
     ) -> bool:
-        """Claimed → sent. Returns ``False`` if the job has no handler here: then it is failed.
+        """Publish the task of a claimed job, which is then to be recorded as sent.
 
-        ``trace`` is the carrier of the job's trace, where no span of it is under way; ``again`` tells in the log that
-        it is not the job's first sending.
+        Args:
+            job_id: the job.
+            route: how it is run.
+            task_id: the attempt's task id.
+            priority: the job's priority.
+            retries: the number of Celery retries that the attempt has had.
+            trace: the carrier of the job's trace, where no span of it is under way.
+            again: tells in the log that it is not the job's first sending.
+
+        Returns:
+            ``False`` if the job has no handler here: then it is failed.
 
         Raises:
             NotPublished: the broker did not take it; the reaper publishes it again.
-            LedgerUnavailable: it could not be recorded; the reaper publishes it again.
+            LedgerUnavailable: it could not be recorded as failed; the reaper tries again.
         """
         handler = self.registry.named(route.task)
         if handler is None:
@@ -217,10 +226,22 @@ class Office:
                 "not_sent", f"not published, next try soon: {why}", reason=why
             )
             raise NotPublished from error
-        self.ledger.sent(job_id, task_id, wait_seconds=self.settings.lease)
         event, text = ("sent_again", "sent again") if again else ("sent", f"sent to queue {route.queue}")
         self.log(job_id, task_id, route.task).info(event, text, queue=route.queue)
         return True
+
+    def sent(self, tasks: Mapping[int, str]) -> None:
+        """Claimed → sent, for each job that was published under that task id.
+
+        Raises:
+            LedgerUnavailable: it could not be recorded; the reaper publishes them again, which is safe.
+        """
+        self.ledger.sent(tasks, wait_seconds=self.settings.lease)
+
+    def publish(self, job_id: int, route: Route, task_id: str, **options: Any) -> None:
+        """Claimed → sent, for one job: :meth:`send`, and :meth:`sent`."""
+        if self.send(job_id, route, task_id, **options):
+            self.sent({job_id: task_id})
 
     def reject_token(self, error: WorkerError) -> None:
         """The server refuses the token: nothing is claimed until it takes it again.

@@ -16,6 +16,9 @@ from ..settings import Settings
 
 logger = logging.getLogger("mr_celery.bridge")
 
+AMQP = ("amqp", "py-amqp")
+"""The driver types of brokers like RabbitMQ."""
+
 PUBLISH_TIMEOUT = 5.0
 """Seconds for which a broker may be silent during a publish."""
 
@@ -39,7 +42,7 @@ class Sender:
         timeouts: dict[str, Any] = {}
         if self._driver == "redis":
             timeouts = {"socket_timeout": PUBLISH_TIMEOUT, "socket_connect_timeout": PUBLISH_TIMEOUT}
-        elif self._driver in ("amqp", "py-amqp"):
+        elif self._driver in AMQP:
             timeouts = {
                 "confirm_publish": True,
                 "read_timeout": PUBLISH_TIMEOUT,
@@ -81,10 +84,11 @@ class Sender:
             retry=True,
             retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_max": 0.5},
         )
-        level = message_priority(self._driver, self._max_priority(task), priority)
+        limit = self._max_priority(task) if self._driver in AMQP else None
+        level = message_priority(self._driver, limit, priority)
         if level is not None and task.priority is None:
             options["priority"] = level
-        if self._driver in ("amqp", "py-amqp"):
+        if self._driver in AMQP:
             options["mandatory"] = True
         with self._producers.acquire(block=True, timeout=PUBLISH_TIMEOUT) as producer:
             self._app.send_task(task.name, (), {}, task_type=task, producer=producer, **options)
@@ -181,6 +185,6 @@ def message_priority(driver: str, max_priority: int | None, priority: str) -> in
     """
     if driver == "redis":
         return {"high": 0, "normal": 3, "low": 6}[priority]
-    if driver in ("amqp", "py-amqp") and max_priority:
+    if driver in AMQP and max_priority:
         return {"high": max_priority, "normal": max_priority // 2, "low": 0}[priority]
     return None

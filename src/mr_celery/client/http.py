@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote, urlencode
 
 import requests
-from requests.auth import AuthBase
+from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies
 
 from ..errors import WorkerError
@@ -36,26 +36,28 @@ CHUNK_BYTES = 64 * 2**10
 _warned: set[tuple[int, str]] = set()
 
 
-class _Bearer(AuthBase):
-    """Puts the token into a request. Given as ``auth``, it keeps a netrc file from replacing it."""
+class _Bearer:
+    """The header with the token, which no repr shows."""
 
     def __init__(self, token: str) -> None:
-        self._header = f"Bearer {token}"
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = self._header
-        return request
+        self.header = f"Bearer {token}"
 
     def __repr__(self) -> str:
         return "Bearer ***"
 
 
 class _Session(requests.Session):
-    """A session that adds nothing of its own to a request: no netrc, no cookies, no redirects."""
+    """A session that adds nothing of its own to a request: no cookies, no redirects.
 
-    def __init__(self) -> None:
+    Args:
+        url: the server's address, for the environment's proxies.
+    """
+
+    def __init__(self, url: str) -> None:
         super().__init__()
         self.trust_env = False
+        self.proxies = get_environ_proxies(url)
+        self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.mount("https://", DeadlineAdapter())
         self.mount("http://", DeadlineAdapter())
@@ -89,11 +91,19 @@ class Transport:
         self, url: str, token: str, user_agent: str, timeout: float = 30.0, *, called: str = "the worker's token"
     ) -> None:
         self.url = server_address(url)
+        self._base = _prepared(self.url)
         self.timeout = timeout
         token = _usable(token, called)
-        self._auth = _Bearer(token)
         self._redact = Redactor(token)
-        self._user_agent = user_agent
+        self._headers = {
+            "User-Agent": user_agent,
+            # As the SDK does: an answer that is cut inside its compression is hard to tell from a whole one.
+            "Accept-Encoding": "identity",
+            "Accept": "*/*",
+            "Connection": "keep-alive",
+            "Content-Type": "application/json",
+        }
+        self._bearer = _Bearer(token)
         self._local = threading.local()
         if travels_in_clear(self.url) and (os.getpid(), self.url) not in _warned:
             _warned.add((os.getpid(), self.url))
@@ -132,7 +142,7 @@ class Transport:
             if params:
                 path = f"{path}?{urlencode(params, quote_via=quote)}"
                 call = f"{method} {path}"
-            request = self._prepare(method, self.url + path, json, data, headers)
+            request = self._prepare(method, path, json, data, headers)
         except (*FAILURES, TypeError) as error:
             raise WorkerError(self._redact(f"{call} -> not sent: {reason(error)}")) from None
         try:
@@ -149,32 +159,31 @@ class Transport:
         self._local.__dict__.clear()
 
     def _session(self) -> requests.Session:
-        """This thread's session in this process, with the environment's proxies and certificates."""
+        """This thread's session in this process."""
         local = self._local
         if getattr(local, "pid", None) != os.getpid():
-            session = _Session()
-            session.proxies = get_environ_proxies(self.url)
-            session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
-            session.headers["User-Agent"] = self._user_agent
-            # As the SDK does: an answer that is cut inside its compression is hard to tell from a whole one.
-            session.headers["Accept-Encoding"] = "identity"
-            local.session, local.pid = session, os.getpid()
+            local.session, local.pid = _Session(self.url), os.getpid()
         made: requests.Session = local.session
         return made
 
     def _prepare(
-        self, method: str, url: str, json: object, data: Any, headers: Mapping[str, str] | None
+        self, method: str, path: str, json: object, data: Any, headers: Mapping[str, str] | None
     ) -> requests.PreparedRequest:
-        body = data if json is None else jsonlib.dumps(json).encode()
-        return self._session().prepare_request(
-            requests.Request(
-                method,
-                url,
-                data=body,
-                headers={"Content-Type": "application/json", **(headers or {})},
-                auth=self._auth,
-            )
-        )
+        """The request, ready to be sent.
+
+        Raises:
+            OSError, ValueError, TypeError: it cannot be sent.
+        """
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = self._base + path
+        if headers:
+            request.prepare_headers({**self._headers, **headers})
+        else:
+            request.headers = CaseInsensitiveDict(self._headers)
+        request.headers["Authorization"] = self._bearer.header
+        request.prepare_body(data if json is None else jsonlib.dumps(json).encode(), None)
+        return request
 
     def _exchange(self, call: str, request: requests.PreparedRequest, timeout: float) -> Any:
         for _ in range(MOST_REDIRECTS + 1):
@@ -269,6 +278,20 @@ def _body(response: requests.Response, most: int) -> bytes | None:
     if not size and response.raw.tell():
         raise ConnectionError("the answer broke off inside its compression")
     return b"".join(chunks)
+
+
+def _prepared(url: str) -> str:
+    """An address as it is sent: with its host's name in ASCII, and its path quoted.
+
+    Raises:
+        WorkerError: it is none.
+    """
+    request = requests.PreparedRequest()
+    try:
+        request.prepare_url(url, None)
+    except (requests.RequestException, ValueError) as error:
+        raise WorkerError(f"{url!r} is not a server's URL: {reason(error)}") from None
+    return (request.url or url).rstrip("/")
 
 
 def _usable(token: str, name: str) -> str:

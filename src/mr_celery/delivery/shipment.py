@@ -135,6 +135,8 @@ class Shipment:
             SpoolUnavailable, LedgerUnavailable: as they say.
         """
         uploads = self._consignment.outcome.uploads
+        if not uploads and not self._consignment.outcome.reviews:
+            return
         left = [i for i, upload in enumerate(uploads) if not (upload.refused or i in self.answers.uploads)]
         for index in set(range(len(uploads))) - set(left):
             self._stores.forget(uploads[index])  # whoever delivered it may have died before that

@@ -5,6 +5,7 @@ from .fleet import Fleet, Node
 from .ledger import ENDINGS, Ledger
 from .records import (
     IN_FLIGHT,
+    Admission,
     Aged,
     BridgeProcess,
     DeliveryKey,
@@ -25,6 +26,7 @@ from .records import (
 __all__ = [
     "ENDINGS",
     "IN_FLIGHT",
+    "Admission",
     "Aged",
     "BridgeProcess",
     "DeliveryKey",

@@ -14,8 +14,9 @@ Each method of :class:`Ledger` is one step in this picture: one atomic round tri
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -89,7 +90,7 @@ class Ledger:
         keys = [f"{self._prefix}job:{job_id}"]
         return self._redis.run(*names, keys=keys, arguments=[self._prefix, job_id, *arguments])
 
-    def _take_in(self, name: str, job_id: int, *arguments: object) -> Any:
+    def _take_in(self, name: str, job_id: int | str, *arguments: object) -> Any:
         """A step that takes in work: Redis refuses it when its memory is full."""
         return self._script(("record", name), job_id, arguments)
 
@@ -105,35 +106,30 @@ class Ledger:
 
     def admit(
         self,
-        job: Job,
-        route: Route,
+        jobs: Sequence[tuple[Job, Route]],
         *,
         asked_at: float,
-        queue_limit: int | None = None,
+        queue_limits: Mapping[str, int | None] = MappingProxyType({}),
         total_limit: int | None = None,
         settle_seconds: float = 60.0,
-    ) -> Admission:
-        """(nothing) → admitted, before the claim is requested.
+    ) -> list[Admission]:
+        """(nothing) → admitted, before the claims are requested. Each job for itself, in order.
 
         Args:
-            job: the job as the inbox listed it.
-            route: how it is to be run.
+            jobs: the jobs as the inbox listed them, and how they are to be run.
             asked_at: the ledger's time before the inbox was asked: what has happened since is known better here.
-            queue_limit: how many slots the route's queue has; ``None``: no limit.
+            queue_limits: how many slots a queue has; ``None``, or not named: no limit.
             total_limit: how many slots there are in all; ``None``: no limit.
-            settle_seconds: after how long somebody must ask the server whether the claim happened.
+            settle_seconds: after how long somebody must ask the server whether the claims happened.
+
+        Returns:
+            What becomes of each.
         """
-        answer = self._take_in(
-            "admit",
-            job.id,
-            job.to_json(),
-            *_route(route),
-            -1 if queue_limit is None else queue_limit,
-            -1 if total_limit is None else total_limit,
-            asked_at,
-            settle_seconds,
-        )
-        return cast(Admission, answer.decode())
+        asked: list[object] = []
+        for job, route in jobs:
+            asked += (job.id, job.to_json(), *_route(route), _limit(queue_limits.get(route.queue)))
+        answer = self._take_in("admit", "", _limit(total_limit), asked_at, settle_seconds, *asked)
+        return [cast(Admission, each.decode()) for each in answer]
 
     def drop(self, job_id: int) -> bool:
         """Admitted → (nothing): the server gave the job to somebody else."""
@@ -176,12 +172,14 @@ class Ledger:
 
     # -- running -------------------------------------------------------------------------------------
 
-    def sent(self, job_id: int, task_id: str, *, wait_seconds: float) -> str:
-        """Claimed → sent. Returns the state the job is in now.
+    def sent(self, tasks: Mapping[int, str], *, wait_seconds: float) -> dict[int, str]:
+        """Claimed → sent, of each job under that task id. Returns the states that the jobs are in now.
 
         If no worker has it within ``wait_seconds``, the reaper looks into it.
         """
-        return (self._run("sent", job_id, task_id, wait_seconds) or b"").decode()
+        pairs = [part for task in tasks.items() for part in task]
+        answer = self._run("sent", "", wait_seconds, *pairs)
+        return {job_id: (state or b"").decode() for job_id, state in zip(tasks, answer, strict=True)}
 
     def start(self, run: RunKey, *, node: str, holder: str, lease: float, nonce: str) -> Started:
         """Claimed or sent → running, for ``lease`` seconds: the fence that one message of an attempt passes.
@@ -462,8 +460,9 @@ class Ledger:
 
     def ended(self, ending: str, limit: int) -> list[tuple[int, float]]:
         """The jobs that ended in one of :data:`ENDINGS`, the last one first, each with the time of its end."""
+        key, since = f"{self._prefix}ended:{ending}", self.survey().now - self._history
         with self._redis.errors():
-            found = self._redis.client.zrevrange(f"{self._prefix}ended:{ending}", 0, limit - 1, withscores=True)
+            found = self._redis.client.zrevrangebyscore(key, "+inf", f"({since:.6f}", 0, limit, withscores=True)
         return [(int(job_id), float(at)) for job_id, at in found]
 
     def read(self, job_id: int) -> Record | None:
@@ -581,6 +580,10 @@ class Ledger:
             while True:
                 message = subscription.get_message(timeout=timeout)
                 yield message["data"].decode() if message else ""
+
+
+def _limit(limit: int | None) -> int:
+    return -1 if limit is None else limit
 
 
 def _route(route: Route) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ from mr_celery.ledger import DeliveryKey, Fleet, Ledger, Node, RunKey
 from mr_celery.ledger.connection import MINIMUM_VERSION, connect
 from mr_celery.ledger.ledger import MOST_REDELIVERIES
 from mr_celery.outcome import Outcome
-from support.ledgers import DONE, LATER, NONCE, ROUTE, Books
+from support.ledgers import DONE, LATER, NONCE, ROUTE, Books, admit, sent
 from support.ports import free_port, until
 from support.servers import RedisServer
 
@@ -80,11 +80,11 @@ def test_a_job_lives_from_admission_to_its_close(books: Books) -> None:
     job = Job({"id": 7, "prompt": "grüße", "input": {"a": [1, None]}})
     asked_at = books.now()
     assert ledger.found()
-    assert ledger.admit(job, ROUTE, asked_at=asked_at, queue_limit=1, total_limit=1) == "admitted"
-    assert ledger.admit(Job({"id": 8}), ROUTE, asked_at=asked_at, queue_limit=1) == "full"
+    assert admit(ledger, job, ROUTE, asked_at=asked_at, queue_limit=1, total_limit=1) == "admitted"
+    assert admit(ledger, Job({"id": 8}), ROUTE, asked_at=asked_at, queue_limit=1) == "full"
     task_id = ledger.claimed(7)
     assert task_id
-    assert ledger.sent(7, task_id, wait_seconds=LATER) == "sent"
+    assert sent(ledger, 7, task_id, wait_seconds=LATER) == "sent"
     run = RunKey(7, task_id)
     started = books.start(run)
     assert (started.job, started.nonce) == (job, NONCE)
@@ -114,7 +114,7 @@ def test_a_job_lives_from_admission_to_its_close(books: Books) -> None:
 
 def test_a_lost_run_a_lost_message_and_an_abort(books: Books) -> None:
     ledger = books.ledger
-    ledger.admit(Job({"id": 7}), ROUTE, asked_at=books.now())
+    admit(ledger, Job({"id": 7}), ROUTE, asked_at=books.now())
     first = ledger.claimed(7) or ""
     run = RunKey(7, first)
     books.start(run)
@@ -125,7 +125,7 @@ def test_a_lost_run_a_lost_message_and_an_abort(books: Books) -> None:
     assert record is not None
     assert (record.state, record.attempt) == ("claimed", 2)
     assert books.start(run, nonce="second").refusal == "superseded"
-    assert ledger.sent(7, record.task_id, wait_seconds=LATER) == "sent"
+    assert sent(ledger, 7, record.task_id, wait_seconds=LATER) == "sent"
     outcome = Outcome.failed("never started")
     again = ledger.resend(7, record.task_id, why="", budget=1, wait_seconds=0, exhausted=outcome)
     assert again == "again"
@@ -171,7 +171,7 @@ def test_misses_are_counted_in_a_row(books: Books) -> None:
 
 
 def test_the_bell_is_heard_by_another_client(books: Books, url: str) -> None:
-    books.ledger.admit(Job({"id": 7}), ROUTE, asked_at=books.now())
+    admit(books.ledger, Job({"id": 7}), ROUTE, asked_at=books.now())
     bell = Ledger(url, books.ledger.worker).bell(5.0)
     rings: list[str] = []
     heard = threading.Thread(target=lambda: rings.append(next(ring for ring in bell if ring)), daemon=True)
@@ -202,12 +202,12 @@ def test_a_restarted_redis_is_used_again_and_its_scripts_are_loaded_anew(tmp_pat
     server = RedisServer(folder=tmp_path)
     try:
         ledger = Ledger(server.url(), "w")
-        assert ledger.admit(Job({"id": 1}), ROUTE, asked_at=0.0) == "admitted"
+        assert admit(ledger, Job({"id": 1}), ROUTE, asked_at=0.0) == "admitted"
         server.kill()
         with pytest.raises(LedgerUnavailable):
             ledger.survey()
         server.start()
-        assert ledger.admit(Job({"id": 1}), ROUTE, asked_at=0.0) == "admitted"
+        assert admit(ledger, Job({"id": 1}), ROUTE, asked_at=0.0) == "admitted"
     finally:
         server.stop()
 
@@ -227,7 +227,7 @@ def test_many_bridges_never_admit_more_than_the_limit(books: Books, url: str) ->
     asked_at = books.now()
     answers = in_parallel(
         lambda index: [
-            bridges[index % 4].admit(Job({"id": index * 10 + each}), ROUTE, asked_at=asked_at, queue_limit=7)
+            admit(bridges[index % 4], Job({"id": index * 10 + each}), ROUTE, asked_at=asked_at, queue_limit=7)
             for each in range(10)
         ]
     )
@@ -237,14 +237,14 @@ def test_many_bridges_never_admit_more_than_the_limit(books: Books, url: str) ->
 
 def test_one_job_is_admitted_by_one_bridge(books: Books) -> None:
     asked_at = books.now()
-    answers = in_parallel(lambda index: books.ledger.admit(Job({"id": 1}), ROUTE, asked_at=asked_at))
+    answers = in_parallel(lambda index: admit(books.ledger, Job({"id": 1}), ROUTE, asked_at=asked_at))
     assert Counter(answers) == {"admitted": 1, "known": THREADS - 1}
 
 
 def test_what_is_due_is_taken_by_one_bridge(books: Books) -> None:
     ledger = books.ledger
     for job_id in range(50):
-        ledger.admit(Job({"id": job_id}), ROUTE, asked_at=books.now(), settle_seconds=0)
+        admit(ledger, Job({"id": job_id}), ROUTE, asked_at=books.now(), settle_seconds=0)
     taken = in_parallel(lambda index: ledger.take("admitted", 10, hold_seconds=LATER))
     assert sorted(chain.from_iterable(taken)) == list(range(50))
 
@@ -272,7 +272,7 @@ KNOWN_WORK: dict[str, tuple[str, Step, object]] = {
     "claimed": ("admitted", lambda books, run: bool(books.ledger.claimed(7)), True),
     "settle_later": ("admitted", lambda books, run: books.ledger.settle_later(7, LATER), True),
     "drop": ("admitted", lambda books, run: books.ledger.drop(7), True),
-    "sent": ("claimed", lambda books, run: books.ledger.sent(7, run.task_id, wait_seconds=LATER), "sent"),
+    "sent": ("claimed", lambda books, run: sent(books.ledger, 7, run.task_id, wait_seconds=LATER), "sent"),
     "start": ("sent", lambda books, run: books.start(run).refusal, ""),
     "hold": ("running", lambda books, run: books.hold(run), {}),
     "hold a message": ("sent", lambda books, run: books.hold(run), {}),
@@ -350,7 +350,7 @@ def test_work_that_was_taken_in_goes_on_when_the_memory_is_full(own_books: Books
 def take_in(books: Books, step: str) -> str:
     now = books.now() + 0.001
     if step == "admit":
-        return books.ledger.admit(Job({"id": 8}), ROUTE, asked_at=now)
+        return admit(books.ledger, Job({"id": 8}), ROUTE, asked_at=now)
     return books.ledger.adopt(Job({"id": 8}), ROUTE, asked_at=now, wait_seconds=LATER)
 
 
@@ -402,7 +402,7 @@ def test_a_ledger_that_has_become_a_replica_says_so_and_is_used_again_when_it_is
     steps: list[Callable[[], object]] = [
         lambda: replica.hold(run),
         lambda: ledger.finish(run, DONE, deliver_seconds=0),
-        lambda: ledger.admit(Job({"id": 8}), ROUTE, asked_at=0.0),
+        lambda: admit(ledger, Job({"id": 8}), ROUTE, asked_at=0.0),
         lambda: ledger.my_turn("sync", 1.0),
         lambda: ledger.found(),
     ]
@@ -443,7 +443,7 @@ def test_a_ledger_that_is_away_says_where_it_was_looked_for_and_never_the_passwo
 def _each_step() -> dict[str, Callable[[Ledger], object]]:
     return {
         "survey": lambda ledger: ledger.survey(),
-        "admit": lambda ledger: ledger.admit(Job({"id": 1}), ROUTE, asked_at=0.0),
+        "admit": lambda ledger: admit(ledger, Job({"id": 1}), ROUTE, asked_at=0.0),
         "read": lambda ledger: ledger.read(1),
         "blob": lambda ledger: ledger.blob(1, 0),
         "in_flight": lambda ledger: ledger.in_flight(),

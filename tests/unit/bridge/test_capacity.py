@@ -102,81 +102,71 @@ def taken(room: Room, queue: str) -> int:
 
 class TestRoom:
     @pytest.mark.parametrize(
-        ("capacity", "seen", "claiming", "queue", "left"),
+        ("capacity", "seen", "queue", "left"),
         [
-            (AUTO, survey(), {}, "gpu", 4),
-            (AUTO, survey(), {}, "text", 2),
-            (AUTO, survey(), {}, "unheard-of", 0),
-            (AUTO, survey({"gpu": 3}), {}, "gpu", 1),
-            (AUTO, survey({"gpu": 4}), {}, "gpu", 0),
-            (AUTO, survey({"gpu": 9}), {}, "gpu", 0),
-            (AUTO, survey({"gpu": 4}), {}, "text", 2),
-            (AUTO, survey({"gpu": 1}), {"gpu": 2}, "gpu", 1),
-            (AUTO, survey(), {"text": 4}, "gpu", 4),
-            (AUTO, survey(running=100), {}, "gpu", 4),
-            (AUTO, survey(), {}, REFUSED_QUEUE, REFUSED_SLOTS),
-            (AUTO, survey({REFUSED_QUEUE: 5}), {REFUSED_QUEUE: 2}, REFUSED_QUEUE, REFUSED_SLOTS - 7),
-            (TOTAL, survey(), {}, "gpu", 3),
-            (TOTAL, survey(), {}, "unheard-of", 3),
-            (TOTAL, survey(running=1), {}, "gpu", 2),
-            (TOTAL, survey(admitted=1, claimed=1, sent=1), {}, "gpu", 0),
-            (TOTAL, survey(finished=5), {}, "gpu", 3),
-            (TOTAL, survey(running=1), {"gpu": 1}, "text", 1),
-            (TOTAL, survey(running=7), {}, "gpu", 0),
-            (TOTAL, survey(), {}, REFUSED_QUEUE, 3),
+            (AUTO, survey(), "gpu", 4),
+            (AUTO, survey(), "text", 2),
+            (AUTO, survey(), "unheard-of", 0),
+            (AUTO, survey({"gpu": 3}), "gpu", 1),
+            (AUTO, survey({"gpu": 4}), "gpu", 0),
+            (AUTO, survey({"gpu": 9}), "gpu", 0),
+            (AUTO, survey({"gpu": 4}), "text", 2),
+            (AUTO, survey({"gpu": 3}), "gpu", 1),
+            (AUTO, survey({"text": 4}), "gpu", 4),
+            (AUTO, survey(running=100), "gpu", 4),
+            (AUTO, survey(), REFUSED_QUEUE, REFUSED_SLOTS),
+            (AUTO, survey({REFUSED_QUEUE: 7}), REFUSED_QUEUE, REFUSED_SLOTS - 7),
+            (TOTAL, survey(), "gpu", 3),
+            (TOTAL, survey(), "unheard-of", 3),
+            (TOTAL, survey(running=1), "gpu", 2),
+            (TOTAL, survey(admitted=1, claimed=1, sent=1), "gpu", 0),
+            (TOTAL, survey(finished=5), "gpu", 3),
+            (TOTAL, survey(running=2), "text", 1),
+            (TOTAL, survey(running=7), "gpu", 0),
+            (TOTAL, survey(), REFUSED_QUEUE, 3),
         ],
     )
-    def test_is_what_is_left_of_the_capacity(
-        self, capacity: Capacity, seen: Survey, claiming: dict[str, int], queue: str, left: int
-    ) -> None:
-        assert taken(Room(capacity, seen, claiming), queue) == left
+    def test_is_what_is_left_of_the_capacity(self, capacity: Capacity, seen: Survey, queue: str, left: int) -> None:
+        assert taken(Room(capacity, seen), queue) == left
 
     def test_slots_of_one_queue_are_not_taken_from_another(self) -> None:
-        room = Room(AUTO, survey(), {})
+        room = Room(AUTO, survey())
 
         assert [taken(room, queue) for queue in ("gpu", "text", "gpu")] == [4, 2, 0]
 
     def test_a_total_is_shared_by_all_queues(self) -> None:
-        room = Room(TOTAL, survey(), {})
+        room = Room(TOTAL, survey())
 
         assert [room.take(queue) for queue in ("gpu", "text", "gpu", "text")] == [True, True, True, False]
 
     def test_a_slot_that_was_not_to_be_had_takes_nothing(self) -> None:
-        room = Room(TOTAL, survey({REFUSED_QUEUE: REFUSED_SLOTS}), {})
+        room = Room(TOTAL, survey({REFUSED_QUEUE: REFUSED_SLOTS}))
 
         assert not room.take(REFUSED_QUEUE)
         assert taken(room, "gpu") == 3
 
     @pytest.mark.parametrize(
-        ("capacity", "seen", "claiming", "some"),
+        ("capacity", "seen", "some"),
         [
-            (AUTO, survey(), {}, True),
-            (AUTO, survey({"gpu": 4}), {}, True),
-            (AUTO, survey({"gpu": 4, "text": 2}), {}, False),
-            (AUTO, survey({"gpu": 4}), {"text": 2}, False),
-            (Capacity(frozenset(), {}, None, 0), survey(), {}, False),
-            (TOTAL, survey(), {}, True),
-            (TOTAL, survey(running=2), {}, True),
-            (TOTAL, survey(running=3), {}, False),
-            (TOTAL, survey(running=1), {"gpu": 2}, False),
+            (AUTO, survey(), True),
+            (AUTO, survey({"gpu": 4}), True),
+            (AUTO, survey({"gpu": 4, "text": 2}), False),
+            (AUTO, survey({"gpu": 4, "text": 3}), False),
+            (Capacity(frozenset(), {}, None, 0), survey(), False),
+            (TOTAL, survey(), True),
+            (TOTAL, survey(running=2), True),
+            (TOTAL, survey(running=3), False),
+            (TOTAL, survey(admitted=2, running=1), False),
         ],
     )
-    def test_is_true_while_any_slot_is_left(
-        self, capacity: Capacity, seen: Survey, claiming: dict[str, int], some: bool
-    ) -> None:
-        assert bool(Room(capacity, seen, claiming)) is some
+    def test_is_true_while_any_slot_is_left(self, capacity: Capacity, seen: Survey, some: bool) -> None:
+        assert bool(Room(capacity, seen)) is some
 
     def test_is_false_once_all_is_taken(self) -> None:
-        room = Room(TOTAL, survey(), {})
+        room = Room(TOTAL, survey())
         taken(room, "gpu")
 
         assert not room
-
-    def test_does_not_change_what_it_was_made_from(self) -> None:
-        claiming = {"gpu": 1}
-        taken(Room(AUTO, survey(), claiming), "gpu")
-
-        assert claiming == {"gpu": 1}
 
 
 class TestSharing:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -39,6 +40,7 @@ def books(desk: Desk) -> Books:
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Makes claimers that see all their claims through before they go on."""
     monkeypatch.setattr(module, "BATCH_SECONDS", 30.0)
+    monkeypatch.setattr(module, "GATHER_SECONDS", 30.0)
     made: list[Claimer] = []
 
     def claimer(desk: Desk, *, side_by_side: int = 1) -> Claimer:
@@ -177,19 +179,6 @@ def test_an_answer_that_was_much_work_is_used_longer_though_not_for_ever(
         end(desk, job_id)
         claimer.run_once()
         assert len(desk.server.asked("jobs")) == looks
-
-
-def test_all_jobs_of_a_long_answer_are_claimed_in_their_order(
-    monkeypatch: pytest.MonkeyPatch, make: Make
-) -> None:
-    monkeypatch.setattr(module, "FRONT", 3)
-    desk = make_desk(monkeypatch, poll_interval=POLL, max_inflight=100)
-    claimer = make(desk)
-    desk.server.dispatch(*range(1, 1 + module.PLENTY - 1))
-    while claimer.run_once() == 0.0:
-        pass
-    assert desk.sender.jobs == [*range(1, module.PLENTY)]
-    assert desk.server.asked("jobs") == ["pending"]
 
 
 def test_a_full_fleet_waits_for_a_slot_even_if_no_job_is_known_yet(desk: Desk, claimer: Claimer) -> None:
@@ -559,9 +548,12 @@ def test_a_claim_that_another_bridge_found_to_have_happened_is_published_by_that
 
 def test_without_the_ledger_nothing_is_claimed(desk: Desk, claimer: Claimer, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.server.dispatch(1)
-    monkeypatch.setattr(desk.office.ledger, "admit", away)
-    claimer.run_once()
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.office.ledger, "admit", away)
+        with pytest.raises(LedgerUnavailable):
+            claimer.run_once()
     assert desk.server.asked("claim") == []
+    assert claimer.hungry
     monkeypatch.setattr(desk.office.ledger, "survey", away)
     with pytest.raises(LedgerUnavailable):
         claimer.run_once()
@@ -625,6 +617,7 @@ def test_a_claim_that_takes_long_keeps_its_slot_and_does_not_hold_up_the_others(
     desk: Desk, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH_SECONDS", 0.0)
+    monkeypatch.setattr(module, "GATHER_SECONDS", 0.0)
     claimer = make(desk, side_by_side=8)
     desk.server.dispatch(*range(1, 11))
     answer = threading.Event()
@@ -639,6 +632,34 @@ def test_a_claim_that_takes_long_keeps_its_slot_and_does_not_hold_up_the_others(
     end(desk, 1)
     until(lambda: claimer.run_once() > 0.0)
     assert sorted(desk.sender.jobs) == [1, 2, 3, 4, 5]
+
+
+def test_jobs_are_admitted_and_recorded_as_sent_together(
+    desk: Desk, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimer, ledger = make(desk, side_by_side=4), desk.office.ledger
+    admitted, sent = MagicMock(wraps=ledger.admit), MagicMock(wraps=ledger.sent)
+    monkeypatch.setattr(ledger, "admit", admitted)
+    monkeypatch.setattr(ledger, "sent", sent)
+    desk.server.dispatch(1, 2, 3, 4)
+    claimer.run_once()
+    assert sorted(desk.sender.jobs) == [1, 2, 3, 4]
+    assert admitted.call_count == sent.call_count == 1
+    assert {desk.books.state(job_id) for job_id in (1, 2, 3, 4)} == {"sent"}
+
+
+def test_what_was_sent_when_the_bridge_stops_is_recorded(desk: Desk, make: Make) -> None:
+    claimer = make(desk)
+    desk.server.dispatch(1)
+    answer = threading.Event()
+    desk.server.faults["claim"] = [lambda: answer.wait(20)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BATCH_SECONDS", 0.0)
+        patch.setattr(module, "GATHER_SECONDS", 0.0)
+        claimer.run_once()
+    answer.set()
+    claimer.close(20)
+    assert desk.books.state() == "sent"
 
 
 def test_a_job_that_is_over_is_claimed_anew_when_it_was_requeued(desk: Desk, books: Books, claimer: Claimer) -> None:

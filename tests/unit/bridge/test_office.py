@@ -110,7 +110,7 @@ def test_a_claim_without_a_clear_answer_may_come_to_light_for_a_while(office: Of
 
 def test_what_the_broker_takes_is_sent(desk: Desk, office: Office) -> None:
     run = desk.bring("claimed")
-    assert office.publish(1, office.routes["tiny.upper"], run.task_id, priority="high", retries=2)
+    office.publish(1, office.routes["tiny.upper"], run.task_id, priority="high", retries=2)
     assert desk.sender.sent == [(1, run.task_id)]
     assert desk.sender.details == [("high", 2)]
     assert desk.books.state() == "sent"
@@ -132,7 +132,7 @@ def test_what_the_broker_does_not_take_stays_claimed_and_says_so(
 )
 def test_what_has_no_handler_here_fails(desk: Desk, office: Office, task: str, why: str) -> None:
     run = desk.bring("claimed")
-    assert not office.publish(1, Route(task, "celery"), run.task_id, priority="normal")
+    assert not office.send(1, Route(task, "celery"), run.task_id, priority="normal")
     outcome = desk.books.record().outcome
     assert outcome is not None
     assert outcome.status == "failed"

@@ -25,7 +25,7 @@ from mr_celery.job import Job
 from mr_celery.ledger import ENDINGS, DeliveryKey, Record, Route, RunKey
 from mr_celery.ledger.ledger import MOST_REDELIVERIES
 from mr_celery.outcome import Outcome
-from support.ledgers import LATER, Books, fake_books
+from support.ledgers import LATER, Books, admit, fake_books, sent
 
 T = TypeVar("T")
 
@@ -532,7 +532,7 @@ class Walk(RuleBasedStateMachine):
         def step() -> Any:
             expected = self.model.admit(job_id, route, question, room=room)
             job = Job({"id": job_id, "prompt": "x"})
-            answer = self.ledger.admit(job, route, asked_at=question.at, total_limit=limit, settle_seconds=LATER)
+            answer = admit(self.ledger, job, route, asked_at=question.at, total_limit=limit, settle_seconds=LATER)
             if answer == "admitted":
                 self.lives[job_id] += 1
             return self.agree(expected, answer)
@@ -577,7 +577,7 @@ class Walk(RuleBasedStateMachine):
         message = pick(self.messages, index)
 
         def step() -> Any:
-            answer = self.ledger.sent(message.job_id, message.task_id, wait_seconds=LATER)
+            answer = sent(self.ledger, message.job_id, message.task_id, wait_seconds=LATER)
             return self.agree(self.model.sent(message), answer)
 
         self.do(step, lost=lost)

@@ -6,7 +6,7 @@ import pytest
 
 from mr_celery.job import Job
 from mr_celery.ledger import RunKey
-from support.ledgers import DONE, LATER, ROUTE, Books, fake_books
+from support.ledgers import DONE, LATER, ROUTE, Books, admit, fake_books
 
 TRACE = '{"traceparent": "00-aa-bb-01"}'
 OTHER = '{"traceparent": "00-cc-dd-01"}'
@@ -66,7 +66,7 @@ def test_a_new_life_has_nothing_of_the_old_ones_trace(books: Books, trace: str) 
     books.bring("admitted")
     books.ledger.claimed(1, trace=TRACE)
     books.ledger.abort(1, "aborted for a test")
-    assert books.ledger.admit(Job({"id": 1}), ROUTE, asked_at=books.now() + 0.001) == "admitted"
+    assert admit(books.ledger, Job({"id": 1}), ROUTE, asked_at=books.now() + 0.001) == "admitted"
     assert books.record().trace == ""
     books.ledger.claimed(1, trace=trace)
     assert books.record().trace == trace

@@ -10,4 +10,5 @@ set('why', why)
 tell('aborted', why)
 count('aborted')
 finish_off(state, 'aborted', 'aborted', history)
+ring('aborted')
 return known[2]

@@ -24,7 +24,9 @@ if outcome then
   return 'redelivered'
 end
 redis.call('SADD', prefix .. 'load:' .. queue, id) -- the first write: see admit.lua
-forget()
+if known[1] then
+  forget()
+end
 set('job', job, 'route', route, 'queue', queue, 'nonce', nonce, 'max_attempts', max_attempts, 'on_lost', on_lost)
 begin_attempt(1, nonce)
 if trace ~= '' then

@@ -12,6 +12,6 @@ if trace ~= '' then
   set('trace', trace)
 end
 move('admitted', 'claimed', now + wait_seconds)
-tell('claimed')
+tell('claimed', nil, 1)
 count('claimed')
 return task_id(1, known[2])

@@ -5,7 +5,7 @@
 -- state that stands against it.
 local task, retries, status, outcome = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local deliver_seconds = tonumber(ARGV[7])
-local known = get('state', 'task', 'retries', 'finished_by', 'carrier', 'route', 'running_at')
+local known = get('state', 'task', 'retries', 'finished_by', 'carrier', 'route', 'running_at', 'attempt')
 if not known[1] then
   return 'unknown'
 elseif known[2] ~= task or (known[1] == 'running' and tonumber(known[3]) ~= retries) then
@@ -17,16 +17,15 @@ elseif known[1] == 'finished' then
 elseif known[1] ~= 'running' then
   return known[1]
 end
-set('finished_by', retries)
 for index = 8, #ARGV do
   set('blob:' .. (index - 8), ARGV[index])
 end
 if deliver_seconds > 0 then
-  set('deliveries', 1, 'carrier', 'run')
+  set('finished_by', retries, 'deliveries', 1, 'carrier', 'run')
 else
-  set('deliveries', 0)
+  set('finished_by', retries, 'deliveries', 0)
 end
 record_outcome('running', status, outcome, now + deliver_seconds)
-tell('finished', status)
+tell('finished', status, known[8])
 observe('run:' .. known[6], known[7])
 return 'finished'

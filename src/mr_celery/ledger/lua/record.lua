@@ -9,7 +9,8 @@
 --                 sorted sets: the jobs that no worker has started, and those whose outcome is on its way, by since when
 --   load:<queue>  set: the jobs that hold a slot of that queue (admitted to running)
 --   story:<id>    list: what has happened to the job, a line each: time, event, attempt, note
---   ended:<how>   sorted sets: the jobs that are over (done, failed, escalated, superseded, aborted), by when
+--   ended:<how>   sorted sets: the jobs that are over (done, failed, escalated, superseded, aborted), by when; what is
+--                 older than the history counts no more, whether it was tidied up by now or not
 --   figures       hash: counters and histograms of what has happened, see figures.py
 --   paused        string: who paused the claiming, when and why; absent: it goes on
 --   outcome:<id>  string: what a closed job ended with, for a little while (see adopt.lua)
@@ -17,9 +18,14 @@
 --
 -- ARGV[1] is the prefix, ARGV[2] the job's id. All times are this server's clock, in seconds.
 local prefix = ARGV[1]
-local id = ARGV[2]
-local record = prefix .. 'job:' .. id
-local kept_outcome = prefix .. 'outcome:' .. id
+local id, record, kept_outcome
+
+-- From here on it is about this job: a step may be about several.
+local function turn_to(job)
+  id, record, kept_outcome = job, prefix .. 'job:' .. job, prefix .. 'outcome:' .. job
+end
+
+turn_to(ARGV[2])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
 
@@ -36,14 +42,13 @@ local function set(...)
 end
 
 -- One line of the job's story. A note is in our own words: never the job's content, nor the server's words.
--- A very long story keeps its beginning, and its newest line.
-local function tell(event, note)
+-- A very long story keeps its beginning, and its newest line. The attempt is looked up where it is not given.
+local function tell(event, note, attempt)
   local story = prefix .. 'story:' .. id
-  local line = stamp(now) .. ' ' .. event .. ' ' .. (get('attempt')[1] or 0) .. ' ' .. (note or '')
-  if redis.call('LLEN', story) < 200 then
-    redis.call('RPUSH', story, line)
-  else
-    redis.call('LSET', story, -1, line)
+  local line = stamp(now) .. ' ' .. event .. ' ' .. (attempt or get('attempt')[1] or 0) .. ' ' .. (note or '')
+  if redis.call('RPUSH', story, line) > 200 then
+    redis.call('LSET', story, 199, line)
+    redis.call('LTRIM', story, 0, 199)
   end
 end
 
@@ -108,7 +113,9 @@ end
 -- A new attempt with budgets of its own, to be sent when it is due.
 local function begin_attempt(attempt, nonce)
   set('attempt', attempt, 'task', task_id(attempt, nonce), 'resends', 0, 'retries', 0)
-  redis.call('HDEL', record, 'why', 'held')
+  if attempt > 1 then
+    redis.call('HDEL', record, 'why', 'held')
+  end
 end
 
 -- Whether that delivery (a number of that attempt) is the one that is under way.
@@ -123,13 +130,13 @@ local function lay_down(due)
   redis.call('ZADD', prefix .. 'finished', stamp(due), id)
 end
 
--- The job is not over any more: it is off the list of its end, and its story goes on. Which list that is, the record
--- may not tell any more: it can expire before the list is tidied up.
+-- The job is not over any more: it is off the list of its end, and its story goes on.
 local function reopen()
-  for _, ending in ipairs({'done', 'failed', 'escalated', 'superseded', 'aborted'}) do
+  local ending = get('ending')[1]
+  if ending then
     redis.call('ZREM', prefix .. 'ended:' .. ending, id)
+    redis.call('PERSIST', prefix .. 'story:' .. id)
   end
-  redis.call('PERSIST', prefix .. 'story:' .. id)
 end
 
 -- An earlier life of the job is over, and counts no more.
@@ -153,7 +160,9 @@ end
 local function finish_off(from, to, ending, history)
   redis.call('ZREM', prefix .. from, id)
   age(from, to)
-  free_slot()
+  if from ~= 'finished' then
+    free_slot()
+  end
   local heavy = {'job', 'outcome'}
   for _, name in ipairs(redis.call('HKEYS', record)) do
     if string.sub(name, 1, 5) == 'blob:' then
@@ -168,5 +177,4 @@ local function finish_off(from, to, ending, history)
   for _, key in ipairs({record, prefix .. 'story:' .. id, ended, prefix .. 'figures'}) do
     redis.call('PEXPIRE', key, kept)
   end
-  ring(to)
 end

@@ -19,7 +19,7 @@ end
 set('retries', retries, 'node', node, 'holder', holder, 'run', run)
 move(state, 'running', now + lease)
 if not (continued and known[6] == run) then
-  tell('started', node)
+  tell('started', node, known[5])
   if known[8] and not known[9] then
     observe('pickup', known[8])
   end
