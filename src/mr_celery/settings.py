@@ -153,7 +153,10 @@ class Settings:
         secret=True,
     )
     poll_interval: float = _option(
-        5.0, _seconds(0.1, 3600), "seconds from 0.1 to 3600", "Seconds between two looks at an empty inbox."
+        5.0,
+        _seconds(0.1, 3600),
+        "seconds from 0.1 to 3600",
+        "Seconds between two looks at an inbox that stays empty; jobs that come set the pace.",
     )
     heartbeat_interval: float = _option(
         5.0, _seconds(0.5, 3600), "seconds from 0.5 to 3600", "Seconds between two presence reports."

@@ -23,13 +23,12 @@ class Backlog:
 
     @property
     def ids(self) -> set[int]:
-        """The jobs' ids."""
+        """The jobs."""
         return {candidate.job.id for queue in self._queues.values() for candidate in queue}
 
-    @property
-    def queues(self) -> list[str]:
-        """The queues of which there are candidates."""
-        return [name for name, queue in self._queues.items() if queue]
+    def fits(self, room: Room) -> bool:
+        """Whether there is room for any of them."""
+        return any(queue and room.has(name) for name, queue in self._queues.items())
 
     def fill(self, candidates: Iterable[Candidate]) -> None:
         """Replace what there is by ``candidates``, which come in the order in which they are to be claimed."""

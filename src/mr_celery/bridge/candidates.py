@@ -106,7 +106,8 @@ def urgency(job: Job) -> tuple[int, int]:
 def by_urgency(listed: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
     """The jobs in the order of their :func:`urgency`.
 
-    There may be very many, of which the first few are wanted: what is no job is left out as it is come to.
+    There may be very many, of which the first are wanted: the others are sorted, and not made jobs. What is no job is
+    left out.
     """
     ranks: tuple[list[Mapping[str, Any]], ...] = tuple([] for _ in PRIORITIES)
     for fields in listed:

@@ -127,7 +127,7 @@ class Claimer:
             self._forget()
             return min(NO_WORKER_SECONDS, self._idle())
         self._full = not room
-        if not room:
+        if self._full:
             return self._pause()
         if self._is_time_to_look(room):
             self._ask(survey, capacity)
@@ -167,11 +167,9 @@ class Claimer:
     def _is_time_to_look(self, room: Room) -> bool:
         """Whether what is known of the inbox leaves room, or is too old."""
         now = self._office.clock()
-        if not len(self._backlog):
+        if not self._backlog:
             return self._plenty or now >= self._look_at
-        if now < self._look_at:
-            return False
-        return now > self._stale_at or not any(map(room.has, self._backlog.queues))
+        return now >= self._look_at and (now > self._stale_at or not self._backlog.fits(room))
 
     def _ask(self, survey: Survey, capacity: Capacity) -> None:
         office = self._office
@@ -195,14 +193,10 @@ class Claimer:
         welcome = [job for job in listed if self._refused.get(job["id"], (0, 0.0))[1] <= now]
         believed = self._doubts.believed(welcome, now)
         found = candidates(believed, office.registry, office.routes, capacity, unrouted=office.settings.unrouted)
-        self._plan(self._keep(found), asked, time.thread_time() - work)
-
-    def _keep(self, found: list[Candidate]) -> int:
-        """Keep what was found. Returns how many of the jobs were not known before."""
         busy = {candidate.job.id for candidate in self._claiming.values()}
-        known = busy | self._backlog.ids
+        known = self._backlog.ids
         self._backlog.fill(candidate for candidate in found if candidate.job.id not in busy)
-        return sum(each.job.id not in known for each in found)
+        self._plan(len(self._backlog.ids - known), asked, time.thread_time() - work)
 
     def _plan(self, new: int, asked: float, work: float) -> None:
         """When to look again, after a look that found so many new jobs and took ``work`` seconds of CPU time."""

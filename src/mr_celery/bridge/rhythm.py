@@ -8,7 +8,7 @@ LEAST_SECONDS = 0.1
 MARGIN = 0.1
 """By which part of the pace the looks move back when they came just too early."""
 
-FIRST_STEP = 0.0025
+FIRST_STEP = 0.01
 STEP_GROWTH = 1.5
 MOST_STEP = 0.5
 """By which part of the pace a look in step comes earlier: the first one, how it grows with each, at most."""
@@ -23,7 +23,7 @@ class Rhythm:
     Looks follow each other in the pace in which jobs come, so there is about one look for each job. Where jobs come
     regularly, the looks move to the moment just after an arrival: as long as each finds one job, the next comes a
     little earlier, in growing steps. One that finds none came just too early: the next comes a pace and a tenth later,
-    finds two jobs, and is in step again. So most jobs wait less than a tenth of the pace, and about one in seven waits
+    finds two jobs, and is in step again. So most jobs wait less than a tenth of the pace, and about one in five waits
     a whole one; where jobs come at random, they wait half a pace.
 
     The pace is measured from one such slip to the next, since it is known then where between two arrivals the looks
@@ -76,3 +76,4 @@ class Rhythm:
             self._pace = max(self._least, self._known_seconds / self._known_jobs)
         else:
             self._pace = self._poll_interval
+            self._known_jobs = self._known_seconds = 0.0  # how long nothing came says nothing of what comes next

@@ -19,7 +19,7 @@ SETTING_FLAGS = {
     "url": "The ModelReins server.",
     "name": "The worker name.",
     "ledger_url": "The Redis that holds the ledger.",
-    "poll_interval": "Seconds between two looks at an empty inbox.",
+    "poll_interval": "Seconds between two looks at an inbox that stays empty; jobs that come set the pace.",
     "heartbeat_interval": "Seconds between two presence reports.",
     "max_inflight": "How many jobs may be in flight: auto or a number.",
     "lease": "Seconds after which a silent run is lost.",

@@ -53,6 +53,23 @@ def test_takes_the_most_urgent_for_which_there_is_room(
     assert len(backlog) == 5 - len(taken)
 
 
+@pytest.mark.parametrize(
+    ("there_is", "fits"), [(room(total=1), True), (room(total=0), False), (room(text=1), True), (room(other=9), False)]
+)
+def test_fits_where_there_is_room_for_one(backlog: Backlog, there_is: Room, fits: bool) -> None:
+    assert backlog.fits(there_is) is fits
+
+
+def test_what_is_taken_does_not_fit_any_more(backlog: Backlog) -> None:
+    backlog.take(room(text=9), 9)
+    assert not backlog.fits(room(text=9))
+
+
+def test_tells_which_jobs_it_has(backlog: Backlog) -> None:
+    backlog.take(room(total=2), 9)
+    assert backlog.ids == {2, 3, 4}
+
+
 def test_takes_the_room_too(backlog: Backlog) -> None:
     there_is = room(total=2)
     backlog.take(there_is, 9)

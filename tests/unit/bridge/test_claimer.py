@@ -181,16 +181,6 @@ def test_an_answer_that_was_much_work_is_used_longer_though_not_for_ever(
         assert len(desk.server.asked("jobs")) == looks
 
 
-def test_all_jobs_of_a_long_answer_are_claimed_in_their_order(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
-    desk = make_desk(monkeypatch, poll_interval=POLL, max_inflight=100)
-    claimer = make(desk)
-    desk.server.dispatch(*range(1, 1 + module.PLENTY - 1))
-    while claimer.run_once() == 0.0:
-        pass
-    assert desk.sender.jobs == [*range(1, module.PLENTY)]
-    assert desk.server.asked("jobs") == ["pending"]
-
-
 def test_a_full_fleet_waits_for_a_slot_even_if_no_job_is_known_yet(desk: Desk, claimer: Claimer) -> None:
     desk.server.dispatch(1, 2, 3, 4)
     desk.server.dispatch(11, 12, 13, 14, capability="slow")

@@ -39,8 +39,8 @@ def test_looks_that_find_one_job_each_come_a_little_earlier_and_earlier() -> Non
         now += pauses[-1] if pauses else 1.0
         pauses.append(rhythm.found(1, now))
     assert pauses == sorted(pauses, reverse=True)
-    assert 0.99 < pauses[0] < 1.0
-    assert 0.98 < pauses[-1] < 1.0
+    assert 0.98 < pauses[0] < 1.0
+    assert 0.9 < pauses[-1] < 0.95
 
 
 def test_after_a_look_that_came_too_early_the_next_comes_later_by_a_margin_and_two_are_in_step() -> None:
@@ -93,7 +93,7 @@ class Seen:
 
 
 def simulated(arrivals: list[float], *, seed: int = 0, skip: float = 30.0, until: float | None = None) -> Seen:
-    """Let jobs come at these times, and count from the second ``skip``."""
+    """Let jobs come at these times, and count from the second ``skip`` on."""
     arrivals, dice, rhythm = sorted(arrivals), random.Random(seed), Rhythm(POLL)
     end = until or arrivals[-1]
     now, come, looks, waits = dice.uniform(0, POLL), 0, 0, []
@@ -128,6 +128,16 @@ def test_a_job_per_second_waits_a_fraction_of_it_with_one_look_per_job(seed: int
     assert seen.looks <= len(seen.waits) + 2
 
 
+def test_a_trickle_after_a_long_time_without_jobs_is_found_soon() -> None:
+    medians = []
+    for seed in SEEDS:
+        seen = simulated(trickle(start=300.3, end=360.0, jitter=0.01, seed=seed), seed=seed, skip=310.0)
+        assert seen.looks <= len(seen.waits) + 2
+        medians.append(median(seen.waits))
+    assert median(medians) < 0.2
+    assert max(medians) < 0.5
+
+
 @pytest.mark.parametrize("period", [0.2, 0.35, 0.7, 1.003, 1.7, 3.0])
 def test_other_regular_trickles_wait_a_fraction_of_their_period_too(period: float) -> None:
     seen = simulated(trickle(period))
@@ -160,7 +170,7 @@ def test_jobs_that_come_at_random_wait_about_half_a_pace(rate: float, seed: int)
     assert 0.4 * pace < mean(seen.waits) < 0.7 * pace
     assert max(seen.waits) < max(6 * pace, 1.0)
     assert seen.looks <= seen.budget
-    assert seen.looks <= seen.seconds * max(rate * 1.1, 1.3 / POLL)
+    assert seen.looks <= seen.seconds * max(rate * 1.1, 1.5 / POLL)
 
 
 @pytest.mark.parametrize(("size", "every"), [(3, 20), (10, 30), (50, 60), (500, 60)])
