@@ -203,7 +203,7 @@ def _delivery(**more: Any) -> list[Case]:
     ]
 
 
-IN_PASSING = ("server.presence", "ledger.found", "ledger.my_turn", "ledger.announce_bridge")
+IN_PASSING = ("server.presence", "ledger.found", "ledger.my_turn", "ledger.announce_bridge", "ledger.watch")
 """Effects that a bridge passes all the time."""
 
 CASES = [
@@ -239,6 +239,7 @@ CASES = [
     Case("ledger.lose", plain("child-dies"), runs=2, victim="node"),
     Case("ledger.lost", plain("node-dies"), runs=2),
     Case("ledger.lose", plain("node-dies"), runs=2),
+    Case("ledger.unstarted", prefetched),
     Case("ledger.resend", prefetched),
     Case("ledger.adopt", ledger_lost, runs=2),
     Case("ledger.requeue", requeued, runs=2),
