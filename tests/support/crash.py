@@ -57,7 +57,7 @@ READS = {
 LAST = {"ledger.note_registration", "ledger.pause", "ledger.resume", "ledger.withdraw_bridge"}
 """What a process does alone, or as its last step: nothing is left undone by its death."""
 
-LOOKS = ("ledger.collect", "ledger.lost", "ledger.missed", "ledger.take")
+LOOKS = ("ledger.collect", "ledger.lost", "ledger.missed", "ledger.take", "ledger.unstarted")
 """Effects that are none where they find nothing: then their point afterwards is not passed."""
 
 
