@@ -23,7 +23,7 @@ from .sender import NotPublished
 
 logger = logging.getLogger("mr_celery.bridge")
 
-SIDE_BY_SIDE = 16
+SIDE_BY_SIDE = 48
 """How many jobs are claimed at once."""
 
 BATCH_SECONDS = 0.25
