@@ -32,10 +32,12 @@ from mr_celery.ledger import Ledger, Route
 ledger = Ledger(os.environ["MODELREINS_LEDGER_URL"], sys.argv[1])
 route = Route(task="bench.hold", queue="held", max_attempts=3, on_lost="requeue")
 asked_at = ledger.survey().now
-for job_id in range(int(sys.argv[2]), int(sys.argv[3])):
-    job = Job({"id": job_id, "prompt": "x", "assigned_to": sys.argv[1], "status": "pending", "capability": "hold"})
-    assert ledger.admit(job, route, asked_at=asked_at) == "admitted"
-    ledger.sent(job_id, ledger.claimed(job_id), wait_seconds=30.0)
+ids = range(int(sys.argv[2]), int(sys.argv[3]))
+for page in (ids[start : start + 100] for start in range(0, len(ids), 100)):
+    fields = {"prompt": "x", "assigned_to": sys.argv[1], "status": "pending", "capability": "hold"}
+    jobs = [(Job({"id": job_id, **fields}), route) for job_id in page]
+    assert set(ledger.admit(jobs, asked_at=asked_at)) == {"admitted"}
+    ledger.sent({job_id: ledger.claimed(job_id) for job_id in page}, wait_seconds=30.0)
 """
 """Takes jobs into the ledger as a bridge does, up to *sent*, in a fraction of the time. Their messages are left out."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -85,3 +86,12 @@ def test_a_clock_that_is_a_minute_wrong(fleet: Fleet, skew: str) -> None:
     victim.kill()
     assert [job["result"] for job in fleet.ended(*pair, seconds=40)] == ["LOST 0", "LOST 1"]
     assert fleet.started("lost 0") + fleet.started("lost 1") == 3
+
+
+def test_a_bridge_whose_signal_goes_to_another_of_its_threads_ends(fleet: Fleet) -> None:
+    bridge = fleet.bridge()
+    pid = bridge.popen.pid
+    other = max(int(thread) for thread in os.listdir(f"/proc/{pid}/task"))
+    assert other != pid
+    assert ctypes.CDLL(None).tgkill(pid, other, signal.SIGTERM) == 0
+    assert bridge.popen.wait(60) == 0

@@ -54,7 +54,12 @@ class Process:
     def terminate(self, seconds: float = 60.0) -> int:
         """SIGTERM to the process; its exit code. A bridge may take its shutdown_timeout (30 s), and a last request."""
         self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(seconds)
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.popen.send_signal(signal.SIGABRT)  # it writes down where its threads are
+            self.popen.wait(seconds)
+            raise AssertionError(f"{self.log.name} did not end:\n{self.output[-8000:]}") from None
 
     def signal(self, number: signal.Signals) -> None:
         """A signal to the process and all its children: SIGSTOP freezes them, SIGCONT thaws them."""
@@ -89,6 +94,7 @@ class Fleet:
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(HERE.parent),
+            "PYTHONFAULTHANDLER": "1",
             "PROJ_BROKER": broker,
             "PROJ_RUNS": str(self.runs),
             "MODELREINS_URL": sandbox.url,

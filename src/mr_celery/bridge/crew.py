@@ -10,6 +10,9 @@ from typing import Any
 from ..settings import Settings
 from .bridge import Bridge
 
+SIGNAL_SECONDS = 1.0
+"""Seconds after which a signal is noticed at the latest."""
+
 
 def bridges_of(app: Any, settings: Settings) -> list[Bridge]:
     """A bridge for each worker name that the settings are for.
@@ -29,6 +32,7 @@ def run(bridges: Sequence[Bridge], told_to_stop: threading.Event) -> None:
     """
     for bridge in bridges:
         bridge.start()
-    told_to_stop.wait()
+    while not told_to_stop.wait(SIGNAL_SECONDS):
+        pass  # the system may hand a signal to another thread: that does not wake this one, which has to handle it
     with ThreadPoolExecutor(len(bridges)) as pool:
         list(pool.map(Bridge.stop, bridges))
