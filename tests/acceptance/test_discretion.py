@@ -110,7 +110,7 @@ def redis_pieces(server: RedisServer) -> list[Piece]:
 
 def is_own(piece: Piece) -> bool:
     """Whether it is where the ledger keeps a job's content."""
-    match = re.fullmatch(r"redis 1 modelreins:\{[^}]*\}:(?:job:\d+ (\S+)|outcome:\d+)", piece[0])
+    match = re.fullmatch(r"redis 1 modelreins:\{[^}]*\}:(?:(?:job|payload):\d+ (\S+)|outcome:\d+)", piece[0])
     return match is not None and (match[1] is None or OWN.fullmatch(match[1].encode()) is not None)
 
 
