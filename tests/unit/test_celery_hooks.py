@@ -304,14 +304,19 @@ def published() -> Iterator[list[tuple[dict[str, Any], Any]]]:
     signals.before_task_publish.disconnect(note)
 
 
-def test_a_celery_retry_brings_the_same_job_with_one_more_retry(
-    app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
-) -> None:
+def retrying(app: Celery, **options: Any) -> None:
+    """The task ``t`` takes jobs, and asks Celery for a retry."""
+
     @modelreins_job
     @app.task(name="t", bind=True)
     def task(self: Task[Any, Any], prompt: str) -> str:
-        raise self.retry(countdown=1)
+        raise self.retry(countdown=1, **options)
 
+
+def test_a_celery_retry_brings_the_same_job_with_one_more_retry(
+    app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
+) -> None:
+    retrying(app)
     put(app, runner)
     assert trace(app, "t")[0] == "RETRY"
     headers, _ = published[0]
@@ -321,11 +326,7 @@ def test_a_celery_retry_brings_the_same_job_with_one_more_retry(
 def test_a_celery_retry_keeps_how_its_job_was_published_and_others_are_as_ever(
     app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
 ) -> None:
-    @modelreins_job
-    @app.task(name="t", bind=True)
-    def task(self: Task[Any, Any], prompt: str) -> str:
-        raise self.retry(kwargs={"prompt": "of its own"}, countdown=1)
-
+    retrying(app, kwargs={"prompt": "of its own"})
     put(app, runner)
     put(app, runner)
     forgotten = {**header("w", 7), "ignore_result": False}  # as Celery up to 5.6 does
@@ -340,11 +341,7 @@ def test_a_celery_retry_keeps_how_its_job_was_published_and_others_are_as_ever(
 def test_a_celery_retry_brings_the_job_although_an_add_on_has_put_its_headers_in_the_place_of_all(
     app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]
 ) -> None:
-    @modelreins_job
-    @app.task(name="t", bind=True)
-    def task(self: Task[Any, Any], prompt: str) -> str:
-        raise self.retry(countdown=1)
-
+    retrying(app)
     put(app, runner)
     assert trace(app, "t", request={**header("w", 7), "headers": {"sentry-trace": "theirs"}})[0] == "RETRY"
     headers, _ = published[0]

@@ -226,11 +226,13 @@ class Claimer:
         except LedgerUnavailable:
             self._backlog.give_back(chosen)
             raise
+        full: list[Candidate] = []
         for candidate, answer in zip(chosen, answers, strict=True):
             if answer in ("admitted", "again"):
                 claim = self._pool.submit(self._claim, candidate, answer, self._asked_at, began)
                 self._claiming[claim] = candidate
-        full = [candidate for candidate, answer in zip(chosen, answers, strict=True) if answer == "full"]
+            elif answer == "full":
+                full.append(candidate)
         self._backlog.give_back(full)
         return not full
 
