@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as jsonlib
 import logging
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NoReturn
@@ -16,9 +15,9 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies
 
 from ..errors import WorkerError
+from .adapter import Adapter
 from .address import place, redirect_target, server_address, travels_in_clear
 from .answers import FAILURES, Redactor, decode, reason, retry_after, retryable
-from .deadline import DeadlineAdapter
 
 logger = logging.getLogger("mr_celery")
 
@@ -59,8 +58,9 @@ class _Session(requests.Session):
         self.proxies = get_environ_proxies(url)
         self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self.mount("https://", DeadlineAdapter())
-        self.mount("http://", DeadlineAdapter())
+        adapter = Adapter()
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
 
     def resolve_redirects(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """None: even without following it, a session would read the whole body of a redirect."""
@@ -104,7 +104,7 @@ class Transport:
             "Content-Type": "application/json",
         }
         self._bearer = _Bearer(token)
-        self._local = threading.local()
+        self._made: tuple[int, _Session] | None = None
         if travels_in_clear(self.url) and (os.getpid(), self.url) not in _warned:
             _warned.add((os.getpid(), self.url))
             logger.warning("%s is not https: %s travels in clear", self.url, called)
@@ -152,19 +152,16 @@ class Transport:
             raise WorkerError(f"{call} -> network: {why}", retryable=True) from None
 
     def close(self) -> None:
-        """Close the connections of this thread; the next request opens new ones."""
-        session = getattr(self._local, "session", None)
-        if session is not None and self._local.pid == os.getpid():
-            session.close()
-        self._local.__dict__.clear()
+        """Close the connections that nobody uses; the next request opens new ones."""
+        if self._made is not None and self._made[0] == os.getpid():
+            self._made[1].close()
 
     def _session(self) -> requests.Session:
-        """This thread's session in this process."""
-        local = self._local
-        if getattr(local, "pid", None) != os.getpid():
-            local.session, local.pid = _Session(self.url), os.getpid()
-        made: requests.Session = local.session
-        return made
+        """The session in this process. Threads share it: it keeps nothing of a request."""
+        made, pid = self._made, os.getpid()
+        if made is None or made[0] != pid:
+            made = self._made = (pid, _Session(self.url))
+        return made[1]
 
     def _prepare(
         self, method: str, path: str, json: object, data: Any, headers: Mapping[str, str] | None

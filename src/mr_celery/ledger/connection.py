@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,53 @@ MINIMUM_VERSION = (6, 2)
 _clients: dict[tuple[int, str, float], Any] = {}
 _stand_ins: dict[str, Callable[[], Any]] = {}
 _lock = threading.Lock()
+
+
+class Client(redis.Redis):
+    """redis-py's client, with a shorter way from a command to its answer.
+
+    At each command redis-py's own looks whether something that nobody asked for waits in the connection (three system
+    calls, in each of which other threads take the interpreter's lock), and counts it out of its pool and in again.
+    Here a connection is put back only after a whole answer: then nothing waits in it. One that the server has closed
+    meanwhile is found out by the command, which is repeated once on a new one.
+    """
+
+    def __init__(self, *, connection_pool: redis.ConnectionPool) -> None:
+        super().__init__(connection_pool=connection_pool)
+        self._idle: deque[Any] = deque()
+
+    def execute_command(self, *command: Any, **options: Any) -> Any:
+        """Send a command. Returns its answer.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached, or refuses.
+        """
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            pool = self.connection_pool
+            connection = pool.connection_class(**pool.connection_kwargs)
+        try:
+            answer = connection.retry.call_with_retry(
+                lambda: self._exchange(connection, command, options), lambda error: connection.disconnect()
+            )
+        except redis.ResponseError:
+            self._idle.append(connection)
+            raise
+        except BaseException:  # also a time limit's, in the midst of an answer
+            connection.disconnect()
+            raise
+        self._idle.append(connection)
+        return answer
+
+    def _exchange(self, connection: Any, command: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        connection.send_command(*command)
+        return self.parse_response(connection, command[0], **options)
+
+    def disconnect(self) -> None:
+        """Close the connections that nobody uses just now; the next command opens new ones."""
+        while self._idle:
+            self._idle.pop().disconnect()
 
 
 def connect(url: str, *, timeout: float = 5.0) -> Any:
@@ -75,16 +123,9 @@ def _connect(url: str, timeout: float) -> Any:
             return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
         if url.startswith("unix://"):
             del options["socket_keepalive"]
-        return redis.Redis.from_url(url, **options)
+        return Client(connection_pool=redis.ConnectionPool.from_url(url, **options))
     except ValueError as error:
         raise LedgerUnavailable(f"the ledger at {shown(url)}: {error}") from error
-
-
-def disconnect(client: Any) -> None:
-    """Close a client's connections; the next command opens new ones."""
-    pool = getattr(client, "connection_pool", None)  # a Cluster's client finds out about replicas by itself
-    if pool is not None:
-        pool.disconnect(inuse_connections=False)
 
 
 def shown(url: str) -> str:

@@ -12,7 +12,7 @@ import redis
 from redis.exceptions import RedisClusterException
 
 from ..errors import LedgerUnavailable
-from .connection import connect, disconnect, shown
+from .connection import Client, connect, shown
 
 
 @cache
@@ -53,7 +53,7 @@ class Scripts:
             script = self._registered.get(names)
             if script is None:
                 script = self._registered[names] = client.register_script(source_of(names))
-            return script(keys=list(keys), args=list(arguments), client=client)
+            return script(keys=keys, args=arguments, client=client)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -63,7 +63,9 @@ class Scripts:
         except (redis.RedisError, RedisClusterException, OSError) as error:
             if _is_replica(error):
                 # By now: its address may belong to another server, which only a new connection reaches.
-                disconnect(self.client)
+                # A Cluster's client finds out by itself.
+                if isinstance(self.client, Client):
+                    self.client.disconnect()
                 raise LedgerUnavailable(f"the ledger at {shown(self._url)} is read-only, a replica: {error}") from error
             raise LedgerUnavailable(f"the ledger at {shown(self._url)}: {type(error).__name__}: {error}") from error
 
