@@ -12,11 +12,11 @@ PART = "Pickup"
 
 
 def trickle(at: Place, jobs: int) -> None:
-    """One job per second."""
+    """One job per second, and the second after the last one."""
     begun = time.monotonic()
-    for number in range(jobs):
-        time.sleep(max(0.0, begun + number - time.monotonic()))
+    for number in range(1, jobs + 1):
         at.server.dispatch(1, capability="since", prompt="now")
+        time.sleep(max(0.0, begun + number - time.monotonic()))
 
 
 def picked_up(at: Place, *, warm: int, jobs: int) -> tuple[list[float], float]:

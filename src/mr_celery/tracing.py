@@ -79,6 +79,9 @@ class Span:
             self._span.set_attribute("http.response.status_code", error.status)
 
 
+_NONE = Span(None)
+
+
 def _type_of(error: BaseException) -> str:
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -237,9 +240,16 @@ def _about(worker: str, job_id: int | None) -> dict[str, AttributeValue]:
     return {WORKER: worker} if job_id is None else {WORKER: worker, JOB: job_id}
 
 
+def _traces() -> bool:
+    """Whether there is somebody to take spans: an SDK that is set up."""
+    if not isinstance(_tracer, trace.ProxyTracer):
+        return True
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def _is_part_of_another() -> bool:
     """Whether a span of this process is under way."""
-    if _tracer is None:
+    if _tracer is None or not _traces():
         return False
     parent = trace.get_current_span().get_span_context()
     return parent.is_valid and not parent.is_remote
@@ -250,8 +260,8 @@ def _span(
     name: str, kind: Kind, attributes: Mapping[str, AttributeValue], *, root: bool = False, since: int | None = None
 ) -> Iterator[Span]:
     """A span around the block; it has failed where the block raises, but for what is Celery's way to say something."""
-    if _tracer is None:
-        yield Span(None)
+    if _tracer is None or not _traces():
+        yield _NONE
         return
     begun: trace.Span = _tracer.start_span(
         name,

@@ -150,7 +150,7 @@ def test_up_writes_json(started: list[Process], tmp_path: Path, sandbox: Sandbox
     assert up.popen.wait(30) == 0, up.output
     lines = [json.loads(line) for line in up.output.splitlines()]
     events = [line["event"] for line in lines if line.get("job") == job["id"]]
-    assert sorted(events) == sorted(["claimed", "sent", "started", "finished", "delivered"])  # each once
+    assert sorted(events) == sorted(["sent", "started", "finished", "delivered"])  # each once
 
 
 def _words(process: psutil.Process) -> set[str]:

@@ -216,7 +216,7 @@ def test_two_bridges_killed_in_turn_lose_nothing(fleet: Fleet) -> None:
     ids = [fleet.dispatch(f"job {n}") for n in range(200)]
     for _ in range(3):
         bridge = fleet.bridge(ready=False)
-        bridge.says("claimed")
+        bridge.says("sent to queue")
         bridge.kill()
     fleet.bridge()
     for job in fleet.ended(*ids, seconds=120):

@@ -47,12 +47,12 @@ def test_a_bridge_that_is_frozen_and_thawed(fleet: Fleet) -> None:
     campaign = Campaign(fleet)
     for _ in range(3):
         campaign.dispatch(40)
-        claims = frozen.output.count("claimed")
+        claims = frozen.output.count("sent to queue")
 
         def claims_again(claims: int = claims) -> bool:
             if campaign.done() == len(campaign.jobs):
                 campaign.dispatch(10)  # the other bridge was faster
-            return frozen.output.count("claimed") > claims
+            return frozen.output.count("sent to queue") > claims
 
         until(claims_again, what="it claims")
         frozen.signal(signal.SIGSTOP)

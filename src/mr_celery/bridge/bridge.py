@@ -31,6 +31,9 @@ logger = logging.getLogger("mr_celery.bridge")
 BELL_SECONDS = 1.0
 """Seconds after which the bell's listener looks whether it is to stop."""
 
+REST_SECONDS = 0.01
+"""Seconds from one ring of the bell to the next at the least: under load it rings without end."""
+
 CLAIM_SECONDS = 0.02
 """Seconds from one turn of claiming to the next at the least: slots that become free meanwhile are filled together."""
 
@@ -177,6 +180,8 @@ class Bridge:
                 self._courier_loop.wake()
             elif ring == "claimed":
                 self._reaper_loop.wake()
+            if ring:
+                time.sleep(REST_SECONDS)
         return 0.0
 
     def stop(self) -> None:

@@ -126,3 +126,8 @@ class Room:
         self._taken[queue] = self._taken.get(queue, 0) + 1
         self._taken_in_all += 1
         return True
+
+    def give_back(self, queue: str) -> None:
+        """One slot that was taken is not needed."""
+        self._taken[queue] -= 1
+        self._taken_in_all -= 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from .. import tracing
 from ..backoff import backoff
@@ -17,6 +18,7 @@ from ..outcome import Outcome
 from .backlog import Backlog
 from .candidates import Candidate, Doubts, candidates
 from .capacity import Capacity, Room
+from .lanes import Lanes
 from .office import CLAIM_LEASE, Office
 from .rhythm import Rhythm
 from .sender import NotPublished
@@ -30,7 +32,11 @@ BATCH_SECONDS = 0.25
 """How long the loop goes on claiming, or waits for a claim to end, before it looks what else there is to do."""
 
 GATHER_SECONDS = 0.01
-"""How long the loop waits for further claims to end after one has: to go on with a few together costs less."""
+"""How long the loop waits for all claims to end before it goes on with those that have: with a few together that costs
+less."""
+
+RECORD_SECONDS = 0.25
+"""Seconds from one recording of what was published to the next: by then, workers have started most of it."""
 
 HUNGRY_SECONDS = 1.0
 """Seconds between two looks for a free slot while jobs wait for one and no bell rings."""
@@ -71,8 +77,8 @@ class Claimed:
 class Claimer:
     """Takes what the fleet can run from the inbox: admit → claim → claimed → publish → sent.
 
-    Jobs are admitted a few at a time, as many as can be claimed at once, and those that were published meanwhile are
-    recorded as sent together; the steps between run side by side.
+    Jobs are admitted a few at a time, as many as can be claimed at once, and those that were published are recorded as
+    sent together; the steps between run side by side.
 
     The inbox is asked in the rhythm in which jobs come, and at once while an answer brings many; what there is no room
     for is kept for the moment a slot becomes free, and the answer is used for the longer, the more work it was. With
@@ -85,7 +91,7 @@ class Claimer:
 
     def __init__(self, office: Office, *, side_by_side: int = SIDE_BY_SIDE) -> None:
         self._office = office
-        self._pool = ThreadPoolExecutor(side_by_side, thread_name_prefix="modelreins-claim")
+        self._lanes = Lanes(side_by_side, "modelreins-claim")
         self._side_by_side = side_by_side
         self._claiming: dict[Future[Claimed | None], Candidate] = {}
         self._backlog = Backlog()
@@ -97,6 +103,8 @@ class Claimer:
         self._full = False
         self._fruitful = False
         self._refused: dict[int, tuple[int, float]] = {}
+        self._sent: dict[int, str] = {}
+        self._record_at = float("-inf")
         self._doubts = Doubts()
 
     @property
@@ -111,8 +119,14 @@ class Claimer:
             WorkerError: the inbox could not be asked.
             LedgerUnavailable: the ledger is away: nothing may be claimed without it.
         """
-        office = self._office
         self._collect()
+        try:
+            return self._turn()
+        finally:
+            self._record()
+
+    def _turn(self) -> float:
+        office = self._office
         if office.token_rejected:
             self._forget()
             if office.token_pause:
@@ -136,17 +150,21 @@ class Claimer:
             self._await()
         if self._claiming:
             self._await()
-        if self._fruitful or self._claiming:
-            self._fruitful = False
+        fruitful, self._fruitful = self._fruitful, False
+        if self._claiming:
             return 0.0
-        return self._pause()
+        if not room:  # the bell tells when there is some again
+            self._full = True
+            return self._pause()
+        return 0.0 if fruitful else self._pause()
 
     def close(self, timeout: float) -> None:
         """Wait for the claims that are under way, for at most ``timeout`` seconds."""
         wait(self._claiming, timeout=timeout)
         with suppress(LedgerUnavailable):  # what is not recorded is published again by another bridge
             self._collect()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+            self._record(at_once=True)
+        self._lanes.close()
 
     def _pause(self) -> float:
         until_look = self._look_at - self._office.clock()
@@ -229,22 +247,26 @@ class Claimer:
         full: list[Candidate] = []
         for candidate, answer in zip(chosen, answers, strict=True):
             if answer in ("admitted", "again"):
-                claim = self._pool.submit(self._claim, candidate, answer, self._asked_at, began)
+                claim = self._lanes.submit(partial(self._claim, candidate, answer, self._asked_at, began))
                 self._claiming[claim] = candidate
             elif answer == "full":
                 full.append(candidate)
+            else:  # another bridge has it, in a slot that is counted already
+                room.give_back(candidate.route.queue)
         self._backlog.give_back(full)
         return not full
 
     def _await(self) -> None:
         """Wait for claims to end, and go on with them."""
-        wait(self._claiming, timeout=BATCH_SECONDS, return_when=FIRST_COMPLETED)
         wait(self._claiming, timeout=GATHER_SECONDS)
+        if self._lanes.waiting:
+            self._lanes.hurry()
+        if not any(claim.done() for claim in self._claiming):
+            wait(self._claiming, timeout=BATCH_SECONDS, return_when=FIRST_COMPLETED)
         self._collect()
 
     def _collect(self) -> None:
         """Go on with the claims that have ended."""
-        sent: dict[int, str] = {}
         for future in [each for each in self._claiming if each.done()]:
             candidate, claim = self._claiming.pop(future), future.result()
             if claim is None:
@@ -252,9 +274,15 @@ class Claimer:
             self._fruitful = True
             self._office.pending = max(0, (self._office.pending or 0) - 1)
             if claim.sent_as:
-                sent[candidate.job.id] = claim.sent_as
-        if sent:
-            self._office.sent(sent)
+                self._sent[candidate.job.id] = claim.sent_as
+
+    def _record(self, *, at_once: bool = False) -> None:
+        """Record what was published as sent; many at a time while there is more to claim."""
+        now = self._office.clock()
+        if self._sent and (at_once or not self._backlog or now >= self._record_at):
+            self._office.sent(self._sent)
+            self._sent = {}
+            self._record_at = now + RECORD_SECONDS
 
     def _claim(self, candidate: Candidate, admission: Admission, asked_at: float, began: int) -> Claimed | None:
         """One job from its admission to the broker; ``None`` if it was not claimed. No exception leaves it."""
@@ -294,7 +322,7 @@ class Claimer:
                 why = "no handler takes it"
                 office.log(job.id, task_id).warning("failed", f"failed: {why}", reason=why)
                 return Claimed()
-            office.log(job.id, task_id, route.task).info("claimed", seconds=(time.time_ns() - began) / 1e9)
+            office.log(job.id, task_id, route.task).debug("claimed", seconds=(time.time_ns() - began) / 1e9)
             try:
                 sent = office.send(job.id, route, task_id, priority=job.priority)
             except NotPublished:

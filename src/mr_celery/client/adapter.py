@@ -9,8 +9,8 @@ from __future__ import annotations
 import http.client
 from collections import deque
 from contextlib import suppress
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import IO, Any, cast
 
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
@@ -18,6 +18,7 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import select_proxy
 from urllib3 import HTTPResponse
 
+from ..timeouts import let_kernel_watch
 from .deadline import Answer
 
 SEND_BYTES = 256 * 2**10
@@ -32,8 +33,9 @@ _http = http.client.HTTPConnection
 class _Connection(_http):
     """What is added to a connection of urllib3's: the deadline for answers, and a short way to one."""
 
-    response_class = Answer
+    response_class: Any = Answer
     _held: bytearray | None = None
+    _watched: float | None = None
 
     def send(self, data: Any) -> None:
         """Send something of a request; its head waits for its body, so that both are one packet."""
@@ -42,27 +44,35 @@ class _Connection(_http):
         else:
             self._held += data
 
-    def exchange(self, request: PreparedRequest, target: str, timeout: float) -> http.client.HTTPResponse:
+    def exchange(
+        self, request: PreparedRequest, target: str, body: bytes | None, timeout: float
+    ) -> http.client.HTTPResponse:
         """Send a request. Returns its answer, of which the head is read.
 
         Raises:
             OSError, http.client.HTTPException, urllib3.exceptions.HTTPError: there is none.
         """
-        if self.timeout != timeout:
-            self.timeout = timeout
-            if self.sock is not None:
-                self.sock.settimeout(timeout)
         if self.sock is None:
+            self.timeout, self._watched = timeout, None
             self.connect()
+        if self._watched != timeout:
+            self._watched = timeout
+            self.response_class = partial(Answer, timeout=timeout)
+            if not let_kernel_watch(self.sock, timeout):
+                self.sock.settimeout(timeout)
         self._held = bytearray()
         # urllib3 would have a look of its own at each header.
         _http.putrequest(self, request.method or "GET", target, skip_accept_encoding=True)
         for name, value in request.headers.items():
             _http.putheader(self, name, value)
-        _http.endheaders(self, request.body)
+        _http.endheaders(self, body)
         whole, self._held = self._held, None
-        with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before it had all of it
+        try:
             self.sock.sendall(whole)
+        except BlockingIOError:
+            raise TimeoutError("timed out") from None
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it may have answered before it had all of it
         return _http.getresponse(self)
 
 
@@ -119,8 +129,8 @@ class _Body:
 class Adapter(HTTPAdapter):
     """How a session's requests are sent. Safe to share between threads.
 
-    It is for one session, whose proxies and certificates stay as they are: so it finds out once for each server how that
-    is reached.
+    It is for one session, whose proxies and certificates stay as they are: so it finds out once for each server how
+    that is reached.
     """
 
     def __init__(self) -> None:
@@ -153,11 +163,11 @@ class Adapter(HTTPAdapter):
         server = self._servers.get(url[:start])
         if server is None:
             pool = self.get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
-            self.cert_verify(pool, url, verify, cert)
+            self.cert_verify(pool, url, verify, cert)  # type: ignore[no-untyped-call]
             server = self._servers[url[:start]] = _Server(pool, direct=not select_proxy(url, proxies))
-        if not server.direct or not isinstance(request.body, (bytes, type(None))):
-            return super().send(request, stream, timeout, verify, cert, proxies)
-        return server.ask(request, url[start:], timeout)
+        if server.direct and isinstance(request.body, (bytes, type(None))):
+            return server.ask(request, url[start:], request.body, timeout)
+        return super().send(request, stream, timeout, verify, cert, proxies)
 
     def close(self) -> None:
         """Close all connections that nobody uses."""
@@ -179,10 +189,10 @@ class _Server:
         self.direct = direct
         self._idle: deque[Any] = deque()
 
-    def ask(self, request: PreparedRequest, target: str, timeout: float) -> Response:
+    def ask(self, request: PreparedRequest, target: str, body: bytes | None, timeout: float) -> Response:
         connection = self._connection()
         try:
-            answer = connection.exchange(request, target, timeout)
+            answer = connection.exchange(request, target, body, timeout)
         except BaseException:
             connection.close()
             raise
@@ -190,9 +200,9 @@ class _Server:
         response.request, response.url = request, request.url or ""
         response.status_code, response.reason = answer.status, answer.reason
         response.headers = CaseInsensitiveDict(answer.msg.items())
-        response.raw = body = _Body(answer, connection, self._idle)
+        response.raw = raw = _Body(answer, connection, self._idle)
         if "Content-Encoding" in response.headers:  # though nobody asked for it
-            response.raw = HTTPResponse(body, answer.msg.items(), preload_content=False)
+            response.raw = HTTPResponse(cast(IO[bytes], raw), answer.msg.items(), preload_content=False)
         return response
 
     def _connection(self) -> Any:

@@ -65,12 +65,16 @@ def reason(error: BaseException) -> str:
     """Why there was no answer, in the words of the innermost error that has any."""
     text = str(error)
     seen = {id(error)}
-    cause = error.__cause__ or error.__context__
+    cause = _cause(error)
     while isinstance(cause, FAILURES) and id(cause) not in seen:
         seen.add(id(cause))
         text = str(cause) or text
-        cause = cause.__cause__ or cause.__context__
+        cause = _cause(cause)
     return text or type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 class Redactor:

@@ -34,7 +34,10 @@ class _Deadline(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if time.monotonic() > self._at:
             raise TimeoutError("timed out: the answer came too slowly")
-        return self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer)
+        if count is None:  # the kernel has watched over the time-out
+            raise TimeoutError("timed out")
+        return count
 
     def fileno(self) -> int:
         return self._raw.fileno()
@@ -46,10 +49,14 @@ class _Deadline(io.RawIOBase):
 
 
 class Answer(http.client.HTTPResponse):
-    """An answer that has to be there within ``TIMEOUTS`` time-outs of its socket."""
+    """An answer that has to be there within ``TIMEOUTS`` time-outs.
 
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+    Args:
+        timeout: seconds; ``None``: that of the socket.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, timeout: float | None = None, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        timeout = sock.gettimeout()
+        timeout = timeout or sock.gettimeout()
         if timeout is not None:
             self.fp = io.BufferedReader(_Deadline(self.fp.detach(), time.monotonic() + TIMEOUTS * timeout))

@@ -16,6 +16,7 @@ from redis.cluster import RedisCluster
 from redis.retry import Retry
 
 from ..errors import LedgerUnavailable
+from ..timeouts import let_kernel_watch
 
 MINIMUM_VERSION = (6, 2)
 
@@ -28,7 +29,7 @@ class Client(redis.Redis):
     """redis-py's client, with a shorter way from a command to its answer.
 
     At each command redis-py's own looks whether something that nobody asked for waits in the connection (three system
-    calls, in each of which other threads take the interpreter's lock), and counts it out of its pool and in again.
+    calls, in each of which another thread takes the interpreter's lock), and counts it out of its pool and in again.
     Here a connection is put back only after a whole answer: then nothing waits in it. One that the server has closed
     meanwhile is found out by the command, which is repeated once on a new one.
     """
@@ -46,8 +47,7 @@ class Client(redis.Redis):
         try:
             connection = self._idle.pop()
         except IndexError:
-            pool = self.connection_pool
-            connection = pool.connection_class(**pool.connection_kwargs)
+            connection = self._new()
         try:
             answer = connection.retry.call_with_retry(
                 lambda: self._exchange(connection, command, options), lambda error: connection.disconnect()
@@ -61,9 +61,23 @@ class Client(redis.Redis):
         self._idle.append(connection)
         return answer
 
+    def _new(self) -> Any:
+        pool = self.connection_pool
+        connection = pool.connection_class(**pool.connection_kwargs)
+        connection.register_connect_callback(self._connected)
+        return connection
+
+    def _connected(self, connection: Any) -> None:
+        let_kernel_watch(connection._sock, connection.socket_timeout)
+
     def _exchange(self, connection: Any, command: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        connection.send_command(*command)
-        return self.parse_response(connection, command[0], **options)
+        try:
+            connection.send_command(*command)
+            return self.parse_response(connection, command[0], **options)  # type: ignore[no-untyped-call]
+        except redis.ConnectionError as error:
+            if isinstance(error.__context__, BlockingIOError):
+                raise redis.TimeoutError("no answer in time") from None
+            raise
 
     def disconnect(self) -> None:
         """Close the connections that nobody uses just now; the next command opens new ones."""

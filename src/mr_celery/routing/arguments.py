@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from ..errors import JobError
@@ -37,7 +38,7 @@ def bind(
         JobError: a required parameter has no field of its name, or ``arguments=`` did not give a mapping.
     """
     given = dict(given_kwargs or {})
-    parameters = inspect.signature(handler).parameters.values()
+    parameters = _parameters(handler)
     positional = [each.name for each in parameters if each.kind in _POSITIONAL]
     taken = {*given, *positional[: len(given_args)]}
     if arguments is not None:
@@ -64,9 +65,14 @@ def bind(
     return {**bound, **given}
 
 
+@lru_cache(maxsize=1024)
+def _parameters(handler: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(handler).parameters.values())
+
+
 def check_signature(handler: Callable[..., Any], name: str) -> str | None:
     """Why a handler's parameters can never be filled by name; ``None`` if they can."""
-    for parameter in inspect.signature(handler).parameters.values():
+    for parameter in _parameters(handler):
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY and parameter.default is inspect.Parameter.empty:
             return (
                 f"{name}: its parameter {parameter.name!r} is positional-only, so no field of a job can fill it; "

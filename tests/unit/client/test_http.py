@@ -5,7 +5,6 @@ import logging
 import os
 import pickle
 import socket
-import threading
 import time
 import traceback
 from email.utils import formatdate

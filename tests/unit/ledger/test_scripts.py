@@ -15,29 +15,23 @@ from mr_celery.ledger import Ledger, connection
 URL = "redis://user:topsecret@ledger.test:6379/1"
 
 
-class FakePool:
-    """The connections of a client: notes how often they are closed."""
+class Refusing(connection.Client):
+    """A client whose Redis answers each command with an error; it notes how often its connections are closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception) -> None:
+        super().__init__(connection_pool=redis.ConnectionPool())
+        self.error = error
         self.closed = 0
 
-    def disconnect(self, *, inuse_connections: bool) -> None:
-        assert not inuse_connections  # another thread may be using one
+    def execute_command(self, *command: Any, **options: Any) -> Any:
+        raise self.error
+
+    def disconnect(self) -> None:
         self.closed += 1
 
 
-@pytest.fixture
-def pool() -> FakePool:
-    return FakePool()
-
-
-def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, **fields: Any) -> Ledger:
-    """A ledger whose Redis answers each script with an error."""
-
-    def script(**_: Any) -> None:
-        raise error
-
-    client = SimpleNamespace(register_script=lambda source: script, **fields)
+def failing(monkeypatch: pytest.MonkeyPatch, client: Any) -> Ledger:
+    """A ledger with that client."""
     monkeypatch.setattr(connection, "_clients", {})
     monkeypatch.setattr(connection, "_connect", lambda url, timeout: client)
     return Ledger(URL, "w")
@@ -55,18 +49,22 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, **fields: Any) ->
     ids=["Redis 7", "Redis 6.2"],
 )
 def test_a_replica_is_named_as_such_and_its_address_is_looked_up_anew(
-    monkeypatch: pytest.MonkeyPatch, pool: FakePool, error: Exception
+    monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    ledger = failing(monkeypatch, error, connection_pool=pool)
+    client = Refusing(error)
+    ledger = failing(monkeypatch, client)
     with pytest.raises(
         LedgerUnavailable, match=r"redis://ledger\.test:6379/1 is read-only, a replica: .*You can't write"
     ):
         ledger.survey()
-    assert pool.closed == 1
+    assert client.closed == 1
 
 
 def test_a_clusters_client_finds_out_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = failing(monkeypatch, redis.ReadOnlyError("You can't write against a read only replica."))
+    def script(**_: Any) -> None:
+        raise redis.ReadOnlyError("You can't write against a read only replica.")
+
+    ledger = failing(monkeypatch, SimpleNamespace(register_script=lambda source: script))
     with pytest.raises(LedgerUnavailable, match="a replica"):
         ledger.survey()
 
@@ -84,10 +82,11 @@ def test_a_clusters_client_finds_out_by_itself(monkeypatch: pytest.MonkeyPatch) 
     ids=lambda error: type(error).__name__,
 )
 def test_every_other_failure_says_where_and_what_and_keeps_the_connections(
-    monkeypatch: pytest.MonkeyPatch, pool: FakePool, error: Exception
+    monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    ledger = failing(monkeypatch, error, connection_pool=pool)
+    client = Refusing(error)
+    ledger = failing(monkeypatch, client)
     with pytest.raises(LedgerUnavailable) as caught:
         ledger.survey()
     assert str(caught.value) == f"the ledger at redis://ledger.test:6379/1: {type(error).__name__}: {error}"
-    assert pool.closed == 0
+    assert client.closed == 0
