@@ -94,6 +94,10 @@ class Server:
         """The last closes: each job, and its time."""
         return [(job_id, at) for job_id, at in self._ask("times")["closes"]]
 
+    def looks(self) -> list[float]:
+        """When the inbox was looked into."""
+        return list(self._ask("times")["looks"])
+
     def uploads(self) -> list[tuple[int, float]]:
         """The uploads: bytes, and the seconds from the request's head to its last byte."""
         return [(size, ended - begun) for size, begun, ended in self._ask("times")["uploads"]]

@@ -10,8 +10,9 @@ protocol it has::
     POST /bench/slow     {"seconds": 0.05}                      every answer of the protocol comes that much later
     GET  /bench/counts                                          jobs by status, requests by route, bytes uploaded
     GET  /bench/results                                         the last outputs of closed jobs, where they have one
-    GET  /bench/times                                           the last claims and closes as [job, time], and the
-                                                                uploads as [bytes, begun, ended]; seconds since 1970
+    GET  /bench/times                                           the last claims and closes as [job, time], the uploads
+                                                                as [bytes, begun, ended], and when the inbox was
+                                                                looked into; seconds since 1970
     POST /bench/reset                                           no jobs, no counts
 """
 
@@ -87,6 +88,7 @@ class Server:
         self.seconds = 0.0
         self.requests: Counter[str] = Counter()
         self.uploads: list[tuple[int, float, float]] = []
+        self.looks: deque[float] = deque(maxlen=KEPT)
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
         path, _, query = target.partition("?")
@@ -101,6 +103,8 @@ class Server:
         if parts[0] == "my-jobs":
             status = parse_qs(query)["status"][0]
             self.requests["inbox" if status == "pending" else status] += 1
+            if status == "pending":
+                self.looks.append(time.time())
             return 200, self.jobs.listing(status)
         self.requests[parts[0]] += 1
         if parts[0] == "artifacts":
@@ -121,11 +125,17 @@ class Server:
         if what == "results":
             return list(self.jobs.results)
         if what == "times":
-            return {"claims": list(self.jobs.claims), "closes": list(self.jobs.closes), "uploads": self.uploads}
+            return {
+                "claims": list(self.jobs.claims),
+                "closes": list(self.jobs.closes),
+                "uploads": self.uploads,
+                "looks": list(self.looks),
+            }
         if what == "reset":
             self.jobs.reset()
             self.requests.clear()
             self.uploads.clear()
+            self.looks.clear()
         listed = {status: len(entries) for status, entries in self.jobs.listed.items()}
         return {
             **listed,

@@ -13,6 +13,7 @@ from ..celery_hooks import announce_abort, header, load_registry, message_option
 from ..ledger import Route
 from ..routing import Handler, Registry
 from ..settings import Settings
+from .broker import publishing
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -37,7 +38,7 @@ class Sender:
 
     def __init__(self, app: Any, *, limit: int = 4) -> None:
         self._app = app
-        connection = app.connection_for_write()
+        connection = publishing(app)
         self._driver = str(connection.transport.driver_type)
         timeouts: dict[str, Any] = {}
         if self._driver == "redis":

@@ -7,6 +7,7 @@ makes: it costs two thirds of what their layers take. They do what is left: uplo
 from __future__ import annotations
 
 import http.client
+import weakref
 from collections import deque
 from contextlib import suppress
 from functools import cache, partial
@@ -188,6 +189,8 @@ class _Server:
         self._pool = pool
         self.direct = direct
         self._idle: deque[Any] = deque()
+        # As urllib3's pools do: who lets go of a transport need not close it.
+        weakref.finalize(self, _close_all, self._idle)
 
     def ask(self, request: PreparedRequest, target: str, body: bytes | None, timeout: float) -> Response:
         connection = self._connection()
@@ -216,5 +219,9 @@ class _Server:
         return self._pool._new_conn()
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+        _close_all(self._idle)
+
+
+def _close_all(connections: deque[Any]) -> None:
+    while connections:
+        connections.pop().close()

@@ -68,7 +68,8 @@ class Client(redis.Redis):
         return connection
 
     def _connected(self, connection: Any) -> None:
-        let_kernel_watch(connection._sock, connection.socket_timeout)
+        if connection.socket_timeout:
+            let_kernel_watch(connection._sock, connection.socket_timeout)
 
     def _exchange(self, connection: Any, command: tuple[Any, ...], options: dict[str, Any]) -> Any:
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +43,24 @@ def test_a_connection_is_used_again(serve: Any) -> None:
     made.close()
     until(lambda: later[-1:] == [b""], what="the connection is closed")
     assert [each.split(b" ")[1] for each in later[:-1]] == [b"/1", b"/2"]
+
+
+def test_who_lets_go_of_a_transport_need_not_close_it(serve: Any) -> None:
+    ended = threading.Event()
+
+    def respond(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(answer(b"{}"))
+        if read_request(connection) == b"":
+            ended.set()
+
+    made = transport(serve(respond).url)
+    made.request("GET", "/x")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del made
+        gc.collect()
+    assert not caught  # Python tells of a socket that nobody closed
+    assert ended.wait(30)
 
 
 def test_head_and_body_are_one_packet(serve: Any) -> None:
