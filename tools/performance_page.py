@@ -1,6 +1,6 @@
 """Puts what the benchmarks found into docs/performance.md, with the plots.
 
-    python tools/performance_page.py build/benchmarks
+python tools/performance_page.py build/benchmarks
 """
 
 from __future__ import annotations

@@ -131,6 +131,7 @@ class Claimer:
             self._forget()
             if office.token_pause:
                 return office.token_pause
+        heard = self.hungry  # the bell wakes it for each slot that has become free since the survey
         capacity = office.capacity()
         survey = office.ledger.survey(office.queues)
         room = Room(capacity, survey)
@@ -153,8 +154,7 @@ class Claimer:
         fruitful, self._fruitful = self._fruitful, False
         if self._claiming:
             return 0.0
-        if not room:  # the bell tells when there is some again
-            self._full = True
+        if heard and self._backlog and not self._backlog.fits(room):
             return self._pause()
         return 0.0 if fruitful else self._pause()
 

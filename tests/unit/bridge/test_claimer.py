@@ -648,6 +648,50 @@ def test_jobs_are_admitted_and_recorded_as_sent_together(
     assert {desk.books.state(job_id) for job_id in (1, 2, 3, 4)} == {"sent"}
 
 
+def test_while_more_waits_what_was_sent_is_recorded_a_few_times_a_second(desk: Desk, make: Make) -> None:
+    claimer = make(desk, side_by_side=4)
+    desk.server.dispatch(1, 2, 3, 4, 5, 6)
+    claimer.run_once()
+    end(desk, 1)
+    claimer.run_once()
+    assert sorted(desk.sender.jobs) == [1, 2, 3, 4, 5]
+    assert desk.books.state(5) == "claimed"
+    desk.clock.advance(module.RECORD_SECONDS)
+    claimer.run_once()
+    assert desk.books.state(5) == "sent"
+
+
+def test_what_was_sent_is_recorded_at_once_when_the_claiming_is_paused(desk: Desk, make: Make) -> None:
+    claimer = make(desk, side_by_side=4)
+    desk.server.dispatch(1, 2, 3, 4, 5, 6)
+    claimer.run_once()
+    end(desk, 1)
+    claimer.run_once()
+    pause(desk.office.ledger)
+    claimer.run_once()
+    assert desk.books.state(5) == "sent"
+
+
+def test_where_all_slots_are_taken_the_bell_is_waited_for(desk: Desk, make: Make) -> None:
+    claimer = make(desk, side_by_side=4)
+    desk.server.dispatch(1, 2, 3, 4, 5, 6)
+    assert claimer.run_once() == 0.0  # the bell was not listened to before
+    assert claimer.run_once() > 0.0
+    end(desk, 1)
+    assert claimer.run_once() > 0.0
+    assert claimer.hungry
+    assert sorted(desk.sender.jobs) == [1, 2, 3, 4, 5]
+
+
+def test_jobs_that_another_bridge_has_take_no_room_from_those_after_them(desk: Desk, make: Make) -> None:
+    claimer = make(desk, side_by_side=4)
+    for job_id in (1, 2):
+        desk.bring("admitted", job_id)
+    desk.server.dispatch(1, 2, 3, 4, 5)
+    claimer.run_once()
+    assert sorted(desk.sender.jobs) == [3, 4]
+
+
 def test_what_was_sent_when_the_bridge_stops_is_recorded(desk: Desk, make: Make) -> None:
     claimer = make(desk)
     desk.server.dispatch(1)
