@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import json
 import socket
+import ssl
 import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from mr_celery.client.http import MOST_ERROR_BYTES, Transport
 from mr_celery.errors import WorkerError
@@ -78,6 +81,13 @@ def test_head_and_body_are_one_packet(serve: Any) -> None:
     assert packets[0].endswith(b'\r\n\r\n{"worker": "render-1"}')
 
 
+def test_a_redirects_fragment_stays_here(serve: Any) -> None:
+    answers = [b"HTTP/1.1 302 Found\r\nLocation: /y?a=1#part\r\nContent-Length: 0\r\n\r\n", answer(b"{}")]
+    server = serve(lambda connection, request: connection.sendall(answers.pop(0)))
+    assert transport(server.url).request("GET", "/x") == {}
+    assert server.requests[1].startswith(b"GET /y?a=1 HTTP/1.1\r\n")
+
+
 def test_a_connection_that_the_server_closed_is_not_used_again(serve: Any) -> None:
     server = serve(answer(b'{"ok": true}'))  # it does not say that it closes
     made = transport(server.url)
@@ -132,6 +142,9 @@ class Echo(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.seen.add(self.client_address)  # type: ignore[attr-defined]
+        if self.path == "/silence":
+            self.rfile.read(1)  # until the client has had enough
+            return
         body = json.dumps({"path": self.path}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -165,6 +178,49 @@ def test_threads_share_connections_and_get_their_own_answers(echo: ThreadingHTTP
         assert all(pool.map(ask, range(24)))
     assert len(echo.seen) <= 8  # type: ignore[attr-defined]
     made.close()
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """Who signs certificates that requests believe."""
+    made = trustme.CA()
+    bundle = tmp_path / "ca.pem"
+    made.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    return made
+
+
+def secure(echo: ThreadingHTTPServer, authority: trustme.CA) -> str:
+    """Let a server speak TLS. Returns its address."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    echo.socket = context.wrap_socket(echo.socket, server_side=True)
+    return f"https://localhost:{echo.server_address[1]}"
+
+
+def test_over_tls(echo: ThreadingHTTPServer, authority: trustme.CA) -> None:
+    made = transport(secure(echo, authority))
+    assert [made.request("GET", f"/{n}") for n in range(3)] == [{"path": f"/{n}"} for n in range(3)]
+    assert len(echo.seen) == 1  # type: ignore[attr-defined]
+    made.close()
+
+
+def test_a_time_out_over_tls(echo: ThreadingHTTPServer, authority: trustme.CA) -> None:
+    made = transport(secure(echo, authority))
+    assert made.request("GET", "/x") == {"path": "/x"}
+    with pytest.raises(WorkerError, match="timed out"):
+        made.request("GET", "/silence", timeout=0.1)
+    made.close()
+
+
+def test_a_certificate_that_nobody_believes(echo: ThreadingHTTPServer, authority: trustme.CA) -> None:
+    made = transport(secure(echo, trustme.CA()))
+    with pytest.raises(WorkerError, match=r"network: .*CERTIFICATE_VERIFY_FAILED"):
+        made.request("GET", "/x")
+    assert not echo.seen  # type: ignore[attr-defined]
 
 
 def _idle(made: Transport) -> list[Any]:
