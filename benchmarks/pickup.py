@@ -27,8 +27,7 @@ def picked_up(at: Place, *, warm: int, jobs: int) -> tuple[list[float], float]:
     trickle(at, warm + jobs)
     at.server.until_done(warm + jobs)
     looks = [look for look in at.server.looks() if look > begun + warm]
-    # From look to look: a window of seconds would hold one more or less by chance. That is exact to a hundredth.
-    rate = round((len(looks) - 1) / (looks[-1] - looks[0]), 2)
+    rate = (len(looks) - 1) / (looks[-1] - looks[0])
     return [float(each) for each in at.server.results()[warm:]], rate
 
 
