@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ def nothing(prompt: str = "") -> str:
 @modelreins_job("wait")
 @app.task(name="bench.wait")
 def wait(prompt: str = "") -> str:
-    """Waits for 100 ms, as for a model's answer."""
+    """Sleeps for 100 ms, like a call to a model."""
     time.sleep(0.1)
     return ""
 
@@ -32,7 +33,7 @@ def wait(prompt: str = "") -> str:
 @modelreins_job("burn")
 @app.task(name="bench.burn")
 def burn(prompt: str = "") -> str:
-    """Uses 20 ms of CPU."""
+    """Uses 20 ms of CPU time."""
     until = time.thread_time() + 0.02
     while time.thread_time() < until:
         pass
@@ -42,29 +43,37 @@ def burn(prompt: str = "") -> str:
 @modelreins_job("since")
 @app.task(name="bench.since")
 def since(prompt: str) -> str:
-    """Tells how many seconds ago the time in the prompt was."""
+    """Returns the seconds since the time in the prompt."""
     return repr(time.time() - float(prompt))
 
 
 @modelreins_job("nap")
 @app.task(name="bench.nap")
 def nap(prompt: str, seconds: float) -> str:
-    """Takes a while, and tells the time at its end."""
+    """Runs for a while, and returns the time at its end."""
     time.sleep(seconds)
     return repr(time.time())
+
+
+@modelreins_job("await")
+@app.task(name="bench.await")
+async def awaits(prompt: str = "") -> str:
+    """Awaits for 1 s, like a slow call to a model with an async client."""
+    await asyncio.sleep(1.0)
+    return ""
 
 
 @modelreins_job("upload")
 @app.task(name="bench.upload")
 def upload(prompt: str) -> Artifact:
-    """Attaches the file that the prompt names."""
+    """Attaches the file named in the prompt."""
     return Artifact(path=prompt)
 
 
 @modelreins_job("mark")
 @app.task(name="bench.mark")
 def mark(prompt: str) -> str:
-    """Adds the time to the file that the prompt names, and does not end."""
+    """Appends the time to the file named in the prompt, and does not end."""
     with Path(prompt).open("a") as file:
         file.write(f"{time.time()}\n")
     time.sleep(3600)

@@ -1,16 +1,18 @@
-"""CPU seconds of a job that does nothing: mr-celery, and the floor of plain Celery and two plain requests.
+"""CPU time of a job with an empty handler, compared with plain Celery and two plain requests.
 
-Counted is the user and system time of everything that would run beside a server and a Redis: bridge and worker for
+It counts user and system time of all processes except the server and Redis: bridge and worker for
 mr-celery; the producer and the worker for plain Celery; a script with a ``requests.Session`` for claim and close.
+The CPU time of mr-celery's Redis servers is reported beside it: of the ledger, of its scripts, and of the broker.
 """
 
 from __future__ import annotations
 
 import subprocess
 import time
+from dataclasses import astuple, dataclass
 from typing import Any
 
-from installation import NAME, TOKEN, Place, cpu_seconds, place
+from installation import NAME, TOKEN, Place, cpu_seconds, place, redis_cpu_seconds, script_seconds
 from report import Report
 
 PART = "CPU of a job that does nothing"
@@ -41,20 +43,40 @@ print(time.process_time() - begun)
 """
 
 
-def ours(at: Place, jobs: int) -> tuple[float, float]:
-    """mr-celery: seconds of the worker and of the bridge for one job."""
-    processes = [at.worker(*POOL), at.bridge()]
+@dataclass(frozen=True)
+class Used:
+    """CPU seconds of mr-celery. ``scripts`` is a part of ``ledger``."""
+
+    worker: float
+    bridge: float
+    ledger: float
+    scripts: float
+    broker: float
+
+
+def ours(at: Place, jobs: int) -> Used:
+    """CPU seconds per job."""
+    worker, bridge = at.worker(*POOL), at.bridge()
+
+    def used() -> Used:
+        return Used(
+            cpu_seconds(worker),
+            cpu_seconds(bridge),
+            redis_cpu_seconds(at.ledger),
+            script_seconds(at.ledger),
+            redis_cpu_seconds(at.broker),
+        )
+
     at.server.dispatch(300)
     at.server.until_done(300)
-    before = [cpu_seconds(each) for each in processes]
+    before = used()
     at.server.dispatch(jobs)
     at.server.until_done(300 + jobs, look=0.2)
-    worker, bridge = ((cpu_seconds(each) - since) / jobs for each, since in zip(processes, before, strict=True))
-    return worker, bridge
+    return Used(*((now - since) / jobs for now, since in zip(astuple(used()), astuple(before), strict=True)))
 
 
 def plain_celery(at: Place, jobs: int) -> float:
-    """A task of plain Celery, from ``delay`` to its end: seconds."""
+    """CPU seconds per task of plain Celery, from ``delay`` to its end."""
     worker = at.worker(*POOL)
     at.python(PRODUCER, 300)
     until_quiet(worker)
@@ -65,7 +87,7 @@ def plain_celery(at: Place, jobs: int) -> float:
 
 
 def until_quiet(worker: subprocess.Popen[Any]) -> None:
-    """Wait until a process has used next to nothing for half a second."""
+    """Wait until a process has used almost no CPU for half a second."""
     used = -1.0
     while (now := cpu_seconds(worker)) - used > 0.01:
         used = now
@@ -73,31 +95,34 @@ def until_quiet(worker: subprocess.Popen[Any]) -> None:
 
 
 def plain_requests(at: Place, jobs: int) -> float:
-    """A claim and a close by plain ``requests``: seconds."""
+    """CPU seconds of a claim and a close with plain ``requests``."""
     ids = at.server.dispatch(jobs)
     return float(at.python(REQUESTS, at.server.url, TOKEN, ids[0], ids[-1], NAME)) / jobs
 
 
 def measure(report: Report) -> None:
-    """All of them, round by round."""
-    workers, bridges, celery, requests = [], [], [], []
+    """Run all measurements, round by round."""
+    used: list[Used] = []
+    celery, requests = [], []
     jobs = report.jobs(JOBS)
     for _ in range(report.rounds):
         with place() as at:
-            worker, bridge = ours(at, jobs)
-        workers.append(worker * 1e3)
-        bridges.append(bridge * 1e3)
+            used.append(ours(at, jobs))
         with place() as at:
             celery.append(plain_celery(at, jobs) * 1e3)
         with place() as at:
             requests.append(plain_requests(at, jobs) * 1e3)
     report.add(PART, "plain Celery: `delay` of a task that does nothing", "ms", celery)
     report.add(PART, "plain `requests`: a claim and a close", "ms", requests)
-    report.add(PART, "mr-celery: worker", "ms", workers)
-    report.add(PART, "mr-celery: bridge", "ms", bridges)
-    whole = [sum(each) for each in zip(workers, bridges, strict=True)]
+    report.add(PART, "mr-celery: worker", "ms", [each.worker * 1e3 for each in used])
+    report.add(PART, "mr-celery: bridge", "ms", [each.bridge * 1e3 for each in used])
+    whole = [(each.worker + each.bridge) * 1e3 for each in used]
     report.add(PART, "mr-celery: in all", "ms", whole)
-    # Each round by itself: how fast the machine is may change from one to the next.
+    # Ratios are computed per round, because the speed of the machine may change between rounds.
     floors = [sum(each) for each in zip(celery, requests, strict=True)]
     ratios = [each / floor for each, floor in zip(whole, floors, strict=True)]
     report.add(PART, "mr-celery / (plain Celery + plain `requests`)", "", ratios, at_most=1.25)
+    report.add(PART, "Redis: ledger", "ms", [each.ledger * 1e3 for each in used])
+    report.add(PART, "Redis: ledger, in scripts", "ms", [each.scripts * 1e3 for each in used])
+    report.add(PART, "Redis: ledger, share of scripts", "%", [each.scripts / each.ledger * 100 for each in used])
+    report.add(PART, "Redis: broker", "ms", [each.broker * 1e3 for each in used])

@@ -1,4 +1,4 @@
-"""Whether the cost of a job grows: with the jobs in flight, those that are pending, and those that were done."""
+"""Growth of a job's cost with the numbers of jobs in flight, pending jobs and finished jobs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from report import Report
 PART = "Growth"
 
 JOBS = 2000
-"""Over how many jobs the cost is taken."""
+"""Number of jobs over which the cost is measured."""
 
 IN_FLIGHT = (10, 1_000, 50_000)
 
 PENDING = 100_000
 
 ROOM = 16
-"""How many jobs may be in flight beside those that are held there."""
+"""Limit of jobs in flight, in addition to the jobs that only fill the ledger."""
 
 POOL = ("-P", "threads", "-c", "8")
 
@@ -30,7 +30,7 @@ import os, sys
 from mr_celery.job import Job
 from mr_celery.ledger import Ledger, Route
 ledger = Ledger(os.environ["MODELREINS_LEDGER_URL"], sys.argv[1])
-route = Route(task="bench.hold", queue="held", max_attempts=3, on_lost="requeue")
+route = Route(task_name="bench.hold", queue="held", max_attempts=3, on_lost="requeue")
 asked_at = ledger.survey().now
 ids = range(int(sys.argv[2]), int(sys.argv[3]))
 for page in (ids[start : start + 100] for start in range(0, len(ids), 100)):
@@ -39,11 +39,11 @@ for page in (ids[start : start + 100] for start in range(0, len(ids), 100)):
     assert set(ledger.admit(jobs, asked_at=asked_at)) == {"admitted"}
     ledger.sent({job_id: ledger.claimed(job_id) for job_id in page}, wait_seconds=30.0)
 """
-"""Takes jobs into the ledger as a bridge does, up to *sent*, in a fraction of the time. Their messages are left out."""
+"""Writes jobs to the ledger up to *sent* like a bridge, but faster and without messages."""
 
 
 def hold(at: Place, jobs: int) -> None:
-    """Let so many more jobs be in flight, where nothing happens to them."""
+    """Add jobs in flight that no worker runs."""
     if not jobs:
         return
     ids = at.server.dispatch(jobs, status="running", capability="hold")
@@ -53,14 +53,14 @@ def hold(at: Place, jobs: int) -> None:
 
 
 def cost(processes: list[subprocess.Popen[Any]], jobs: int, work: Callable[[], None]) -> float:
-    """CPU of the processes for each job, in milliseconds."""
+    """CPU time of the processes per job, in milliseconds."""
     before = sum(map(cpu_seconds, processes))
     work()
     return (sum(map(cpu_seconds, processes)) - before) / jobs * 1e3
 
 
 def over_in_flight(at: Place, levels: list[int], jobs: int) -> tuple[list[float], float]:
-    """Milliseconds of a job that does nothing at each level of jobs in flight; the ledger's bytes for each of those."""
+    """CPU milliseconds per job at each number of jobs in flight, and the ledger's bytes per job in flight."""
     worker = at.worker(*POOL, "-Q", "celery", app="holding")
     holder = at.worker("-n", "holder@%h", "-P", "threads", "-c", "1", "-Q", "held", app="holding")
     costs, size = [], 0.0
@@ -72,7 +72,7 @@ def over_in_flight(at: Place, levels: list[int], jobs: int) -> tuple[list[float]
             size = (at.ledger.client().info("memory")["used_memory"] - before) / (level - held)
         bridge = at.bridge(app="holding", MODELREINS_MAX_INFLIGHT=str(level + ROOM))
         if not held:
-            at.server.dispatch(level, capability="hold")  # these go through the broker: most of them wait there
+            at.server.dispatch(level, capability="hold")  # most of these wait in the broker
         at.server.until_running(level)
         held = level
         at.server.feed(min(300, jobs))
@@ -83,7 +83,7 @@ def over_in_flight(at: Place, levels: list[int], jobs: int) -> tuple[list[float]
 
 
 def over_pending(at: Place, pending: int, jobs: int) -> tuple[float, float]:
-    """Milliseconds of a job that does nothing: while few are pending, and while very many are."""
+    """CPU milliseconds per job with few and with many pending jobs."""
     worker = at.worker(*POOL)
     bridge = at.bridge(MODELREINS_MAX_INFLIGHT=str(ROOM))
     at.server.feed(min(300, jobs))
@@ -97,7 +97,7 @@ def over_pending(at: Place, pending: int, jobs: int) -> tuple[float, float]:
 
 
 def long_run(at: Place, jobs: int, report: Report) -> None:
-    """The memory of a bridge and a worker over a long run."""
+    """Memory of a bridge and a worker over a long run."""
     processes = {"worker": at.worker(*POOL), "bridge": at.bridge()}
     curves: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
     looked_at = 0.0
@@ -122,7 +122,7 @@ def long_run(at: Place, jobs: int, report: Report) -> None:
 
 
 def measure(report: Report) -> None:
-    """All of them."""
+    """Run all measurements."""
     jobs = report.jobs(JOBS)
     levels = [IN_FLIGHT[0], *(IN_FLIGHT[0] + report.jobs(level - IN_FLIGHT[0]) for level in IN_FLIGHT[1:])]
     with place() as at:

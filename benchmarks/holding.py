@@ -1,4 +1,4 @@
-"""The application of the benchmarks, with a queue whose jobs only wait."""
+"""The benchmark application with an additional queue whose jobs only wait."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from mr_celery import modelreins_job
 @modelreins_job("hold")
 @app.task(name="bench.hold", queue="held")
 def hold(prompt: str = "") -> str:
-    """Holds up what comes after it."""
+    """Blocks its queue."""
     time.sleep(3600)
     return ""

@@ -1,4 +1,4 @@
-"""What a bridge and a worker cost while there is nothing to do."""
+"""Cost of an idle bridge and worker."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PART = "Idle"
 
 
 class Commands:
-    """Counts the commands that a Redis gets, by the port that they come from; what scripts call is not counted."""
+    """Counts the commands to a Redis server by client port, without commands inside of scripts."""
 
     def __init__(self, client: Any) -> None:
         self._by_port: Counter[int] = Counter()
-        self._client = client  # its connections are closed when it is gone
+        self._client = client  # keeps its connections open
         self._monitor = client.monitor()
         self._monitor.__enter__()
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -35,13 +35,13 @@ class Commands:
                     self._by_port[int(command["client_port"])] += 1
 
     def so_far(self) -> Counter[int]:
-        """How many came from each port."""
+        """Number of commands by client port."""
         assert self._thread.is_alive(), "Redis does not tell any more"
         return self._by_port.copy()
 
 
 def ports(process: subprocess.Popen[Any]) -> set[int]:
-    """The ports from which a process and its children have connected."""
+    """Local ports of the connections of a process and its children."""
     found = set()
     for each in family(process):
         with suppress(psutil.NoSuchProcess):
@@ -50,7 +50,7 @@ def ports(process: subprocess.Popen[Any]) -> set[int]:
 
 
 def idle(at: Place, *, warm: float, seconds: float, report: Report) -> None:
-    """Let a bridge and a worker be idle, and look at them."""
+    """Measure an idle bridge and worker."""
     processes = {"bridge": at.bridge(), "worker": at.worker("-c", "2")}
     time.sleep(warm)
     commands = Commands(at.ledger.client())
@@ -76,6 +76,6 @@ def idle(at: Place, *, warm: float, seconds: float, report: Report) -> None:
 
 
 def measure(report: Report) -> None:
-    """A minute of nothing."""
+    """Run all measurements, for a minute."""
     with place() as at:
         idle(at, warm=report.seconds(6), seconds=report.seconds(60), report=report)

@@ -1,4 +1,4 @@
-"""What the benchmarks measure: an installation as processes, with a server and Redis servers apart."""
+"""An installation for the benchmarks: processes, a server, and separate Redis servers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def family(process: subprocess.Popen[Any]) -> list[psutil.Process]:
 
 
 def cpu_seconds(process: subprocess.Popen[Any]) -> float:
-    """User and system time of a process and its children so far, in seconds."""
+    """Total user and system time of a process and its children, in seconds."""
     found = 0.0
     for each in family(process):
         with suppress(psutil.NoSuchProcess):
@@ -44,8 +44,20 @@ def cpu_seconds(process: subprocess.Popen[Any]) -> float:
     return found
 
 
+def redis_cpu_seconds(redis: RedisServer) -> float:
+    """Total user and system time of a Redis server, in seconds, by its own account."""
+    info = redis.client().info("cpu")
+    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
+
+def script_seconds(redis: RedisServer) -> float:
+    """Total seconds of the scripts in a Redis server, by the wall clock: on a busy machine more than their CPU time."""
+    stats = redis.client().info("commandstats")
+    return sum(float(stats.get(f"cmdstat_{name}", {}).get("usec", 0)) for name in ("evalsha", "eval")) / 1e6
+
+
 def resident_bytes(process: subprocess.Popen[Any]) -> int:
-    """The memory that a process and its children have, in bytes."""
+    """Memory of a process and its children, in bytes."""
     found = 0
     for each in family(process):
         with suppress(psutil.NoSuchProcess):
@@ -54,7 +66,7 @@ def resident_bytes(process: subprocess.Popen[Any]) -> int:
 
 
 class Server:
-    """The server in ``server.py``, in a process of its own."""
+    """The server of ``server.py`` in a separate process."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -68,61 +80,65 @@ class Server:
         return self._session.post(f"{self.url}/bench/{what}", json=told, timeout=60).json()
 
     def dispatch(self, count: int, **job: Any) -> list[int]:
-        """New jobs; their ids."""
+        """Create jobs. Returns their ids."""
         ids: list[int] = self._ask("dispatch", count=count, job={"prompt": "x", **job})
         return ids
 
     def slow(self, seconds: float) -> None:
-        """From now on every answer comes that much later."""
+        """Delay every answer by this time from now on."""
         self._ask("slow", seconds=seconds)
 
     def counts(self) -> dict[str, Any]:
-        """Jobs by status; ``requests`` by route; ``uploaded`` bytes; the time of the ``first_claim``."""
+        """Numbers of jobs by status, ``requests`` by route, ``uploaded`` bytes, and the time of the ``first_claim``."""
         counts: dict[str, Any] = self._ask("counts")
         return counts
 
     def results(self) -> list[str]:
-        """The last outputs of closed jobs, where they have one."""
+        """The last outputs of closed jobs, without empty ones."""
         results: list[str] = self._ask("results")
         return results
 
     def claims(self) -> list[tuple[int, float]]:
-        """The last claims: each job, and its time."""
+        """The last claims, as pairs of a job's id and the time."""
         return [(job_id, at) for job_id, at in self._ask("times")["claims"]]
 
     def closes(self) -> list[tuple[int, float]]:
-        """The last closes: each job, and its time."""
+        """The last closes, as pairs of a job's id and the time."""
         return [(job_id, at) for job_id, at in self._ask("times")["closes"]]
 
     def looks(self) -> list[float]:
-        """When the inbox was looked into."""
+        """Times of the last inbox requests."""
         return list(self._ask("times")["looks"])
 
+    def presences(self) -> list[tuple[str, float]]:
+        """The last presence reports, as pairs of a worker name and the time."""
+        return [(name, at) for name, at in self._ask("times")["presences"]]
+
     def uploads(self) -> list[tuple[int, float]]:
-        """The uploads: bytes, and the seconds from the request's head to its last byte."""
+        """The last uploads, as pairs of bytes and seconds from the request's head to its last byte."""
         return [(size, ended - begun) for size, begun, ended in self._ask("times")["uploads"]]
 
     def reset(self) -> None:
-        """No jobs, no counts."""
+        """Delete all jobs and counts."""
         self._ask("reset")
 
     def done(self) -> int:
-        """How many jobs were closed as done."""
+        """Number of jobs that were closed as done."""
         return int(self.counts().get("done", 0))
 
     def until_done(self, jobs: int, *, seconds: float = 300.0, look: float = 0.02) -> None:
-        """Wait until that many jobs are closed as done."""
+        """Wait until this number of jobs is closed as done."""
         deadline = time.monotonic() + seconds
         while self.done() < jobs:
             assert time.monotonic() < deadline, f"not done in {seconds:g} s: {self.counts()}"
             time.sleep(look)
 
     def until_running(self, jobs: int, *, seconds: float = 300.0) -> None:
-        """Wait until that many jobs are claimed and not closed."""
+        """Wait until this number of jobs is claimed and not closed."""
         until(lambda: self.counts()["running"] >= jobs, seconds=seconds, what=f"{jobs} jobs are running")
 
     def feed(self, jobs: int, *, pending: int = 1000, look: Callable[[int], None] = lambda done: None) -> None:
-        """Dispatch jobs so that at most ``pending`` wait at a time, until all are done; ``look`` at how many are."""
+        """Dispatch jobs, at most ``pending`` at a time, until all are done. Calls ``look`` with the number done."""
         before, dispatched, done = self.done(), 0, 0
         while done < jobs:
             counts = self.counts()
@@ -135,7 +151,7 @@ class Server:
             time.sleep(0.1)
 
     def rate(self, *, warm: float, seconds: float) -> float:
-        """Jobs done per second, over ``seconds`` that begin ``warm`` seconds after the next job is done."""
+        """Measure jobs done per second for ``seconds``, starting ``warm`` seconds after the next job is done."""
         begun = self.done()
         until(lambda: self.done() > begun, seconds=60, what="a job is done")
         time.sleep(warm)
@@ -152,7 +168,7 @@ class Server:
 
 @dataclass
 class Place:
-    """A server, a broker and a ledger, and what has been started beside them.
+    """A server, a broker and a ledger, and the processes that use them.
 
     Args:
         server: the server.
@@ -169,10 +185,10 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What each process is told."""
+        """The environment of all processes."""
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("MODELREINS_")},
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("BENCH_SOURCE")]), str(HERE)]),
             "BENCH_BROKER": self.broker.url(),
             "MODELREINS_URL": self.server.url,
             "MODELREINS_TOKEN": TOKEN,
@@ -181,7 +197,7 @@ class Place:
         }
 
     def start(self, command: Sequence[str], *, says: str = "", **changes: str) -> subprocess.Popen[Any]:
-        """Start a command, and wait until it says a text."""
+        """Start a command, and wait until its output contains a text."""
         log = self.folder / f"{len(self.processes)}.log"
         with log.open("w") as file:
             process = subprocess.Popen(
@@ -193,13 +209,13 @@ class Place:
         return process
 
     def python(self, code: str, *arguments: object) -> str:
-        """What a script prints."""
+        """Run a script, and return its output."""
         command = [sys.executable, "-c", code, *map(str, arguments)]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         return done.stdout
 
     def worker(self, *options: str, app: str = "application", **changes: str) -> subprocess.Popen[Any]:
-        """A Celery worker of the application, ready for messages."""
+        """Start a Celery worker, and wait until it is ready."""
         command = [str(BIN / "celery"), "-A", app, "worker", "-l", "WARNING", *options]
         bound = self._bound()
         worker = self.start(command, **changes)
@@ -207,16 +223,16 @@ class Place:
         return worker
 
     def _bound(self) -> set[bytes]:
-        """The mailboxes of the workers that are ready."""
+        """The remote control mailboxes of the workers that are ready."""
         return set(self.broker.client().smembers("_kombu.binding.celery.pidbox"))
 
     def bridge(self, *options: str, app: str = "application", **changes: str) -> subprocess.Popen[Any]:
-        """A bridge of the application, that works."""
+        """Start a bridge, and wait until it is ready."""
         command = [str(BIN / "celery"), "-A", app, "modelreins", "bridge", *options]
         return self.start(command, says="ready", **changes)
 
     def end(self, process: subprocess.Popen[Any], *, how: int = signal.SIGTERM) -> None:
-        """End a process."""
+        """Terminate a process."""
         process.send_signal(how)
         try:
             process.wait(20)
@@ -226,7 +242,7 @@ class Place:
         self.processes.remove(process)
 
     def kill(self, process: subprocess.Popen[Any]) -> None:
-        """SIGKILL to a process and its children, as if its machine were gone."""
+        """Kill a process and its children, as if their machine had failed."""
         for each in family(process):
             with suppress(psutil.NoSuchProcess):
                 each.kill()
@@ -242,7 +258,7 @@ class Place:
 
 @contextmanager
 def place() -> Iterator[Place]:
-    """A place with its servers, for as long as the block lasts."""
+    """Start the servers for the block."""
     folder = Path(tempfile.mkdtemp(prefix="mr-bench-"))
     made = Place(Server(), RedisServer(), RedisServer(), folder)
     try:

@@ -1,4 +1,4 @@
-"""Plots of the curves of a run, as SVG."""
+"""Plots the curves of a run as SVG files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,23 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib import pyplot
 
+GREY = "#7b8794"  # readable on a light and on a dark page
+mpl.rcParams.update(
+    {
+        "text.color": GREY,
+        "axes.labelcolor": GREY,
+        "axes.edgecolor": GREY,
+        "xtick.color": GREY,
+        "ytick.color": GREY,
+        "grid.color": GREY,
+    }
+)
+
 Curve = list[tuple[float, float]]
 
 
 def draw(curves: dict[str, Curve], folder: Path) -> list[Path]:
-    """One plot for all curves that are named alike up to a colon: ``RSS over jobs: bridge``."""
+    """Draw one plot for all curves with the same name before the colon, as in ``RSS over jobs: bridge``."""
     plots: dict[str, dict[str, Curve]] = defaultdict(dict)
     for name, curve in curves.items():
         title, _, label = name.partition(": ")
@@ -36,8 +48,8 @@ def _draw(title: str, lines: dict[str, Curve], folder: Path) -> Path:
     axes.set_ylabel(what)
     axes.grid(alpha=0.3)
     if any(lines):
-        axes.legend()
+        axes.legend(frameon=False)
     path = folder / f"{re.sub('[^a-z]+', '-', title.lower())}.svg"
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None}, transparent=True)
     pyplot.close(figure)
     return path

@@ -1,4 +1,4 @@
-"""How long it takes until work goes on after a process was killed, or started."""
+"""Time until work continues after a process was killed or started."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from support.ports import until
 PART = "Recovery"
 
 LEASE = 30.0
-"""Seconds: the default."""
+"""The default lease, in seconds."""
 
 THREADS = ("-P", "threads", "-c", "8")
 
 
 def begun(file: Path) -> list[float]:
-    """When each run of a job began."""
+    """Start times of the runs of a job."""
     return [float(line) for line in file.read_text().split()] if file.exists() else []
 
 
 def node_killed(at: Place, lease: float) -> float:
-    """Seconds from the death of a worker until its job runs on another one."""
+    """Seconds from killing a worker until its job runs on another one."""
     runs = at.folder / "runs"
     victim = at.worker("-n", "victim@%h", "-c", "1", MODELREINS_LEASE=str(lease))
     at.bridge(MODELREINS_LEASE=str(lease))
@@ -40,7 +40,7 @@ def node_killed(at: Place, lease: float) -> float:
 
 
 def bridge_killed(at: Place, seconds: float) -> tuple[float, float]:
-    """The longest time without a claim before one of two bridges is killed under load, and after."""
+    """Longest time without a claim before and after one of two bridges is killed under load."""
     at.worker(*THREADS)
     victim = at.bridge()
     at.bridge()
@@ -78,7 +78,7 @@ def started(at: Place, rounds: int) -> list[float]:
 
 
 def measure(report: Report) -> None:
-    """All three."""
+    """Run all measurements."""
     lease = max(3.0, LEASE * report.scale)
     with place() as at:
         found = started(at, report.rounds)

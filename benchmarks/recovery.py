@@ -1,4 +1,4 @@
-"""How long it takes until a job goes on after each kind of failure, with the default settings.
+"""Time until a job continues after each kind of failure, with the default settings.
 
     python benchmarks/recovery.py [--lease 30] [--only TEXT]
 
@@ -159,7 +159,7 @@ def measure(case: Callable[[Fleet, RedisServer], float], lease: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lease", type=float, default=30.0, help="MODELREINS_LEASE in seconds")
-    parser.add_argument("--only", default="", help="only the cases whose name contains this text")
+    parser.add_argument("--only", default="", help="run only cases whose name contains this text")
     options = parser.parse_args()
     print(f"| what fails (lease {options.lease:g} s) | recovered after |\n| --- | --- |")
     for name, case in CASES.items():

@@ -1,4 +1,4 @@
-"""What the benchmarks found: figures with their spread, as a table and as JSON."""
+"""What the benchmarks found: stats with their spread, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import psutil
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing that was measured, several times.
+    """A measurement with one value for each round.
 
     Args:
         part: the part of the benchmarks.
-        name: what it is.
-        unit: of its values.
+        name: the name of the measurement.
+        unit: the unit of the values.
         values: one for each round.
         at_most: the target, if it is an upper limit.
         at_least: the target, if it is a lower one.
@@ -40,7 +40,7 @@ class Figure:
 
     @property
     def spread(self) -> float:
-        """Half of the distance between the lowest value and the highest."""
+        """Half of the difference between the highest and the lowest value."""
         return (max(self.values) - min(self.values)) / 2
 
     @property
@@ -56,13 +56,13 @@ class Figure:
 
     @property
     def row(self) -> str:
-        """A row of the table."""
+        """The row of the table."""
         spread = f" ± {shown(self.spread)}" if len(self.values) > 1 else ""
         return f"| {self.name} | {shown(self.median)}{spread} {self.unit} | {self.target} |"
 
 
 def shown(value: float) -> str:
-    """A number with three digits that count."""
+    """Format a number with three significant digits."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}".replace(",", " ")
     return f"{value:.3g}"
@@ -70,58 +70,58 @@ def shown(value: float) -> str:
 
 @dataclass
 class Report:
-    """All figures of one run.
+    """All stats of one run.
 
     Args:
-        rounds: how often each thing is measured, where it is measured more than once.
-        scale: of how many jobs and seconds it is measured with: far below 1 shows whether it works, and no speed.
-        long_run: how many jobs the long run has.
+        rounds: number of rounds of repeated measurements.
+        scale: factor for numbers of jobs and seconds. Values far below 1 only test that the benchmarks work.
+        long_run: number of jobs of the long run.
     """
 
     rounds: int = 3
     scale: float = 1.0
     long_run: int = 20_000
-    figures: list[Figure] = field(default_factory=list)
+    stats: list[Figure] = field(default_factory=list)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def jobs(self, count: int) -> int:
-        """So many jobs, to scale."""
+        """Scale a number of jobs."""
         return max(4, int(count * self.scale))
 
     def seconds(self, seconds: float) -> float:
-        """So many seconds, to scale."""
+        """Scale a time in seconds."""
         return max(0.5, seconds * self.scale)
 
     def curve(self, name: str, points: list[tuple[float, float]]) -> None:
-        """Add a curve: ``what over what``."""
+        """Add a curve, named as ``y over x``."""
         self.curves[name] = points
 
     def add(self, part: str, name: str, unit: str, values: list[float], **target: float) -> Figure:
         """Add a figure, and show it."""
         figure = Figure(part, name, unit, values, **target)
-        self.figures.append(figure)
+        self.stats.append(figure)
         print(figure.row, file=sys.stderr, flush=True)
         return figure
 
     def markdown(self) -> str:
-        """The tables, one for each part."""
+        """Format the results as Markdown tables, one for each part."""
         lines = [machine()]
-        for part in dict.fromkeys(figure.part for figure in self.figures):
+        for part in dict.fromkeys(figure.part for figure in self.stats):
             lines += ["", f"**{part}**", "", "| what | median ± half the range | target |", "| --- | --- | --- |"]
-            lines += [figure.row for figure in self.figures if figure.part == part]
+            lines += [figure.row for figure in self.stats if figure.part == part]
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> None:
         """Write ``results.md`` and ``results.json``."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.md").write_text(self.markdown())
-        figures = [asdict(figure) for figure in self.figures]
-        found = {"machine": machine(), "figures": figures, "curves": self.curves}
+        stats = [asdict(figure) for figure in self.stats]
+        found = {"machine": machine(), "stats": stats, "curves": self.curves}
         (folder / "results.json").write_text(json.dumps(found, indent=1))
 
 
 def machine() -> str:
-    """What it was measured on, in a line."""
+    """Describe the machine in one line."""
     memory = psutil.virtual_memory().total / 2**30
     names = ("celery", "kombu", "redis", "requests")
     packages = ", ".join(f"{name} {version(name)}" for name in names)

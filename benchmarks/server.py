@@ -1,19 +1,20 @@
-"""A ModelReins server that costs next to nothing, so that the machine's time goes to what is measured.
+"""A ModelReins server that uses very little CPU, so that it hardly affects measurements.
 
     python benchmarks/server.py PORT
 
-It keeps the states of the worker protocol in memory, checks no token, and can be as slow as it is told to. Beside the
-protocol it has::
+It keeps jobs in memory, checks no token, and can delay its answers. In addition to the worker
+protocol it has these routes::
 
     POST /bench/dispatch {"count": 3, "job": {"prompt": "x"}}   new jobs, pending unless they say "status": "running";
                                                                 a prompt "now" becomes the time
-    POST /bench/slow     {"seconds": 0.05}                      every answer of the protocol comes that much later
+    POST /bench/slow     {"seconds": 0.05}                      delay every answer of the protocol
     GET  /bench/counts                                          jobs by status, requests by route, bytes uploaded
-    GET  /bench/results                                         the last outputs of closed jobs, where they have one
+    GET  /bench/results                                         the last outputs of closed jobs, without empty ones
     GET  /bench/times                                           the last claims and closes as [job, time], the uploads
-                                                                as [bytes, begun, ended], and when the inbox was
-                                                                looked into; seconds since 1970
-    POST /bench/reset                                           no jobs, no counts
+                                                                as [bytes, begun, ended], when the inbox was looked
+                                                                into, and the presences as [worker name, time];
+                                                                seconds since 1970
+    POST /bench/reset                                           delete all jobs and counts
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from typing import Any
 from urllib.parse import parse_qs
 
 KEPT = 100_000
-"""How many results and times are kept."""
+"""Number of results and times that are kept."""
 
 HEAD = b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
 class Jobs:
-    """The jobs, each as the bytes in which it is listed."""
+    """The jobs, each as serialized bytes."""
 
     def __init__(self) -> None:
         self.next_id = 1
@@ -57,8 +58,10 @@ class Jobs:
             self.listed[fields["status"]][job_id] = json.dumps(fields).encode()
         return list(ids)
 
-    def listing(self, status: str) -> bytes:
-        return b'{"jobs":[' + b",".join(self.listed.get(status, {}).values()) + b"]}"
+    def listing(self, status: str, worker: str) -> bytes:
+        assigned = b'"assigned_to": ' + json.dumps(worker).encode()
+        listed = (each for each in self.listed.get(status, {}).values() if assigned in each)
+        return b'{"jobs":[' + b",".join(listed) + b"]}"
 
     def claim(self, job_id: int) -> bool:
         entry = self.listed["pending"].pop(job_id, None)
@@ -81,7 +84,7 @@ class Jobs:
 
 
 class Server:
-    """What all connections share."""
+    """The state that all connections share."""
 
     def __init__(self) -> None:
         self.jobs = Jobs()
@@ -89,6 +92,7 @@ class Server:
         self.requests: Counter[str] = Counter()
         self.uploads: list[tuple[int, float, float]] = []
         self.looks: deque[float] = deque(maxlen=KEPT)
+        self.presences: deque[tuple[str, float]] = deque(maxlen=KEPT)
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
         path, _, query = target.partition("?")
@@ -101,11 +105,12 @@ class Server:
             done = self.jobs.claim(job_id) if parts[2] == "claim" else self.jobs.close(job_id, json.loads(body))
             return (200, b'{"success": true}') if done else (409, b'{"error": "not in that state"}')
         if parts[0] == "my-jobs":
-            status = parse_qs(query)["status"][0]
+            named = parse_qs(query)
+            status, worker = named["status"][0], named["worker"][0]
             self.requests["inbox" if status == "pending" else status] += 1
             if status == "pending":
                 self.looks.append(time.time())
-            return 200, self.jobs.listing(status)
+            return 200, self.jobs.listing(status, worker)
         self.requests[parts[0]] += 1
         if parts[0] == "artifacts":
             slug = f"s{self.requests['artifacts']}"
@@ -113,6 +118,7 @@ class Server:
         if parts[0] == "review":
             return 200, b'{"id": 1, "status": "pending", "mode": "review"}'
         if parts[0] == "presence":
+            self.presences.append((json.loads(body)["instance"], time.time()))
             return 200, b"{}"
         return 404, b'{"error": "no such route"}'
 
@@ -130,12 +136,14 @@ class Server:
                 "closes": list(self.jobs.closes),
                 "uploads": self.uploads,
                 "looks": list(self.looks),
+                "presences": list(self.presences),
             }
         if what == "reset":
             self.jobs.reset()
             self.requests.clear()
             self.uploads.clear()
             self.looks.clear()
+            self.presences.clear()
         listed = {status: len(entries) for status, entries in self.jobs.listed.items()}
         return {
             **listed,
@@ -147,7 +155,7 @@ class Server:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: requests one after the other, whose uploads are counted and thrown away."""
+    """Handles the requests of one connection. Uploads are counted and discarded."""
 
     def __init__(self, server: Server) -> None:
         self.server = server

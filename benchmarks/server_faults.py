@@ -1,9 +1,9 @@
-"""What becomes of the same jobs when the server fails now and then: the official SDK's loop, and mr-celery.
+"""Results of the same jobs with an unreliable server: the official SDK's loop compared with mr-celery.
 
     python benchmarks/server_faults.py [--jobs 200] [--seed 1]
 
-Prints the Markdown table of docs/guarantees.md. Both work for one worker name against the sandbox with the same faults;
-mr-celery runs as one bridge and one Celery worker with two processes, the SDK as one process, as it is made.
+Prints the Markdown table of docs/why.md. Both work for one worker name against the sandbox with the same faults;
+mr-celery runs as one bridge and one Celery worker with two processes, the SDK as one process, as intended.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from modelreins_worker import Worker
 Worker(name="w", poll_interval=0.2, timeout=3).run(handler=lambda job: job["prompt"].upper())
 """
 
-PATIENCE = 20.0
-"""Seconds without a job that ends, after which the rest counts as left behind."""
+TIMEOUT = 20.0
+"""Seconds without a finished job after which the remaining jobs count as left behind."""
 
 
 def wait_until_nothing_happens(sandbox: Sandbox, jobs: dict[int, str], lives: Callable[[], bool]) -> None:
     over, since = -1, time.monotonic()
-    while over < len(jobs) and time.monotonic() - since < PATIENCE and (lives() or time.monotonic() - since < 2):
+    while over < len(jobs) and time.monotonic() - since < TIMEOUT and (lives() or time.monotonic() - since < 2):
         now = sum(sandbox.store.job(job_id)["status"] not in ("pending", "running") for job_id in jobs)
         if now != over:
             over, since = now, time.monotonic()

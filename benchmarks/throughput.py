@@ -1,17 +1,18 @@
-"""Jobs per second in a steady state: beside the official SDK, the ideal of a pool, and plain Celery."""
+"""Jobs per second in steady state, compared with the official SDK, an ideal pool and plain Celery."""
 
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
-from installation import NAME, Place, place
+from installation import NAME, Place, cpu_seconds, place, resident_bytes
 from report import Report
 
 PART = "Throughput"
 
 LATENCY = 0.05
-"""Seconds that each answer of the server takes, beside the SDK."""
+"""Delay of the server's answers in the comparison with the SDK, in seconds."""
 
 SDK_PROCESSES = 4
 
@@ -43,11 +44,11 @@ before, begun = waiting.llen("celery"), time.monotonic()
 sent = feed(float(sys.argv[2]))
 print((before + sent - waiting.llen("celery")) / (time.monotonic() - begun))
 """
-"""A producer that keeps 40 tasks waiting, and prints how many the workers took per second."""
+"""A producer that keeps 40 tasks queued, and prints how many tasks workers received per second."""
 
 
 def sdk(at: Place, processes: int, *, seconds: float) -> float:
-    """The official SDK's loop in so many processes with one worker name; its handler does nothing."""
+    """Run the official SDK's loop in several processes with one worker name and an empty handler."""
     at.server.slow(LATENCY)
     at.server.dispatch(int(20 * processes * (seconds + 5)))
     for _ in range(processes):
@@ -56,7 +57,7 @@ def sdk(at: Place, processes: int, *, seconds: float) -> float:
 
 
 def ours(at: Place, pool: tuple[str, ...], jobs_per_second: int, *, seconds: float, **job: Any) -> float:
-    """One bridge and one worker, with more jobs pending than they can do."""
+    """Run one bridge and one worker with more pending jobs than they can finish."""
     at.worker(*pool)
     at.bridge()
     warm = seconds / 3
@@ -65,13 +66,13 @@ def ours(at: Place, pool: tuple[str, ...], jobs_per_second: int, *, seconds: flo
 
 
 def plain_celery(at: Place, pool: tuple[str, ...], *, seconds: float) -> float:
-    """The task that uses CPU, as plain Celery runs it while a producer sends it by ``delay``."""
+    """Run the CPU-bound task with plain Celery, with a producer that calls ``delay``."""
     at.worker(*pool)
     return float(at.python(PLAIN, seconds / 3, seconds))
 
 
 def beside_the_sdk(report: Report) -> None:
-    """A handler that does nothing, and a server whose answers take their time."""
+    """Measure an empty handler with a slow server."""
     with place() as at:
         alone = sdk(at, 1, seconds=report.seconds(5))
     with place() as at:
@@ -79,7 +80,7 @@ def beside_the_sdk(report: Report) -> None:
     with place() as at:
         at.server.slow(LATENCY)
         rate = ours(at, ("-P", "threads", "-c", str(THREADS)), 1000, seconds=report.seconds(8))
-    slow = f"answers take {LATENCY * 1000:.0f} ms"
+    slow = f"responses take {LATENCY * 1000:.0f} ms"
     report.add(PART, f"{slow}: official SDK, one process", "jobs/s", [alone])
     report.add(PART, f"{slow}: official SDK, {SDK_PROCESSES} processes with one name", "jobs/s", [several])
     report.add(PART, f"{slow}: mr-celery, one worker with {THREADS} threads", "jobs/s", [rate])
@@ -87,7 +88,7 @@ def beside_the_sdk(report: Report) -> None:
 
 
 def beside_the_ideal(report: Report) -> None:
-    """A handler that waits for 100 ms."""
+    """Measure a handler that sleeps for 100 ms."""
     ideal = THREADS / 0.1
     with place() as at:
         pool = ("-P", "threads", "-c", str(THREADS))
@@ -97,7 +98,7 @@ def beside_the_ideal(report: Report) -> None:
 
 
 def beside_plain_celery(report: Report) -> None:
-    """A handler that uses 20 ms of CPU."""
+    """Measure a handler that uses 20 ms of CPU time."""
     pool, found, plain = ("-c", "2"), [], []
     for _ in range(min(2, report.rounds)):
         with place() as at:
@@ -110,8 +111,32 @@ def beside_plain_celery(report: Report) -> None:
     report.add(PART, "handler uses 20 ms of CPU: mr-celery / plain Celery", "", ratios, at_least=0.9)
 
 
+def while_awaiting(report: Report) -> None:
+    """Measure an ``async def`` handler that awaits for 1 s, in a pool of 200 threads."""
+    threads, jobs = 200, 1000
+    with place() as at:
+        worker = at.worker("-P", "threads", "-c", str(threads))
+        at.bridge()
+        at.server.dispatch(1, capability="await")
+        at.server.until_done(1)
+        cpu, resident = cpu_seconds(worker), resident_bytes(worker)
+        began = time.monotonic()
+        at.server.dispatch(jobs, capability="await")
+        at.server.until_running(threads)
+        waiting = resident_bytes(worker) - resident
+        at.server.until_done(jobs + 1)
+        took = time.monotonic() - began
+        cpu = cpu_seconds(worker) - cpu
+    what = f"{jobs} async jobs await 1 s, {threads} threads"
+    report.add(PART, what, "jobs/s", [jobs / took])
+    report.add(PART, f"{what}: of the ideal {threads} jobs/s", "", [jobs / took / threads])
+    report.add(PART, f"{what}: CPU of the worker for a job", "ms", [cpu / jobs * 1000])
+    report.add(PART, f"{what}: memory of the worker for a waiting job", "KiB", [waiting / threads / 1024])
+
+
 def measure(report: Report) -> None:
-    """All three."""
+    """Run all measurements."""
     beside_the_sdk(report)
     beside_the_ideal(report)
     beside_plain_celery(report)
+    while_awaiting(report)

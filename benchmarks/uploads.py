@@ -1,4 +1,4 @@
-"""Uploading a large artifact: how fast beside ``curl``, and how much memory it takes."""
+"""Speed of uploading a large artifact, compared with ``curl``, and its memory use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOK_SECONDS = 0.01
 
 
 def write(path: Path, size: int) -> None:
-    """A file that cannot be compressed."""
+    """Create a file of random bytes."""
     block = os.urandom(MIB)
     with path.open("wb") as file:
         for _ in range(size // MIB):
@@ -34,7 +34,7 @@ def speed(at: Place) -> float:
 
 
 def by_curl(at: Place, file: Path) -> float:
-    """What curl does."""
+    """Upload the file with curl, and return the speed."""
     command = ["curl", "--silent", "--fail", "--noproxy", "*", "--header", f"Authorization: Bearer {TOKEN}"]
     command += ["--form", f"file=@{file}", f"{at.server.url}/artifacts/upload"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -42,7 +42,7 @@ def by_curl(at: Place, file: Path) -> float:
 
 
 def by_a_job(at: Place, file: Path) -> float:
-    """What a job's artifact does."""
+    """Upload the file as a job's artifact, and return the speed."""
     done = at.server.done()
     at.server.dispatch(1, capability="upload", prompt=str(file))
     at.server.until_done(done + 1)
@@ -50,7 +50,7 @@ def by_a_job(at: Place, file: Path) -> float:
 
 
 class Highest:
-    """The most memory that a process had while the block lasted, in bytes."""
+    """Measure the peak memory of a process inside the block, in bytes."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -72,7 +72,7 @@ class Highest:
 
 
 def measure(report: Report) -> None:
-    """Both, one after the other, after an upload of each to warm up."""
+    """Run both measurements in turn, after a warm-up upload of each."""
     with place() as at:
         small, large = at.folder / "small.bin", at.folder / "large.bin"
         write(small, 2 * MIB)

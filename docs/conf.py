@@ -17,9 +17,10 @@ from mr_celery.settings import options
 project = "mr-celery"
 author = "the authors of mr-celery"
 version = release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "sphinx_copybutton"]
 exclude_patterns = ["_static"]
 
+copybutton_prompt_text = "$ "  # of a block with commands and their output, only the commands are copied
 myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # a part of the README begins with a heading of its third level
@@ -65,18 +66,31 @@ def fill_in(_: Sphinx, page: str, source: list[str]) -> None:
         source[0] = source[0].replace("<!-- settings -->", described_settings())
 
 
-class FolderLinks(SphinxPostTransform):
-    """A link to a folder of the repository: good where that is browsed, no more than its text here."""
+INCLUDED = {"SECURITY.md": "/security", "CONTRIBUTING.md": "/contributing", "CHANGELOG.md": "/changelog"}
+"""Files of the repository that a page includes."""
+
+
+class RepositoryLinks(SphinxPostTransform):
+    """Links that are good where the repository is browsed: to files that pages include, and to folders.
+
+    Of a link to a folder, only its text is kept.
+    """
 
     default_priority = 8  # before MyST looks for what is linked
 
     def run(self, **_: Any) -> None:
         for link in list(self.document.findall(pending_xref)):
             page = Path(get_node_source(link) or ".")
-            if link["reftype"] == "myst" and (page.parent / link["reftarget"]).is_dir():
+            if link["reftype"] != "myst":
+                continue
+            if link["reftarget"] in INCLUDED:
+                link.update_all_atts(
+                    {"refdomain": "std", "reftype": "doc", "reftarget": INCLUDED[link["reftarget"]]}, replace=True
+                )
+            elif (page.parent / link["reftarget"]).is_dir():
                 link.replace_self(link.children)
 
 
 def setup(app: Sphinx) -> None:
-    app.add_post_transform(FolderLinks)
+    app.add_post_transform(RepositoryLinks)
     app.connect("source-read", fill_in)

@@ -1,7 +1,7 @@
-"""The pytest plug-in of mr-celery: its fixtures, which are explained in docs/testing.md.
+"""The pytest plugin of mr-celery. docs/testing.md explains its fixtures.
 
-pytest imports this in every session of everybody who has mr-celery installed. So it is a module apart, which imports
-nothing of mr-celery, and with it of Celery, before a test asks for a fixture; it adds no options and no hooks.
+pytest imports this module in every session if mr-celery is installed. It is therefore a separate module, which imports
+mr-celery and Celery only if a test uses a fixture, and it adds no options and no hooks.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def modelreins_app() -> Any:
-    """The Celery application under test; ``None``: that of the task, or else the current one. Override it."""
+    """The Celery application under test. Override it, or else that of the task or the current one is used."""
     return None
 
 
 @pytest.fixture
 def modelreins_ledger_url() -> str | None:
-    """The Redis in which ``modelreins_bridge`` has its ledger; ``None``: one inside of the process. Override it."""
+    """The URL of the Redis for the ledger of ``modelreins_bridge``. Override it, or else the ledger is in memory."""
     return None
 
 
 @pytest.fixture(scope="session")
 def _modelreins_server() -> Iterator[Sandbox]:
-    """The server of ``modelreins_run``: one for the session, since each job is looked at by itself."""
-    _need_extra()
+    """The server of ``modelreins_run``. One serves the whole session, because tests see only their own jobs."""
+    _require_extra()
     from mr_celery.sandbox import Sandbox
 
     with Sandbox() as sandbox:
@@ -41,26 +41,29 @@ def _modelreins_server() -> Iterator[Sandbox]:
 @pytest.fixture
 def modelreins_run(
     _modelreins_server: Sandbox, modelreins_app: Any, request: pytest.FixtureRequest, tmp_path: Any
-) -> JobRun:
-    """Runs one job through a decorated task, the whole way, in this process: ``modelreins_run(task, prompt="…")``."""
+) -> Iterator[JobRun]:
+    """Runs one job through a decorated task from claim to close: ``modelreins_run(task, prompt="…")``."""
+    from contextlib import ExitStack
+
     from mr_celery.testing import JobRun
 
-    def tell(text: str) -> None:
+    def report(text: str) -> None:
         request.node.add_report_section("call", "ModelReins jobs", f"{text}\n")
 
-    return JobRun(_modelreins_server, modelreins_app, tell, str(tmp_path / "modelreins-spool"))
+    with ExitStack() as stack:
+        yield JobRun(_modelreins_server, modelreins_app, report, str(tmp_path / "modelreins-spool"), stack)
 
 
 @pytest.fixture
 def modelreins_sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
-    """A running ModelReins server on a free port. ``MODELREINS_URL``, ``_TOKEN`` and ``_NAME`` are set for it."""
-    _need_extra()
+    """A running ModelReins server on a free port. Sets ``MODELREINS_URL``, ``_TOKEN`` and ``_NAME`` accordingly."""
+    _require_extra()
     from mr_celery.sandbox import Sandbox
     from mr_celery.testing import LocalServer
-    from mr_celery.testing.words import listening
+    from mr_celery.testing.log_capture import capture_log
 
-    with Sandbox() as sandbox, listening() as said:
-        server = LocalServer(sandbox, said)
+    with Sandbox() as sandbox, capture_log() as log_lines:
+        server = LocalServer(sandbox, log_lines)
         monkeypatch.setenv("MODELREINS_URL", server.url)
         monkeypatch.setenv("MODELREINS_TOKEN", server.token)
         monkeypatch.setenv("MODELREINS_NAME", server.worker)
@@ -75,22 +78,24 @@ def modelreins_bridge(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Any,
 ) -> Iterator[LocalBridge]:
-    """A real bridge, and a real worker, for the application under test, against ``modelreins_sandbox``."""
+    """A real bridge and a real worker for the application under test, connected to ``modelreins_sandbox``."""
     from mr_celery import MrCeleryError
     from mr_celery.testing.application import application
-    from mr_celery.testing.bridge import at_work
+    from mr_celery.testing.bridge import running_bridge
 
     app = application(modelreins_app)
     folder = str(tmp_path / "modelreins-spool")
     try:
-        with at_work(app, modelreins_sandbox, monkeypatch, ledger_url=modelreins_ledger_url, folder=folder) as bridge:
+        with running_bridge(
+            app, modelreins_sandbox, monkeypatch, ledger_url=modelreins_ledger_url, folder=folder
+        ) as bridge:
             yield bridge
     except MrCeleryError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
-def _need_extra() -> None:
-    """Fail in one line where the extra is not installed."""
+def _require_extra() -> None:
+    """Fail with one line if the extra ``pytest`` is not installed."""
     from mr_celery import MrCeleryError
 
     try:

@@ -7,15 +7,29 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from mr_celery.sandbox import Sandbox
+from support import fuzzing
 from support.fleet import Fleet
+from support.mocked_http import MockedHttp
+from support.recorder import Recorder
 from support.servers import RabbitServer, RedisServer
+
+fuzzing.load_profile()
+
+
+@pytest.fixture
+def mocked_http(monkeypatch: pytest.MonkeyPatch) -> MockedHttp:
+    """Answers to requests to servers that do not exist."""
+    mocked = MockedHttp()
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", lambda pool, *a, **o: mocked.urlopen(pool, *a, **o))
+    return mocked
 
 
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[RedisServer]:
-    """One Redis process for all tests of a session that do not disturb it."""
+    """A Redis process that tests share if they do not disturb it."""
     server = RedisServer()
     yield server
     server.stop()
@@ -23,14 +37,14 @@ def shared_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_server(shared_redis: RedisServer) -> RedisServer:
-    """A running Redis that is empty."""
+    """A running, empty Redis."""
     shared_redis.client().flushall()
     return shared_redis
 
 
 @pytest.fixture(scope="session")
 def rabbit_server() -> Iterator[RabbitServer]:
-    """One RabbitMQ process for all tests of a session."""
+    """A RabbitMQ process that all tests of a session share."""
     server = RabbitServer()
     yield server
     server.stop()
@@ -45,15 +59,25 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def fleet(sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
-    """An installation with Redis as the broker; no process runs yet."""
+    """An installation with Redis as the broker. No process is running yet."""
     made = Fleet(sandbox, broker=redis_server.url(0), ledger=redis_server.url(1), folder=tmp_path)
     yield made
     made.stop()
 
 
+@pytest.fixture
+def recorder(fleet: Fleet) -> Iterator[Recorder]:
+    """Celery's events of the installation."""
+    recorder = Recorder(fleet.environment["PROJ_BROKER"])
+    recorder.start()
+    recorder.listening()
+    yield recorder
+    recorder.stop()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where nothing may be skipped, a skipped test is a failed one."""
+    """Report skipped tests as failed if MR_CELERY_NO_SKIPS is set."""
     report = yield
     if report.skipped and os.environ.get("MR_CELERY_NO_SKIPS"):
         report.outcome = "failed"

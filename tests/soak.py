@@ -3,6 +3,9 @@
 ``python tests/soak.py --minutes 3 --seed 7 --broker redis`` prints the seed, a line for each disturbance, and then
 what has become of all jobs. It exits with 0 if every promise was kept; if not with 1, and says where the logs are.
 The seed sets what is done, and in which order; what it meets is up to chance.
+
+With ``--lasting`` one more bridge and one more worker are never killed. Their memory, files and threads, the keys and
+memory of Redis, and the log for a job must not grow.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -27,13 +31,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from celery import Celery
 from redis.exceptions import RedisError
 
+from mr_celery import LedgerUnavailable, complete
 from mr_celery.ledger import Ledger
 from mr_celery.sandbox import Rule, Sandbox
 from mr_celery.sandbox.chaos import ROUTES
 from support.campaign import Campaign
 from support.fleet import BIN, Fleet, Process
+from support.growth import Growth
 from support.ports import until
 from support.servers import RabbitServer, RedisServer
 
@@ -56,11 +63,24 @@ DRAIN_SECONDS = 120.0
 STOP_SECONDS = 45.0
 """How long a process may take to end after SIGTERM: MODELREINS_SHUTDOWN_TIMEOUT, and time for what comes after."""
 
+HISTORY = 120.0
+"""Seconds for which the ledger remembers a job, if growth is judged. Keys and memory are steady after that time."""
+
+LASTING_POOL = ["threads"]
+"""The pool of the worker that is never killed.
+
+With prefork, Celery's main process can hang in its own shutdown once it has lost the broker: it reads a half message
+from the pipe of its pool.
+"""
+
 MOST_PROBLEMS = 30
 """How many broken promises are printed."""
 
-KINDS = {"": 4, "nap": 4, "late": 1, "poster": 3}
-"""The handlers of ``support.proj`` that get jobs, and how often each is chosen; the empty one takes what is left."""
+KINDS = {"": 4, "nap": 4, "late": 1, "poster": 3, "async": 1, "flow": 2, "order": 2}
+"""The handlers of ``support.proj_soak`` that get jobs, and how often each is chosen; the empty one takes what is left.
+
+Jobs of ``flow`` are handed over to a workflow, and those of ``order`` are deferred.
+"""
 
 FAULTS: list[dict[str, Any]] = [
     {"fault": "status", "status": 500},
@@ -129,6 +149,10 @@ class Disturbance:
         return self.kind in ("kill child", "kill node", "freeze node", "ended by itself")
 
 
+LOSES_MESSAGES = ("terminate node", "restart redis", "freeze redis", "cut connections")
+"""Disturbances by which a worker may lose a message that it has. That of a member is not sent again."""
+
+
 @dataclass
 class Spell:
     """A disturbance that lasts, and what ends it."""
@@ -145,15 +169,24 @@ class Disturber:
         redis: its Redis: the ledger, and the broker if there is no other.
         rabbit: its broker, if that is not Redis.
         seed: what decides of everything that is done.
+        lasting: the processes that are neither killed nor told to go. They may be frozen.
     """
 
-    def __init__(self, fleet: Fleet, redis: RedisServer, rabbit: RabbitServer | None, seed: int) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        redis: RedisServer,
+        rabbit: RabbitServer | None,
+        seed: int,
+        lasting: Collection[Process] = (),
+    ) -> None:
         self.done: list[Disturbance] = []
         self.problems: list[str] = []
         self._fleet = fleet
         self._redis = redis
         self._rabbit = rabbit
         self._seed = seed
+        self._lasting = lasting
         self._number = 0
         self._dice = random.Random()
         self._began = self._next = time.monotonic()
@@ -207,6 +240,11 @@ class Disturber:
                 del self._told_to_go[key]
                 self.problems.append(f"{key[0]} (start {key[1]}) has not ended {STOP_SECONDS:.0f} s after SIGTERM")
 
+    @property
+    def has_redis(self) -> bool:
+        """Whether Redis is neither frozen nor away."""
+        return "redis" not in self._spells
+
     def stop(self) -> None:
         """End all spells: nothing is disturbed any more."""
         for victim in list(self._spells):
@@ -227,19 +265,20 @@ class Disturber:
 
     # -- processes
 
-    def _one(self, what: str) -> Process | None:
-        """A process of a kind that is not frozen and not told to go."""
+    def _one(self, what: str, spared: Collection[Process]) -> Process | None:
+        """A process of a kind that is not frozen, not told to go, and not spared."""
         free = [
             process
             for process in self._fleet.processes
             if process.log.stem.startswith(what)
+            and process not in spared
             and process.log.stem not in self._spells
             and (process.log.stem, process.starts) not in self._told_to_go
         ]
         return self._dice.choice(free) if free else None
 
     def _kill_child(self) -> None:
-        process = self._one("worker")
+        process = self._one("worker", self._lasting)
         # Before its first task, a Celery worker that loses a child gives up: "Could not start worker processes".
         if process is None or " started" not in process.output.rpartition("[tasks]")[2]:
             return
@@ -258,7 +297,7 @@ class Disturber:
         self._kill("bridge", "kill bridge")
 
     def _kill(self, what: str, kind: str) -> None:
-        process = self._one(what)
+        process = self._one(what, self._lasting)
         if process is not None:
             self._expected.add((process.log.stem, process.starts))
             self._note(kind, process.log.stem, time.time(), more=f"start {process.starts}")
@@ -271,7 +310,7 @@ class Disturber:
         self._freeze("bridge", "freeze bridge")
 
     def _freeze(self, what: str, kind: str) -> None:
-        process = self._one(what)
+        process = self._one(what, ())
         if process is None or any(victim.startswith(what) for victim in self._spells):
             return
         process.signal(signal.SIGSTOP)
@@ -285,7 +324,7 @@ class Disturber:
         self._terminate("bridge", "terminate bridge")
 
     def _terminate(self, what: str, kind: str) -> None:
-        process = self._one(what)
+        process = self._one(what, self._lasting)
         if process is not None:
             key = (process.log.stem, process.starts)
             self._expected.add(key)
@@ -301,19 +340,19 @@ class Disturber:
         if what == "rabbitmq" and self._rabbit is not None:
             self._note("cut connections", "rabbitmq", time.time())
             self._rabbit.control("close_all_connections", "soak")
-        elif "redis" not in self._spells:
+        elif self.has_redis:
             self._note("cut connections", "redis", time.time(), more=what)
             self._redis.client().execute_command("CLIENT", "KILL", "TYPE", what)
 
     def _freeze_redis(self) -> None:
-        if "redis" not in self._spells:
+        if self.has_redis:
             os.kill(self._redis.process.pid, signal.SIGSTOP)
             seconds = self._dice.uniform(0.5, 2.0 * LEASE)
             self._begin("freeze redis", "redis", seconds, lambda: os.kill(self._redis.process.pid, signal.SIGCONT))
 
     def _restart_redis(self) -> None:
         """It is killed, and comes back with its data."""
-        if "redis" not in self._spells:
+        if self.has_redis:
             self._redis.kill()
             self._begin("restart redis", "redis", self._dice.uniform(0.0, LEASE), self._bring_redis_back)
 
@@ -335,12 +374,53 @@ class Disturber:
             self._begin("server away", "server", seconds, lambda: chaos.set(rules(), seed=self._number))
 
 
+# -- the jobs that end elsewhere -------------------------------------------------------------------------------------
+
+
+class Completer:
+    """Completes deferred jobs, each a moment after its handler has noted the reference.
+
+    Args:
+        fleet: the installation.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._refs = Path(f"{fleet.runs}.refs")
+        self._ledger_url = fleet.environment["MODELREINS_LEDGER_URL"]
+        self._stopping = threading.Event()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Complete them inside the block."""
+        os.environ["MODELREINS_LEDGER_URL"] = self._ledger_url
+        thread = threading.Thread(target=self._run, name="completer")
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stopping.set()
+            thread.join()
+
+    def _run(self) -> None:
+        app = Celery("elsewhere", set_as_current=False)
+        done = 0
+        while not self._stopping.wait(0.5):
+            lines = self._refs.read_text().splitlines() if self._refs.exists() else []
+            for line in lines[done:]:
+                prompt, _, ref = line.partition("\t")
+                with suppress(LedgerUnavailable):
+                    complete(ref, prompt.upper(), app=app)
+                    done += 1
+                    continue
+                break  # it is tried again
+
+
 # -- what has run ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Run:
-    """One run, as its worker's log tells.
+    """One run, from the ledger's history of its job.
 
     Args:
         process: the worker, by the name of its log.
@@ -355,50 +435,82 @@ class Run:
 
 @dataclass
 class Runs:
-    """What the workers' logs tell of the runs of each job."""
+    """The runs of each job, and the times of its outcomes."""
 
     started: dict[int, list[Run]] = field(default_factory=dict)
     recorded: dict[int, list[float]] = field(default_factory=dict)
+    shared: set[int] = field(default_factory=set)
+    """The jobs that any node may lose, because members of their workflows run there."""
 
-    LINE = re.compile(
-        r"^\[(?P<at>[-\d]+ [:\d]+,\d{3}): \w+/[^]]+\] job=(?P<job>\d+) attempt=(?P<attempt>\d+) "
-        r"task=\S+ (?:(?P<started>started)|(?:done|failed|escalated) after [\d.]+ s(?:, left to the courier)?)$",
-        re.MULTILINE,
-    )
+    def read(self, ledger: Ledger, jobs: Iterable[int]) -> None:
+        """Read the histories of jobs. What was read before of a job that the ledger has forgotten stays."""
+        for job_id in jobs:
+            if not (events := ledger.events(job_id)):
+                continue
+            self.started[job_id] = [
+                Run(f"worker-{event.note.partition('@')[0][1:]}", event.at, event.attempt)
+                for event in events
+                if event.event == "started"  # by the node w3@test, whose log is worker-3
+            ]
+            self.recorded[job_id] = [event.at for event in events if event.event == "finished"]
 
-    @classmethod
-    def of(cls, fleet: Fleet) -> Runs:
-        """Read the logs."""
-        runs = cls()
-        for process in fleet.processes:
-            for line in cls.LINE.finditer(process.output):
-                at = datetime.strptime(line["at"], "%Y-%m-%d %H:%M:%S,%f").timestamp()
-                if line["started"]:
-                    run = Run(process.log.stem, at, int(line["attempt"]))
-                    runs.started.setdefault(int(line["job"]), []).append(run)
-                else:
-                    runs.recorded.setdefault(int(line["job"]), []).append(at)
-        for started in runs.started.values():
-            started.sort(key=lambda run: run.at)
-        return runs
+    @staticmethod
+    def _lasts(disturbance: Disturbance) -> float:
+        """Seconds that a disturbance goes on: a node that ends still has messages of members, and they are lost."""
+        return STOP_SECONDS if disturbance.kind == "terminate node" else 0.0
 
     def reasons(self, disturbances: list[Disturbance]) -> list[tuple[int, str]]:
         """Each job that ran again, for each further run, with the reason for it; empty where there is none."""
         found = []
-        left = [each for each in disturbances if each.ends_runs]
+        left = [each for each in disturbances if each.ends_runs or each.kind in LOSES_MESSAGES]
         again = [(job_id, *pair) for job_id, started in self.started.items() for pair in pairwise(started)]
         for job_id, run, following in sorted(again, key=lambda each: each[2].at):
             # What was frozen, or a child, may be killed while its run is already being lost.
             reasons = [
                 each
                 for each in left
-                if each.victim == run.process and each.until >= run.at - 0.05 and each.at <= following.at
+                if (each.victim == run.process or job_id in self.shared)
+                and (each.ends_runs or job_id in self.shared)
+                and each.until + self._lasts(each) >= run.at - 0.05
+                and each.at <= following.at
             ]
             reasons.sort(key=lambda each: each.kind == "kill child")
             if reasons and reasons[0].kind == "kill child":
                 left.remove(reasons[0])  # a child runs one task at a time
             found.append((job_id, reasons[0].kind if reasons else ""))
         return found
+
+
+class Histories:
+    """Reads the histories of jobs that ended a while ago, before the ledger forgets them.
+
+    Args:
+        campaign: the jobs.
+        ledger: their ledger.
+    """
+
+    def __init__(self, campaign: Campaign, ledger: Ledger) -> None:
+        self.runs = Runs()
+        self._campaign = campaign
+        self._ledger = ledger
+        self._known: set[int] = set()
+        self._ended: deque[tuple[float, int]] = deque()
+
+    def run_once(self, still_open: Collection[int]) -> None:
+        """Read those that are due, while Redis can be reached."""
+        now, ended = time.monotonic(), self._campaign.jobs.keys() - self._known - set(still_open)
+        self._known |= ended
+        self._ended.extend((now, job_id) for job_id in sorted(ended))
+        with suppress(LedgerUnavailable):
+            while self._ended and self._ended[0][0] < now - HISTORY / 4:
+                self.runs.read(self._ledger, [self._ended[0][1]])
+                self._ended.popleft()
+
+    def rest(self) -> Runs:
+        """The runs of all jobs."""
+        self.runs.shared = {job_id for job_id, kind in self._campaign.kinds.items() if kind == "flow"}
+        self.runs.read(self._ledger, self._campaign.jobs)
+        return self.runs
 
 
 # -- the audit -------------------------------------------------------------------------------------------------------
@@ -410,7 +522,7 @@ def leftovers(redis: Any, name: str) -> list[str]:
     prefix = f"modelreins:{{{name}}}:"
     for key in redis.scan_iter(match=f"{prefix}*"):
         short = key.decode()[len(prefix) :]
-        if redis.ttl(key) == -1 and short != "registered":
+        if redis.ttl(key) == -1 and short not in ("registered", "deferring"):
             found.append(f"the key {short} of the ledger does not expire")
         if short.startswith("job:") and redis.hget(key, "state") not in (b"closed", b"aborted"):
             found.append(f"the ledger has {short} as {redis.hget(key, 'state')}")
@@ -441,7 +553,7 @@ def problems_of(campaign: Campaign, runs: Runs, disturber: Disturber) -> Iterato
             where = ", ".join(f"{run.process} at {datetime.fromtimestamp(run.at)}" for run in runs.started[job_id])
             yield f"job {job_id} ran again without a reason: {where}"
     for job_id, recorded in runs.recorded.items():
-        late = [run for run in runs.started.get(job_id, []) if run.at > min(recorded)]
+        late = [run for run in runs.started[job_id] if recorded and run.at > min(recorded)]
         if late or len(recorded) > 1:
             yield f"job {job_id}: {len(recorded)} outcomes recorded, {len(late)} runs after the first of them"
 
@@ -456,8 +568,10 @@ def soak(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> list[
         rabbit = RabbitServer()
         stack.callback(rabbit.stop)
     sandbox = stack.enter_context(Sandbox())
-    fleet = Fleet(sandbox, broker=rabbit.url if rabbit else redis.url(0), ledger=redis.url(1), folder=folder)
+    broker = rabbit.url if rabbit else redis.url(0)
+    fleet = Fleet(sandbox, broker=broker, ledger=redis.url(1), folder=folder, app="support.proj_soak")
     stack.callback(fleet.stop)
+    stack.enter_context(Completer(fleet).running())
     fleet.environment |= {
         "MODELREINS_LEASE": str(LEASE),
         "MODELREINS_TIMEOUT": str(TIMEOUT),
@@ -465,30 +579,40 @@ def soak(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> list[
         "MODELREINS_MAX_INFLIGHT": dice.choice(["auto", str(OPEN_JOBS)]),
         "MODELREINS_DELIVERY": dice.choice(["worker", "worker", "bridge"]),
     }
+    if arguments.lasting:
+        fleet.environment["MODELREINS_HISTORY"] = str(HISTORY)
     bridges = dice.choice([2, 3])
     shown = {name: fleet.environment[f"MODELREINS_{name.upper()}"] for name in ("max_inflight", "delivery")}
     print(f"{arguments.broker}, {bridges} bridges, 2 nodes, {shown}, logs in {folder}", flush=True)
-    for _ in range(2):
-        fleet.worker("-c", "2", "-Q", "celery,other", ready=False)
-    for _ in range(bridges):
-        fleet.bridge(ready=False)
+    pools = ["prefork", "prefork"] + LASTING_POOL * arguments.lasting
+    workers = [fleet.worker("-P", pool, "-c", "2", "-Q", "celery,other", ready=False) for pool in pools]
+    started = [fleet.bridge(ready=False) for _ in range(bridges + arguments.lasting)]
+    lasting = [workers[-1], started[-1]] if arguments.lasting else []
     fleet.keep_running()
 
     sandbox.chaos.set(rules(), seed=arguments.seed)
-    campaign, disturber = Campaign(fleet), Disturber(fleet, redis, rabbit, arguments.seed)
+    campaign, disturber = Campaign(fleet), Disturber(fleet, redis, rabbit, arguments.seed, lasting)
     stack.callback(disturber.stop)
+    histories = Histories(campaign, Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name))
+    growth = Growth(fleet, lasting, None if rabbit else redis.client(0), redis.client(1), HISTORY)
     end = time.monotonic() + arguments.minutes * 60
     while time.monotonic() < end:
-        for _ in range(OPEN_JOBS - len(open_jobs(fleet))):
+        still_open = open_jobs(fleet)
+        for _ in range(OPEN_JOBS - len(still_open)):
             (kind,) = dice.choices(list(KINDS), list(KINDS.values()))
             fields = {"seconds": round(dice.uniform(0.2, 2.0), 1)} if kind in ("nap", "late") else {}
             campaign.dispatch(1, kind or None, **fields)
         disturber.run_once()
+        if arguments.lasting and disturber.has_redis:
+            still_open = open_jobs(fleet)
+            histories.run_once(still_open)
+            growth.sample(len(campaign.jobs) - len(still_open), len(still_open))
         time.sleep(0.1)
     disturber.stop()
     sandbox.chaos.clear()
     print(f"nothing is disturbed any more; {len(open_jobs(fleet))} jobs are open", flush=True)
-    return audit(campaign, disturber, redis)
+    problems = audit(campaign, disturber, histories, redis)
+    return problems + (grown(growth, folder) if arguments.lasting else [])
 
 
 def open_jobs(fleet: Fleet) -> list[int]:
@@ -497,7 +621,7 @@ def open_jobs(fleet: Fleet) -> list[int]:
     return [job["id"] for status in ("pending", "running") for job in store.inbox(fleet.name, status)]
 
 
-def audit(campaign: Campaign, disturber: Disturber, redis: RedisServer) -> list[str]:
+def audit(campaign: Campaign, disturber: Disturber, histories: Histories, redis: RedisServer) -> list[str]:
     """Wait until all is over, and print what has become of it. Returns what is wrong."""
     fleet = campaign.fleet
     ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
@@ -516,7 +640,7 @@ def audit(campaign: Campaign, disturber: Disturber, redis: RedisServer) -> list[
         shown = {job_id: (fleet.job(job_id)["status"], in_flight.get(job_id, "unknown")) for job_id in stuck}
         problems.append(f"stuck after {DRAIN_SECONDS:.0f} s, by (server, ledger): {shown}")
     drained = time.monotonic() - began
-    runs = Runs.of(fleet)
+    runs = histories.rest()
     problems += problems_of(campaign, runs, disturber)
     problems += leftovers(redis.client(1), fleet.name)
     code, said = check(fleet)
@@ -524,6 +648,24 @@ def audit(campaign: Campaign, disturber: Disturber, redis: RedisServer) -> list[
         problems.append(f"check --audit exits with {code}")
     summary(campaign, runs, disturber, drained)
     print(said)
+    return problems
+
+
+def grown(growth: Growth, folder: Path) -> list[str]:
+    """Print what the installation took, and wait until the ledger has forgotten all jobs. Returns what is wrong.
+
+    The samples are in a file of the folder.
+    """
+    print()
+    growth.write(folder / "growth.json")
+    for name, series in growth.series.items():
+        print(f"{name:<44} {series}")
+    problems = list(growth.problems())
+    try:
+        until(lambda: not growth.ledger_keys()[0], seconds=HISTORY + 30.0)
+    except AssertionError:
+        problems.append(f"the ledger keeps {growth.ledger_keys()[0]} keys of jobs that are history")
+    print(f"{'keys of the ledger once all is history':<44} {growth.ledger_keys()[1]}")
     return problems
 
 
@@ -571,6 +713,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--broker", choices=["redis", "rabbitmq"], default="redis")
+    parser.add_argument("--lasting", action="store_true", help="judge growth, for which ten minutes are the least")
     parser.add_argument("--keep", action="store_true", help="keep the logs in any case")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)

@@ -1,7 +1,7 @@
-"""Writes the Grafana dashboard into deploy/, from the list of its panels below.
+"""Writes the Grafana dashboard to deploy/ from the list of panels below.
 
-What comes from the ledger is the same on each bridge of a worker name: it is put together with ``max by``, never with
-``sum``. What a bridge tells of itself is summed, or shown for each bridge.
+All bridges of a worker name report the same values from the ledger: combine them with ``max by``, never with
+``sum``. Values of the bridges themselves are summed, or shown for each bridge.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 DASHBOARD = Path(__file__).parent.parent / "deploy/grafana/dashboards/modelreins.json"
 WIDTH = 24
-"""Columns of Grafana's grid."""
+"""Number of columns of Grafana's grid."""
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 NAME = 'worker_name=~"$worker_name"'
@@ -31,12 +31,12 @@ Panel = dict[str, Any]
 
 
 def of(metric: str, *matchers: str) -> str:
-    """A metric of the chosen worker names."""
+    """A selector for a metric of the selected worker names."""
     return f"{metric}{{{', '.join((NAME, *matchers))}}}"
 
 
 def ledger(expression: str, *labels: str) -> str:
-    """What all bridges of a name tell, once."""
+    """Combine the equal values of all bridges of a worker name."""
     return f"max by ({', '.join(('worker_name', *labels))}) ({expression})"
 
 
@@ -46,23 +46,23 @@ def summed(expression: str, *labels: str) -> str:
 
 
 def per_minute(metric: str, *labels: str) -> str:
-    """How much a counter of the ledger grows in a minute, over all chosen names."""
+    """Increase per minute of a counter of the ledger, over all selected worker names."""
     return "60 * " + summed(ledger(f"rate({of(metric)}[$__rate_interval])", *labels), *labels)
 
 
 def per_minute_of_bridges(metric: str, *labels: str) -> str:
-    """How much a counter of the bridges' own grows in a minute, over all bridges."""
+    """Increase per minute of a counter of the bridges, over all bridges."""
     return "60 * " + summed(f"rate({of(metric)}[$__rate_interval])", *labels)
 
 
 def quantile(share: float, metric: str, *labels: str) -> str:
-    """A quantile of a histogram of the ledger, over all chosen names."""
+    """A quantile of a histogram of the ledger, over all selected worker names."""
     buckets = ledger(f"rate({of(metric + '_bucket')}[$__rate_interval])", "le", *labels)
     return f"histogram_quantile({share}, {summed(buckets, 'le', *labels)})"
 
 
 def targets(queries: dict[str, str], *, instant: bool = False) -> list[dict[str, Any]]:
-    """Queries by their legend."""
+    """Make Grafana's targets from queries by legend."""
     return [
         {
             "refId": chr(ord("A") + index),
@@ -100,15 +100,15 @@ def stat(
     steps: dict[float, str] | None = None,
     words: dict[int, tuple[str, str]] | None = None,
 ) -> Panel:
-    """One number, or one a worker name.
+    """A panel with one number for each series.
 
     Args:
         title: what it is.
         about: its explanation.
         expression: its query.
         unit: of the number.
-        steps: the colours from these values on; without them it has none.
-        words: texts with their colours in place of values.
+        steps: colours by the value from which they apply; by default no colour.
+        words: texts with colours that replace values.
     """
     levels: list[dict[str, Any]] = [
         {"color": "text", "value": None},
@@ -152,7 +152,7 @@ def graph(
     colors: dict[str, str] | None = None,
     dashed: tuple[str, ...] = (),
 ) -> Panel:
-    """Lines over time.
+    """A panel with lines over time.
 
     Args:
         title: what it shows.
@@ -161,8 +161,8 @@ def graph(
         unit: of the values.
         width: in columns.
         stacked: put the lines on top of each other.
-        colors: by legend; others get one by their name.
-        dashed: the legends whose lines are limits: dashed, and never stacked.
+        colors: colours by legend; by default Grafana chooses them.
+        dashed: legends of limits, which are dashed and never stacked.
     """
     overrides = [
         {
@@ -242,34 +242,34 @@ ROWS: dict[str, list[Panel]] = {
     "Now": [
         stat(
             "Claiming",
-            "Paused: it claims nothing until `celery -A proj modelreins resume`.",
+            "Paused: nothing is claimed until `celery -A proj modelreins resume`.",
             ledger(of("modelreins_paused")),
             words={0: ("yes", GREEN), 1: ("paused", ORANGE)},
         ),
         stat(
             "Token",
-            "Refused: nothing is claimed or delivered until the server takes the token, or bridges and workers are "
+            "Rejected: nothing is claimed or delivered until the server accepts the token, or bridges and workers are "
             "restarted with a new one.",
             f"max by (worker_name) ({of('modelreins_token_rejected')})",
-            words={0: ("accepted", GREEN), 1: ("refused", RED)},
+            words={0: ("accepted", GREEN), 1: ("rejected", RED)},
         ),
         stat(
             "Presence",
-            "Since the server last accepted a presence report of any bridge of the name.",
+            "Time since the server last accepted a presence report of any bridge of the worker name.",
             f"min by (worker_name) ({of('modelreins_presence_age_seconds')})",
             unit="s",
             steps={20: ORANGE, 60: RED},
         ),
-        stat("Bridges online", "Bridges that work for the name.", ledger(of("modelreins_bridges_online"))),
+        stat("Bridges online", "Bridges of the worker name.", ledger(of("modelreins_bridges_online"))),
         stat(
             "Workers online",
-            "Celery workers that take jobs. Without one nothing is claimed.",
+            "Celery workers that run jobs. Without one, nothing is claimed.",
             ledger(of("modelreins_workers_online")),
         ),
-        stat("Slots", "The workers' concurrency in all.", ledger(of("modelreins_worker_slots"))),
+        stat("Slots", "Total concurrency of the workers.", ledger(of("modelreins_worker_slots"))),
         table(
             "Alerts",
-            "What fires now, from deploy/prometheus/alerts.yml.",
+            "Firing alerts of deploy/prometheus/alerts.yml.",
             'ALERTS{alertname=~"ModelReins.+", alertstate="firing"}',
             {"alertname": "alert", "worker_name": "worker name", "severity": "severity"},
             width=6,
@@ -277,32 +277,32 @@ ROWS: dict[str, list[Panel]] = {
         ),
         stat(
             "In flight",
-            "Jobs that are claimed and not finished.",
+            "Claimed jobs that are not finished.",
             summed(ledger(of("modelreins_jobs_in_flight", CLAIMED), "state"), "worker_name"),
         ),
-        stat("Capacity", "How many jobs may be in flight.", ledger(of("modelreins_capacity_jobs"))),
+        stat("Capacity", "Maximum number of jobs in flight.", ledger(of("modelreins_capacity_jobs"))),
         stat(
             "Pending",
-            "Jobs on the server that nobody has claimed yet, at the bridges' last look.",
+            "Unclaimed jobs on the server at the bridges' last poll.",
             f"max by (worker_name) ({of('modelreins_pending_jobs')})",
         ),
         stat(
             "Oldest waiting",
-            "How long the longest waiting claimed job has waited for a worker to start it.",
+            "Age of the claimed job that has waited longest for a worker.",
             ledger(of("modelreins_oldest_waiting_seconds")),
             unit="s",
             steps={120: ORANGE, 600: RED},
         ),
         stat(
             "Oldest undelivered",
-            "How long the oldest outcome has waited for the server to take it.",
+            "Age of the oldest outcome that the server has not accepted yet.",
             ledger(of("modelreins_oldest_undelivered_seconds")),
             unit="s",
             steps={60: ORANGE, 600: RED},
         ),
         stat(
             "Lost runs, last hour",
-            "Runs that ended without a result: killed processes, silent workers. They are run again.",
+            "Runs that ended without a result: killed processes, unresponsive workers. The jobs run again.",
             summed(ledger(f"increase({of('modelreins_runs_lost_total')}[1h])", "cause"), "worker_name"),
             steps={1: ORANGE},
         ),
@@ -310,7 +310,7 @@ ROWS: dict[str, list[Panel]] = {
     "Work": [
         graph(
             "In flight by state",
-            "claimed: not sent yet; sent: no worker has started it; finished: its outcome is being delivered.",
+            "claimed: not sent yet; sent: not started by a worker yet; finished: the outcome is being delivered.",
             {
                 "{{state}}": summed(ledger(of("modelreins_jobs_in_flight"), "state"), "state"),
                 "capacity": summed(ledger(of("modelreins_capacity_jobs"))),
@@ -323,7 +323,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         graph(
             "Waiting",
-            "The age of the longest waiting job without a worker, and of the oldest outcome that is not delivered.",
+            "Age of the job that has waited longest for a worker, and of the oldest undelivered outcome.",
             {
                 "no worker yet, {{worker_name}}": ledger(of("modelreins_oldest_waiting_seconds")),
                 "not delivered yet, {{worker_name}}": ledger(of("modelreins_oldest_undelivered_seconds")),
@@ -332,7 +332,7 @@ ROWS: dict[str, list[Panel]] = {
             width=12,
         ),
         graph(
-            "Jobs by how they ended",
+            "Jobs by status",
             "Recorded outcomes per minute.",
             {"{{status}}": per_minute("modelreins_jobs_finished_total", "status")},
             unit=PER_MINUTE,
@@ -357,10 +357,10 @@ ROWS: dict[str, list[Panel]] = {
             unit=PER_MINUTE,
         ),
     ],
-    "How long it takes": [
+    "Durations": [
         graph(
             "Pick-up",
-            "From the beginning of the claim to the start of the handler.",
+            "Time from the start of the claim to the start of the handler.",
             {
                 "median": quantile(0.5, "modelreins_pickup_seconds"),
                 "95 of 100": quantile(0.95, "modelreins_pickup_seconds"),
@@ -369,7 +369,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         graph(
             "Run",
-            "How long handlers run.",
+            "Duration of handlers.",
             {
                 "{{task}}, median": quantile(0.5, "modelreins_run_duration_seconds", "task"),
                 "{{task}}, 95 of 100": quantile(0.95, "modelreins_run_duration_seconds", "task"),
@@ -378,7 +378,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         graph(
             "Delivery",
-            "From the recorded outcome to the close on the server, uploads and waiting included.",
+            "Time from the recorded outcome to the close on the server, including uploads and waiting.",
             {
                 "median": quantile(0.5, "modelreins_delivery_duration_seconds"),
                 "95 of 100": quantile(0.95, "modelreins_delivery_duration_seconds"),
@@ -386,10 +386,10 @@ ROWS: dict[str, list[Panel]] = {
             unit="s",
         ),
     ],
-    "What goes wrong": [
+    "Problems": [
         graph(
-            "Failed jobs, share by task",
-            "Of the outcomes recorded within the last 30 minutes.",
+            "Share of failed jobs by task",
+            "Among the outcomes recorded in the last 30 minutes.",
             {
                 "{{task}}": " / ".join(
                     summed(ledger(f"increase({of(metric, *matchers)}[30m])", "task", "status"), "task")
@@ -403,7 +403,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         graph(
             "Lost runs and lost messages",
-            "process: a pool process died; lease: a worker went silent; sent again: the broker lost the message.",
+            "process: a pool process died; lease: a worker went silent; sent again: the message was lost.",
             {
                 "run lost, {{cause}}": per_minute("modelreins_runs_lost_total", "cause"),
                 "sent again": per_minute("modelreins_resends_total"),
@@ -412,28 +412,28 @@ ROWS: dict[str, list[Panel]] = {
         ),
         graph(
             "Deliveries by outcome",
-            "put_off: tried again later; superseded: somebody else closed the job; refused: the server does not take "
-            "what was made.",
+            "put_off: tried again later; superseded: someone else closed the job; refused: the server does not accept "
+            "the result.",
             {"{{outcome}}": per_minute("modelreins_deliveries_total", "outcome")},
             unit=PER_MINUTE,
             stacked=True,
             colors=DELIVERIES,
         ),
         graph(
-            "What put deliveries off",
-            "By route and the server's answer; none: there was no answer. Deliveries of workers are included.",
+            "Errors that postponed deliveries",
+            "By route and HTTP status; none: there was no answer. Includes deliveries by workers.",
             {"{{route}} {{status}}": per_minute("modelreins_delivery_errors_total", "route", "status")},
             unit=PER_MINUTE,
         ),
         graph(
             "Failed requests of the bridges",
-            "By route and the server's answer; none: there was no answer.",
+            "By route and HTTP status; none: there was no answer.",
             {"{{route}} {{status}}": per_minute_of_bridges("modelreins_server_errors_total", "route", "status")},
             unit=PER_MINUTE,
         ),
         graph(
             "Claim requests",
-            "conflict: somebody else was quicker; unclear: no usable answer, settled by the server's lists.",
+            "conflict: someone else claimed the job first; unclear: no usable answer, settled by the server's lists.",
             {"{{result}}": per_minute_of_bridges("modelreins_claim_requests_total", "result")},
             unit=PER_MINUTE,
             stacked=True,
@@ -443,7 +443,7 @@ ROWS: dict[str, list[Panel]] = {
     "Fleet": [
         graph(
             "Workers and slots",
-            "Celery workers that take jobs, and their concurrency in all.",
+            "Celery workers that run jobs, and their total concurrency.",
             {
                 "workers, {{worker_name}}": ledger(of("modelreins_workers_online")),
                 "slots, {{worker_name}}": ledger(of("modelreins_worker_slots")),
@@ -452,13 +452,13 @@ ROWS: dict[str, list[Panel]] = {
         ),
         graph(
             "Presence by bridge",
-            "Since the server last accepted a presence report of this bridge.",
+            "Time since the server last accepted a presence report of this bridge.",
             {"{{instance}}, {{worker_name}}": of("modelreins_presence_age_seconds")},
             unit="s",
         ),
         table(
             "Bridges",
-            "The bridges that Prometheus reaches.",
+            "Bridges that Prometheus can scrape.",
             of("modelreins_bridge_info"),
             {"instance": "bridge", "worker_name": "worker name", "version": "version"},
             width=8,
@@ -472,13 +472,13 @@ ROWS: dict[str, list[Panel]] = {
 
 
 def placed(rows: dict[str, list[Panel]]) -> list[Panel]:
-    """All panels with their numbers and places: from left to right, a new line where one is full."""
+    """Number the panels and place them from left to right, in rows."""
     found: list[Panel] = []
     bottom = 0
     for title, panels in rows.items():
         row = {"type": "row", "title": title, "collapsed": False, "panels": []}
         found.append({**row, "gridPos": {"x": 0, "y": bottom, "w": WIDTH, "h": 1}})
-        heights = [bottom + 1] * WIDTH  # how far each column is taken
+        heights = [bottom + 1] * WIDTH  # the occupied height of each column
         for each in panels:
             width, height = each["gridPos"]["w"], each["gridPos"]["h"]
             x = min(range(WIDTH - width + 1), key=lambda left: (max(heights[left : left + width]), left))
@@ -490,7 +490,7 @@ def placed(rows: dict[str, list[Panel]]) -> list[Panel]:
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard as Grafana imports it."""
+    """The dashboard in Grafana's format."""
     variables = [
         {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"},
         {
@@ -518,7 +518,7 @@ def dashboard() -> dict[str, Any]:
         "refresh": "30s",
         "time": {"from": "now-3h", "to": "now"},
         "timezone": "browser",
-        "graphTooltip": 1,  # one cross-hair in all panels
+        "graphTooltip": 1,  # shared crosshair
         "templating": {"list": variables},
         "annotations": {"list": []},
         "panels": placed(ROWS),
@@ -526,7 +526,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The dashboard's file."""
+    """The content of the dashboard's file."""
     return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -3,6 +3,8 @@
 # what checks deploy/ and runs the commands of the documentation: Prometheus with promtool, docker-compose, systemd-analyze,
 # curl; and Chromium, which looks at the sandbox's page (Debian; elsewhere it says what is missing). The services that the
 # packages would start are not needed.
+#
+#   tools/install-servers.sh [PACKAGE ...]      only these of them; without names: all
 set -euo pipefail
 
 missing=()
@@ -14,6 +16,13 @@ command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 |
 command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v curl >/dev/null || missing+=(curl)
 command -v chromium >/dev/null || missing+=(chromium)
+if [ $# -gt 0 ]; then
+    chosen=()
+    for package in ${missing[@]+"${missing[@]}"}; do
+        for name in "$@"; do [ "$package" = "$name" ] && chosen+=("$package"); done
+    done
+    missing=(${chosen[@]+"${chosen[@]}"})
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -1,4 +1,4 @@
-"""Writes the table of settings into the README, from the settings themselves."""
+"""Writes the table of settings to the README, generated from the settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->"
 
 
 def table() -> str:
-    """The table as Markdown."""
-    lines = ["| environment | default | allowed | what it is |", "| --- | --- | --- | --- |"]
+    """Format the table as Markdown."""
+    lines = ["| environment | default | allowed | meaning |", "| --- | --- | --- | --- |"]
     for option in options():
         default = f"`{option.default}`" if option.default else ""
         lines.append(f"| `{option.environment}` | {default} | {option.allowed} | {option.about} |")
@@ -21,7 +21,7 @@ def table() -> str:
 
 
 def with_table(readme: str) -> str:
-    """The README with the table as it should be."""
+    """The README with the generated table."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{table()}{END}{after}"

@@ -1,4 +1,4 @@
-"""Tasks that make an image, a film, a PDF; that attach a log when they fail; that ask for a review."""
+"""Tasks that create an image, a film or a PDF, attach a log when they fail, or request a review."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

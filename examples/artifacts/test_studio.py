@@ -1,4 +1,4 @@
-"""The studio, tested: what each of its tasks hands over."""
+"""The results of the studio's tasks."""
 
 import studio
 

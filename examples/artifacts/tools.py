@@ -1,4 +1,4 @@
-"""What stands in for the programs that really draw, film and typeset."""
+"""Stand-ins for programs that draw, film and typeset."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def typeset(text: str) -> bytes:
 
 
 def convert(prompt: str, log: Path) -> bool:
-    """Converts something, writes down what it does, and tells whether it went well."""
+    """Convert something with a log of the steps. Returns whether it succeeded."""
     log.write_text(f"converting {prompt}\n" * 20)
     return "broken" not in prompt

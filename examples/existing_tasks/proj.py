@@ -1,4 +1,4 @@
-"""Tasks that were there before, each made to take jobs by one line. Their other callers notice nothing."""
+"""Existing tasks that run jobs with one more line each. Other callers see no change."""
 
 from typing import Any
 
@@ -7,27 +7,27 @@ from celery import Celery, Task, shared_task
 from mr_celery import Escalate, Job, modelreins_job
 
 app = Celery("proj")
-app.conf.task_routes = {"proj.summarize": {"queue": "texts"}}
+app.conf.task_routes = {"proj.summarize": {"queue": "texts"}, "proj.transcribe": {"queue": "gpu"}}
 
 
 @modelreins_job("text.summarize")
 @app.task(name="proj.summarize", soft_time_limit=60)
 def summarize(prompt: str, max_words: int = 20) -> str:
-    """Parameters are filled with the job's fields of the same names."""
+    """The job's fields are passed as arguments of the same names."""
     return " ".join(prompt.split()[:max_words])
 
 
 @modelreins_job("web.fetch")
 @app.task(bind=True, autoretry_for=(ConnectionError,), retry_backoff=True, max_retries=5)
 def fetch(self: Task[Any, Any], url: str) -> dict[str, Any]:
-    """Celery's retries go on as ever; data becomes JSON."""
+    """Celery's retries work as usual. A dictionary is returned as JSON."""
     return {"url": url, "retries": self.request.retries}
 
 
 @modelreins_job("invoice.check", tags=["finance"], on_lost="fail")
 @shared_task
 def check_invoice(job: Job) -> str:
-    """Must not run twice: it books something. And it knows when to ask a human."""
+    """Books something, so it must not run twice. Escalates large amounts."""
     if float(job.get("amount", 0)) > 10_000:
         raise Escalate("more than 10 000: a human has to sign")
     return "booked"
@@ -36,7 +36,7 @@ def check_invoice(job: Job) -> str:
 @modelreins_job(
     match=lambda job: job.model.startswith("whisper"), arguments=lambda job: {"source": job["input"]["url"]}
 )
-@app.task(queue="gpu", rate_limit="10/m")
+@app.task(rate_limit="10/m")
 def transcribe(source: str) -> str:
     """A parameter with another name than the job's field."""
     return f"transcript of {source}"

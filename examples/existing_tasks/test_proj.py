@@ -1,4 +1,4 @@
-"""Tasks that were there before: as jobs, and as the calls that they were."""
+"""The tasks run as jobs, and as ordinary calls."""
 
 from typing import Any
 

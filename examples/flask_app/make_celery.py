@@ -1,4 +1,4 @@
-"""What `celery -A make_celery` loads: the Celery application of the Flask application, and its tasks."""
+"""The Celery application of the Flask application, with its tasks, for `celery -A make_celery`."""
 
 from website import create_app, tasks
 

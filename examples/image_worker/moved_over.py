@@ -1,4 +1,4 @@
-"""The SDK's handler moved over: another import, and a decorator in place of the last two lines."""
+"""The SDK's handler on mr-celery: the import differs, and a decorator replaces the last two lines."""
 
 from celery import Celery
 

@@ -1,4 +1,4 @@
-"""The image worker, tested: both ways of writing it do the same."""
+"""Both versions of the image worker give the same result."""
 
 import pytest
 

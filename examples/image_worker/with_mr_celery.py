@@ -1,4 +1,4 @@
-"""The image worker as it looks here: the handler says what it made, and it is delivered, once, whatever fails."""
+"""The image worker with mr-celery: the handler returns its result, which is delivered once."""
 
 from celery import Celery
 

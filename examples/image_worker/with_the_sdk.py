@@ -1,4 +1,4 @@
-"""The image worker with the official SDK: one loop, one process, one job at a time."""
+"""The image worker with the official SDK: one process that runs one job at a time."""
 
 from modelreins_worker import Worker
 

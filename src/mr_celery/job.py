@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .errors import JobAborted, JobError
+from .errors import JobAborted, JobError, MrCeleryError
+from .job_secrets import hide_secrets
+from .telemetry.tracebacks import hides_variables
 
 PRIORITIES = ("high", "normal", "low")
-"""The priorities a job may have, the most urgent first (product documentation)."""
+"""The priorities of the product documentation, the most urgent first."""
 
 MAX_JOB_ID = 2**63 - 1
 
 
 def _strings(value: Any) -> tuple[str, ...]:
-    """The strings in a field that should be a list of them, whatever it is instead."""
+    """The strings in a field that should be a list of strings, but may hold any JSON value."""
     if isinstance(value, str):
         value = value.split(",")
     if not isinstance(value, (list, tuple)):
@@ -24,8 +26,19 @@ def _strings(value: Any) -> tuple[str, ...]:
     return tuple(name.strip() for name in names if isinstance(name, str) and name.strip())
 
 
+def _why(error: Exception) -> str:
+    """The reason why JSON cannot be loaded, without repeating its contents."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON ({error.msg})"
+    if isinstance(error, UnicodeError):
+        return "it is not UTF-8"
+    if isinstance(error, ValueError):
+        return "it has an integer of too many digits for this Python"
+    return "it is not an object"
+
+
 def priority_of(fields: Mapping[str, Any]) -> str:
-    """The priority that a job's fields name; anything but the known ones counts as ``normal``."""
+    """The priority in a job's fields; an unknown or missing one counts as ``normal``."""
     named = fields.get("priority")
     priority = named.lower() if isinstance(named, str) else ""
     return priority if priority in PRIORITIES else "normal"
@@ -34,8 +47,8 @@ def priority_of(fields: Mapping[str, Any]) -> str:
 class Job(Mapping[str, Any]):
     """One ModelReins job, as a read-only mapping of all its fields.
 
-    Any field is there as ``job["name"]``; the known ones are attributes too, with a safe value where
-    the server sent none or nonsense: only ``id`` is certain.
+    Each field is available as ``job["name"]``. The known ones are attributes as well, with a safe default if the server
+    sent no usable value. Only ``id`` is guaranteed.
 
     Args:
         fields: the job object as the server sent it.
@@ -48,10 +61,10 @@ class Job(Mapping[str, Any]):
         @modelreins_job("email.triage")
         @app.task
         def triage(job):
-            return f"{job.id}: {job.prompt} for {job.get('customer', 'nobody')}"
+            return f"{job.id}: {job.prompt} for {job.get('customer', 'unknown')}"
     """
 
-    __slots__ = ("_capabilities", "_fields", "_is_aborted")
+    __slots__ = ("_capabilities", "_fields", "_is_aborted", "_reference")
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         job_id = fields.get("id")
@@ -61,13 +74,26 @@ class Job(Mapping[str, Any]):
             raise JobError(f"a job's id is a positive integer, not {job_id}")
         self._fields = dict(fields)
         self._is_aborted: Callable[[], bool] | None = None
+        self._reference: Callable[[], str] | None = None
         self._capabilities: tuple[str, ...] | None = None
 
-    def watched(self, is_aborted: Callable[[], bool]) -> Job:
-        """The same job, as a run knows it: ``is_aborted`` answers for :attr:`aborted`. It stays in this process."""
+    def watched(self, is_aborted: Callable[[], bool], reference: Callable[[], str] | None = None) -> Job:
+        """A copy of the job whose :attr:`aborted` and :attr:`ref` call these functions, which stay in this process."""
         job = Job(self._fields)
         job._is_aborted = is_aborted
+        job._reference = reference
         return job
+
+    def hide_secrets(self, required: Iterable[str] = ()) -> frozenset[str]:
+        """Let the reprs of the secret values in the fields hide them. They stay equal.
+
+        Args:
+            required: the names of the secrets that the handler requires.
+
+        Returns:
+            The secret values that are long enough to be masked in texts.
+        """
+        return hide_secrets(self._fields, required)
 
     def __getitem__(self, key: str) -> Any:
         return self._fields[key]
@@ -84,11 +110,13 @@ class Job(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"<Job {self.id}>"  # never the prompt: reprs end up in logs
 
+    __sentry_repr__ = __repr__  # otherwise Sentry sends all fields, as those of any mapping
+
     def __reduce__(self) -> tuple[type[Job], tuple[dict[str, Any]]]:
-        return Job, (self._fields,)  # without the check: what is pickled leaves the run
+        return Job, (self._fields,)  # without the callback: a pickled job leaves its run
 
     def __json__(self) -> dict[str, Any]:
-        """What kombu's JSON serializer writes for a job that a handler passes on to another task."""
+        """The form in which kombu's JSON serializer writes a job that a handler passes to another task."""
         return dict(self._fields)
 
     def to_json(self) -> str:
@@ -97,16 +125,27 @@ class Job(Mapping[str, Any]):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Job:
-        """The job that :meth:`to_json` wrote."""
-        return cls(json.loads(text))
+        """The job that :meth:`to_json` wrote.
+
+        Raises:
+            JobError: the text cannot be loaded.
+        """
+        try:
+            return cls(json.loads(text))
+        except RecursionError:
+            raise JobError("the job cannot be loaded here: it is nested too deeply for this Python") from None
+        except (ValueError, AttributeError, TypeError) as error:
+            raise JobError(f"the job cannot be loaded here: {_why(error)}") from None
 
     @property
+    @hides_variables
     def aborted(self) -> bool:
-        """Whether the handler is to stop, since an operator aborted the job or another worker has it by now.
+        """Whether the handler should stop, because its run has lost the job.
 
-        The latter is so when this worker was cut off for longer than its lease. Nothing that the handler returns counts
-        then. The answer is at most about a second old, so a loop may ask as often as it likes; while the ledger
-        cannot be asked, the last known answer stands. Outside of a run it is ``False``.
+        An operator aborted the job, or another worker has taken it after this one was cut off for longer than its
+        lease. The handler's result is discarded in both cases. The value is at most about a second old, and reading it
+        in a tight loop is cheap. While the ledger is unavailable, the last known value is kept. Outside of a run it is
+        ``False``.
 
         Example::
 
@@ -121,12 +160,13 @@ class Job(Mapping[str, Any]):
         """
         return self._is_aborted is not None and self._is_aborted()
 
+    @hides_variables
     def raise_if_aborted(self) -> None:
-        """Stop the handler here if it is to stop (see :attr:`aborted`).
+        """Stop the handler if its run has lost the job (see :attr:`aborted`).
 
         Raises:
-            JobAborted: the handler is to stop. Let it through: the run then ends without a trace, and ``on_error=``
-                is not called.
+            JobAborted: the handler should stop. Let the exception pass: the run then ends without a result, and
+                ``on_error=`` is not called.
 
         Example::
 
@@ -139,18 +179,36 @@ class Job(Mapping[str, Any]):
                 f"job {self.id} was aborted on the server, or given to another worker: its handler is to stop"
             )
 
+    @property
+    @hides_variables
+    def ref(self) -> str:
+        """A reference with which any process can end the job after its handler has returned a :class:`Deferred`.
+
+        It fits into an address: at most 200 characters, all of them URL-safe. It cannot be guessed, and whoever has it
+        can end the job, so do not log it. It is good for this attempt of the job, and for no other. The first use
+        costs a request to the ledger.
+
+        Raises:
+            MrCeleryError: the job is not that of a running handler.
+            JobAborted: the run has lost the job.
+            LedgerUnavailable: the ledger is away for longer than 30 s.
+        """
+        if self._reference is None:
+            raise MrCeleryError("job.ref exists only while a handler of the job runs")
+        return self._reference()
+
     def _text(self, name: str) -> str:
         value = self._fields.get(name)
         return value if isinstance(value, str) else ""
 
     @property
     def id(self) -> int:
-        """The server's number of this job."""
+        """The job's number on the server."""
         return int(self._fields["id"])
 
     @property
     def prompt(self) -> str:
-        """What is to be done, in words."""
+        """The job's instructions."""
         return self._text("prompt")
 
     @property
@@ -165,17 +223,17 @@ class Job(Mapping[str, Any]):
 
     @property
     def input(self) -> Any:
-        """Further input, of any JSON type; ``None`` where there is none."""
+        """Further input, of any JSON type; ``None`` if there is none."""
         return self._fields.get("input")
 
     @property
     def provider(self) -> str:
-        """The model provider that was asked for."""
+        """The requested model provider."""
         return self._text("provider")
 
     @property
     def model(self) -> str:
-        """The model that was asked for."""
+        """The requested model."""
         return self._text("model")
 
     @property
@@ -195,8 +253,12 @@ class Job(Mapping[str, Any]):
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What the job asks for: its ``capability`` or ``capabilities``, or else its tags."""
-        if self._capabilities is None:  # each handler asks for them
-            named = _strings([self._fields.get("capability")]) + _strings(self._fields.get("capabilities"))
-            self._capabilities = named or self.tags
+        """The required capabilities: the job's ``capability`` and ``capabilities``, or else its tags."""
+        if self._capabilities is None:  # cached, because each handler compares them
+            self._capabilities = self.named_capabilities or self.tags
         return self._capabilities
+
+    @property
+    def named_capabilities(self) -> tuple[str, ...]:
+        """The capabilities in the job's ``capability`` and ``capabilities``, without its tags."""
+        return _strings([self._fields.get("capability")]) + _strings(self._fields.get("capabilities"))

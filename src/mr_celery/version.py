@@ -1,3 +1,3 @@
-"""The version of mr-celery, the one place where it is written."""
+"""The version of mr-celery."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

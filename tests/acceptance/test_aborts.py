@@ -10,7 +10,7 @@ import psutil
 import pytest
 from celery import Celery
 
-from mr_celery.celery_hooks import announce_abort
+from mr_celery.abort_command import announce_abort
 from mr_celery.ledger import Ledger
 from support.fleet import Fleet, Process
 from support.ports import until
@@ -94,7 +94,7 @@ def test_an_abort_that_was_not_announced_is_noticed_when_the_lease_is_renewed(fl
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
-def test_a_handler_that_asks_stops_by_itself(fleet: Fleet, pool: str) -> None:
+def test_a_handler_that_checks_stops_without_an_interruption(fleet: Fleet, pool: str) -> None:
     fleet.environment["MODELREINS_LEASE"] = RARELY
     worker = fleet.worker("-P", pool, "-c", "1")
     bridge = fleet.bridge()
@@ -110,16 +110,16 @@ def test_a_handler_that_asks_stops_by_itself(fleet: Fleet, pool: str) -> None:
     assert "Traceback" not in worker.output
 
 
-def test_a_pool_of_threads_says_that_the_handler_has_to_ask(fleet: Fleet) -> None:
+def test_a_pool_of_threads_logs_that_the_handler_has_to_check(fleet: Fleet) -> None:
     worker = fleet.worker("-P", "threads", "-c", "2")
     fleet.bridge()
     job_id = fleet.dispatch("unasking", "sleep", seconds=10)
     until(lambda: fleet.started("unasking") == 1, what="the run")
     announced_abort(fleet, job_id)
-    worker.says("a handler has to ask job.aborted", seconds=10)
+    worker.says("a handler has to check job.aborted", seconds=10)
     assert fleet.ended(fleet.dispatch("next"), seconds=20)[0]["result"] == "NEXT"
     worker.says("outcome dropped: the job is aborted", seconds=20)
-    assert worker.output.count("has to ask job.aborted") == 1
+    assert worker.output.count("has to check job.aborted") == 1
     assert still_aborted(fleet, job_id)
     assert "Traceback" not in worker.output
 
@@ -173,7 +173,7 @@ def closed_once_by_the_second(fleet: Fleet, job_id: int) -> bool:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
-def test_a_worker_that_thaws_interrupts_what_another_one_has_taken_over(
+def test_a_thawed_worker_interrupts_a_run_that_another_has_taken_over(
     fleet: Fleet, frozen: Callable[..., tuple[int, Process]], pool: str
 ) -> None:
     job_id, first = frozen("-P", pool, "-c", "1", seconds=600)
@@ -184,7 +184,7 @@ def test_a_worker_that_thaws_interrupts_what_another_one_has_taken_over(
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_what_a_worker_that_thaws_ends_with_is_dropped(
+def test_the_outcome_of_a_thawed_worker_is_dropped(
     fleet: Fleet, frozen: Callable[..., tuple[int, Process]], pool: str
 ) -> None:
     job_id, first = frozen("-P", pool, "-c", "1", seconds=3)

@@ -185,8 +185,8 @@ def test_a_long_output_is_cut_and_attached_whole(fleet: Fleet, length: int) -> N
         ("pipe", "not a regular file"),
         ("closed", "closed file"),
         ("text", "an open binary file, not StringIO"),
-        ("time", "no ISO 8601 time"),
-        ("type", "no content type"),
+        ("time", "is not an ISO 8601 time"),
+        ("type", "is not a content type"),
     ],
 )
 def test_what_cannot_be_an_artifact_fails_the_job_and_says_why(fleet: Fleet, kind: str, text: str) -> None:

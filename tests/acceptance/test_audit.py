@@ -9,14 +9,13 @@ from itertools import cycle
 
 import pytest
 
-from mr_celery.bridge.audit import BRIDGE_SECONDS, CLOSE_SECONDS, Listed, differences
-from mr_celery.client import Listing
 from mr_celery.ledger import Ledger
-from mr_celery.ledger.connection import connect
+from mr_celery.operations.audit import BRIDGE_SECONDS, CLOSE_SECONDS, Listed, differences
 from mr_celery.sandbox import Rule
+from mr_celery.server import Listing
 from support.campaign import Campaign
 from support.fleet import Fleet, Process
-from support.ledgers import Books
+from support.ledgers import LedgerKit
 from support.ports import free_port, until
 from support.servers import RedisServer
 
@@ -36,7 +35,7 @@ def finds(process: Process, *lines: str) -> None:
     assert process.popen.returncode == 1
     assert re.findall(r"^(\w+) +FAILED", process.output, re.MULTILINE) == ["audit"] * len(lines), process.output
     for line in lines:
-        assert re.search(rf"^audit +FAILED  {line}$", process.output, re.MULTILINE), process.output
+        assert re.search(rf"^audit +FAILED +{line}$", process.output, re.MULTILINE), process.output
 
 
 def start(fleet: Fleet) -> Process:
@@ -45,10 +44,10 @@ def start(fleet: Fleet) -> Process:
     return fleet.bridge()
 
 
-def books(fleet: Fleet) -> Books:
+def kit(fleet: Fleet) -> LedgerKit:
     """The fleet's ledger."""
     url = fleet.environment["MODELREINS_LEDGER_URL"]
-    return Books(Ledger(url, fleet.name), connect(url))
+    return LedgerKit(Ledger(url, fleet.name), RedisServer.client_of(url))
 
 
 def test_ledger_and_server_agree_while_jobs_run_and_after(fleet: Fleet) -> None:
@@ -60,7 +59,7 @@ def test_ledger_and_server_agree_while_jobs_run_and_after(fleet: Fleet) -> None:
     under_way = check(fleet)
     assert under_way.popen.returncode == 0, under_way.output
     (in_flight,) = re.findall(
-        r"^audit +ok  w: the ledger \((\d+) in flight\) and the server \(\d+ running, \d+ pending\) agree$",
+        r"^audit +ok +w: the ledger \((\d+) in flight\) and the server \(\d+ running, \d+ pending\) agree$",
         under_way.output,
         re.MULTILINE,
     )
@@ -72,16 +71,16 @@ def test_ledger_and_server_agree_while_jobs_run_and_after(fleet: Fleet) -> None:
     assert "the ledger (0 in flight) and the server (0 running, 0 pending) agree" in after.output
 
 
-def test_jobs_that_run_on_the_server_and_that_nobody_knows(fleet: Fleet) -> None:
+def test_running_jobs_that_no_ledger_knows(fleet: Fleet) -> None:
     start(fleet).terminate()
     lost = [fleet.dispatch("a secret prompt") for _ in range(7)]
     for job_id in lost:
         fleet.sandbox.store.claim(job_id, fleet.name)
-    books(fleet).age_look(seconds=BRIDGE_SECONDS)
+    kit(fleet).age_look(seconds=BRIDGE_SECONDS)
     found = check(fleet)
     finds(
         found,
-        r"no bridge is at work \(ledger: last looked after \d+ s ago\)",
+        r"no bridge is at work \(ledger: last visited \d+ (s|min) ago\)",
         *(
             rf"job {job_id}: in progress on the server, not here \(ledger: unknown; server: running\)"
             for job_id in lost[:5]
@@ -96,16 +95,16 @@ def test_jobs_that_run_on_the_server_and_that_nobody_knows(fleet: Fleet) -> None
     assert check(fleet).popen.returncode == 0
 
 
-def test_what_is_left_in_the_ledger_when_the_server_has_nothing_more(fleet: Fleet) -> None:
+def test_jobs_in_the_ledger_that_the_server_does_not_have(fleet: Fleet) -> None:
     bridge = start(fleet)
     fleet.sandbox.chaos.set([Rule("status", status=503, routes=("close",))])
     fleet.dispatch("its outcome waits")
     fleet.dispatch("it runs", "sleep", seconds=60)
-    ledger = books(fleet).ledger
+    ledger = kit(fleet).ledger
     until(lambda: ledger.in_flight() == {1: "finished", 2: "running"}, what="both are there")
     until(lambda: "503" in ledger.read(1).why, what="its worker has given it up")  # type: ignore[union-attr]
     bridge.kill()
-    books(fleet).age(1, "finished", seconds=CLOSE_SECONDS)
+    kit(fleet).age(1, "finished", seconds=CLOSE_SECONDS)
     aborted = fleet.dispatch("an operator ends it")
     fleet.sandbox.store.abort_all()
     fleet.sandbox.chaos.clear()
@@ -117,10 +116,10 @@ def test_what_is_left_in_the_ledger_when_the_server_has_nothing_more(fleet: Flee
     )
     fleet.sandbox.stop()
     fleet.sandbox.start()  # a new one, of which nothing is known
-    books(fleet).age_look(seconds=BRIDGE_SECONDS)
+    kit(fleet).age_look(seconds=BRIDGE_SECONDS)
     finds(
         check(fleet),
-        r"no bridge is at work \(ledger: last looked after \d+ s ago\)",
+        r"no bridge is at work \(ledger: last visited \d+ (s|min) ago\)",
         r"job 1: in flight here, not in the server's lists \(ledger: finished for .*; server: listed nowhere\)",
         r"job 2: in flight here, not in the server's lists \(ledger: running for .*; server: listed nowhere\)",
     )
@@ -130,19 +129,19 @@ def test_a_server_and_a_ledger_that_are_away(fleet: Fleet) -> None:
     start(fleet)
     away = check(fleet, MODELREINS_URL="http://127.0.0.1:1")
     assert away.popen.returncode == 1
-    assert re.search(r"^audit +FAILED  the server cannot be asked: ", away.output, re.MULTILINE)
+    assert re.search(r"^audit +FAILED +the server's lists cannot be read: ", away.output, re.MULTILINE)
     away = check(fleet, MODELREINS_LEDGER_URL="redis://127.0.0.1:1/0")
     assert away.popen.returncode == 1
-    assert re.search(r"^audit +FAILED  the ledger cannot be read: ", away.output, re.MULTILINE)
+    assert re.search(r"^audit +FAILED +the ledger cannot be read: ", away.output, re.MULTILINE)
     away = check(fleet, MODELREINS_TOKEN="")
     assert away.popen.returncode == 1
-    assert re.search(r"^audit +FAILED  not possible$", away.output, re.MULTILINE)
+    assert re.search(r"^audit +FAILED +not possible$", away.output, re.MULTILINE)
     assert "Traceback" not in away.output
 
 
 def test_an_inventory_shows_each_job_at_one_moment(redis_server: RedisServer) -> None:
     url = redis_server.url()
-    moved, over = Books(Ledger(url, "w"), connect(url)), threading.Event()
+    moved, over = LedgerKit(Ledger(url, "w"), RedisServer.client_of(url)), threading.Event()
 
     def move() -> None:
         for job_id in cycle(range(1, 21)):
@@ -157,8 +156,8 @@ def test_an_inventory_shows_each_job_at_one_moment(redis_server: RedisServer) ->
         seen: set[str] = set()
         for _ in range(300):
             inventory = moved.ledger.inventory(also=range(1, 21))
-            seen.update(holding.state for holding in inventory.holdings.values())
-            found = differences(inventory, Listed(Listing((), whole=False), Listing(())), "w")
+            seen.update(row.state for row in inventory.rows.values())
+            found = differences(inventory, Listed(Listing((), whole=False), Listing(())))
             assert [each for each in found if each.job_id is not None] == []
     finally:
         over.set()
@@ -179,12 +178,12 @@ def cluster() -> Iterator[RedisServer]:
 
 def test_an_inventory_of_a_ledger_on_a_cluster(cluster: RedisServer) -> None:
     url = f"redis+cluster://127.0.0.1:{cluster.port}"
-    books = Books(Ledger(url, "render 1/{ü}"), connect(url))
+    kit = LedgerKit(Ledger(url, "render 1/{ü}"), RedisServer.client_of(url))
     for job_id in range(1, 1101):
-        books.bring("running" if job_id % 2 else "finished", job_id)
-    inventory = books.ledger.inventory(also=[5000])
-    assert len(inventory.holdings) == 1101
-    assert {(each.state, each.sets, each.slots) for each in inventory.holdings.values()} == {
+        kit.bring("running" if job_id % 2 else "finished", job_id)
+    inventory = kit.ledger.inventory(also=[5000])
+    assert len(inventory.rows) == 1101
+    assert {(each.state, each.sets, each.slots) for each in inventory.rows.values()} == {
         ("running", ("running",), ("celery",)),
         ("finished", ("finished",), ()),
         ("", (), ()),

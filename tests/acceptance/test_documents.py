@@ -2,7 +2,7 @@
 
 Python that shows a part of an example is compared with it; all other Python of a page is a module that a Celery
 application loads. Commands are run, section by section, on a sandbox, a Redis, a bridge and a worker; what stands in
-for those that cannot be run here is in ``support.story``.
+for those that cannot be run here is in ``support.page_commands``.
 """
 
 from __future__ import annotations
@@ -18,17 +18,31 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import yaml
 
+from mr_celery.ledger.permissions import acl_rules
 from mr_celery.sandbox import Sandbox
 from mr_celery.sandbox.chaos import Chaos
 from mr_celery.settings import options
-from support.documents import ALL, PAGES, ROOT, Block, anchors_of, module_text, modules, name_of, stories
+from support.documents import (
+    ALL,
+    FROM_NOTHING,
+    PAGES,
+    RECIPES,
+    ROOT,
+    Block,
+    anchors_of,
+    command_sections,
+    module_text,
+    modules,
+    name_of,
+)
 from support.fleet import BIN, Fleet
+from support.page_commands import ReaderShell
 from support.ports import until
 from support.servers import RedisServer
-from support.story import Story
 
-SETTINGS = {option.environment for option in options()} | {"MODELREINS_ADMIN_TOKEN"}
+SETTINGS = {option.environment for option in options()} | {"MODELREINS_ADMIN_TOKEN", "MODELREINS_API_KEY"}
 RUNS = re.compile(r"^(opentelemetry-instrument )?celery -A \S+ worker|^mr-celery .*\bup\b", re.MULTILINE)
 """What a section has that starts an installation of its own."""
 
@@ -68,11 +82,27 @@ def is_promql(block: Block) -> None:
 
 
 def is_a_picture_or_a_message(block: Block) -> None:
-    """A drawing; or lines that the code says, with something in place of what differs."""
-    if re.search("[│─►▲]", block.text):
+    """A drawing; the rules of a Redis user; or lines that the code says, with something in place of what differs."""
+    if re.search("[│─►▲]", block.text) or block.text.split()[4:] == acl_rules():
         return
     for line in block.text.splitlines():
         assert any(message.fullmatch(line.strip()) for message in MESSAGES), f"nothing in the code says: {line}"
+
+
+def is_a_dockerfile(block: Block) -> None:
+    """Each line is an instruction, and it begins with the image of this repository's Dockerfile."""
+    lines = block.text.splitlines()
+    assert f"{lines[0]} AS fleet" in (ROOT / "Dockerfile").read_text()
+    for line in lines:
+        assert re.match("(FROM|WORKDIR|COPY|RUN|USER|ENV|CMD) ", line), line
+
+
+def are_values_of_the_chart(block: Block) -> None:
+    """The Helm chart knows the names."""
+    known, given = yaml.safe_load((ROOT / "deploy/helm/values.yaml").read_text()), yaml.safe_load(block.text)
+    assert set(given) <= set(known)
+    for group in given["workers"].values():
+        assert set(group) <= set(known["workerDefaults"])
 
 
 def names_pages(block: Block) -> None:
@@ -81,8 +111,10 @@ def names_pages(block: Block) -> None:
 
 
 def includes_a_file(block: Block) -> None:
+    """A text, or a picture with a description for those who cannot see it."""
     fence = block.page.read_text().splitlines()[block.line - 2]
     assert (block.page.parent / fence.split(" ", 1)[1]).is_file(), fence
+    assert ":alt: " in block.text or block.language != "{figure}"
 
 
 def is_built_by_sphinx(block: Block) -> None:
@@ -100,22 +132,26 @@ def _messages() -> list[re.Pattern[str]]:
                 found.add("".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(re.sub(r"%[\d.]*[sdrfg]", "\0", node.value))
-    return [re.compile(_beginning(text) + re.escape(text).replace("\0", ".*")) for text in found if text.strip("\0 ")]
+    lines = {line for text in found for line in text.split("\n")}
+    return [re.compile(_beginning(text) + re.escape(text).replace("\0", ".*")) for text in lines if text.strip("\0 ")]
 
 
 def _beginning(text: str) -> str:
     """How a line with that text begins. A short text is one of a job's events only."""
-    job = r"job=\d+ (attempt=\d+ task=\S+ )?"
-    return rf"(mr-cel\w+: |{job})?" if len(text.replace("\0", "")) > 12 else job
+    job = r"job=\d+ (attempt=\d+ task_id=\S+ )?"
+    return rf"(mr-cel\w+: (MODELREINS_\w+: )?|{job})?" if len(text.replace("\0", "")) > 12 else job
 
 
 MESSAGES = _messages()
 CHECKS: dict[str, Callable[[Block], None]] = {
     "json": is_json,
+    "dockerfile": is_a_dockerfile,
+    "yaml": are_values_of_the_chart,
     "promql": is_promql,
     "text": is_a_picture_or_a_message,
     "{toctree}": names_pages,
     "{include}": includes_a_file,
+    "{figure}": includes_a_file,
     "{eval-rst}": is_built_by_sphinx,
 }
 
@@ -148,12 +184,12 @@ def test_a_part_of_an_example(block: Block) -> None:
     assert any(f'"{block.example.name}"' in path.read_text() for path in tests), f"no test runs {block.example}"
 
 
-@pytest.mark.parametrize("blocks", modules(ALL), ids=name_of)
+@pytest.mark.parametrize("blocks", [each for each in modules(ALL) if each[0].page not in RECIPES], ids=name_of)
 def test_python(blocks: list[Block], tmp_path: Path) -> None:
     (tmp_path / "page.py").write_text(module_text(blocks))
     script = (
         "from celery import current_app, Celery; import page\n"
-        "from mr_celery.celery_hooks import load_registry; from mr_celery.settings import load\n"
+        "from mr_celery.handlers import load_registry; from mr_celery.settings import load\n"
         "app = next((each for each in vars(page).values() if isinstance(each, Celery)), current_app)\n"
         "load_registry(app); load(app.conf)"
     )
@@ -163,6 +199,16 @@ def test_python(blocks: list[Block], tmp_path: Path) -> None:
     for command in commands:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", RECIPES, ids=lambda page: page.stem)
+def test_a_recipe(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "proj.py").write_text(application_of(page))
+    tests = [block for block in ALL if block.page == page and block.tests_proj]
+    (tmp_path / "test_proj.py").write_text("\n".join(block.text for block in tests))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_proj.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # -- commands ------------------------------------------------------------------------------------------------------
@@ -206,7 +252,9 @@ def running_job(fleet: Fleet) -> int:
     return job_id
 
 
-@pytest.mark.parametrize("blocks", stories(ALL), ids=name_of)
+@pytest.mark.parametrize(
+    "blocks", command_sections(block for block in ALL if block.page not in FROM_NOTHING), ids=name_of
+)
 def test_commands(blocks: list[Block], redis: RedisServer, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     text = "".join(block.text for block in blocks).replace("$ ", "")
     replaced = {"<your worker token>": "", "localhost:6379": f"127.0.0.1:{redis.port}"}
@@ -225,10 +273,10 @@ def test_commands(blocks: list[Block], redis: RedisServer, tmp_path: Path, reque
         for block in ALL:
             if block.language == "json" and block.section == blocks[0].section and block.page == blocks[0].page:
                 (tmp_path / "faults.json").write_text(block.text)
-        story = Story(tmp_path, environment, replaced)
-        stack.callback(story.end)
+        shell = ReaderShell(tmp_path, environment, replaced)
+        stack.callback(shell.stop)
         for block in blocks:
-            story.tell(block)
+            shell.run(block)
 
 
 def _alone(stack: ExitStack, page: Path, redis: RedisServer, folder: Path) -> dict[str, str]:

@@ -90,7 +90,7 @@ def test_a_job_for_a_queue_that_nobody_consumes_stays_pending(fleet: Fleet) -> N
     assert fleet.ended(other)[0]["result"] == "other"
 
 
-def test_check_finds_all_well_and_says_what_is_not(fleet: Fleet) -> None:
+def test_check_passes_and_names_each_problem(fleet: Fleet) -> None:
     alone = fleet._start("check", ["mr-celery", "-A", "support.proj", "check"])
     assert alone.popen.wait(30) == 1
     assert re.search(r"workers +FAILED", alone.output)

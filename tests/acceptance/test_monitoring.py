@@ -1,11 +1,17 @@
-"""A bridge tells a monitoring how it is: metrics, and probes."""
+"""Metrics and health probes of a bridge."""
 
 from __future__ import annotations
 
 import json
+import resource
+import socket
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,7 +25,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Monitor:
-    """Asks a bridge over HTTP.
+    """Requests metrics and probes from a bridge.
 
     Args:
         fleet: the installation.
@@ -33,7 +39,7 @@ class Monitor:
         return requests.get(f"http://{self.address}{path}", timeout=10)
 
     def samples(self) -> Samples:
-        """All samples, by name and labels, less the worker name."""
+        """All samples, by name and labels except the worker name."""
         answer = self.get("/metrics")
         assert answer.status_code == 200
         found: Samples = {}
@@ -59,11 +65,47 @@ def awaited(condition: Callable[[], bool], what: str) -> None:
     until(condition, seconds=30, what=what)
 
 
-def test_the_metrics_tell_what_became_of_the_jobs(fleet: Fleet, monitor: Monitor) -> None:
+@contextmanager
+def dripping(address: str, connections: int) -> Iterator[None]:
+    """Keep this number of connections open, or trying to be, that send the headers of a request byte by byte."""
+    host, _, port = address.rpartition(":")
+    clients: list[socket.socket] = []
+    end = threading.Event()
+
+    def open_one() -> socket.socket:
+        client = socket.socket()
+        client.setblocking(False)
+        client.connect_ex((host, int(port)))
+        return client
+
+    def drip() -> None:
+        while not end.wait(0.2):
+            for number, client in enumerate(clients):
+                try:
+                    client.send(b"G")
+                except BlockingIOError:
+                    continue
+                except OSError:  # shed: the next one takes its place
+                    client.close()
+                    clients[number] = open_one()
+
+    clients += [open_one() for _ in range(connections)]
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+        for client in clients:
+            client.close()
+
+
+def test_metrics_of_finished_jobs(fleet: Fleet, monitor: Monitor) -> None:
     fleet.bridge()
     fleet.worker()
     fleet.ended(*(fleet.dispatch(f"job {number}") for number in range(5)), fleet.dispatch("wrong", "raise"))
-    awaited(lambda: monitor.value("deliveries_total", outcome="delivered") == 6, "all are delivered")
+    awaited(lambda: monitor.value("deliveries_total", outcome="delivered") == 6, "all outcomes are delivered")
     found = monitor.value
     assert found("jobs_claimed_total") == 6
     assert found("jobs_finished_total", task="support.proj.upper", status="done") == 5
@@ -76,52 +118,52 @@ def test_the_metrics_tell_what_became_of_the_jobs(fleet: Fleet, monitor: Monitor
     assert found("workers_online") == found("bridges_online") == 1
     assert (found("worker_slots"), found("capacity_jobs")) == (2, 4)
     assert found("paused") == found("token_rejected") == found("oldest_undelivered_seconds") == 0
-    assert found("runs_lost_total", cause="lease") == 0  # from the start, so that its first rise is seen
+    assert found("runs_lost_total", cause="lease") == 0  # present from the start, so that its first increase is visible
     age = found("presence_age_seconds")
     assert age is not None
     assert age < 10
 
 
-def test_the_metrics_tell_of_a_server_in_trouble(fleet: Fleet, monitor: Monitor) -> None:
+def test_metrics_of_server_errors(fleet: Fleet, monitor: Monitor) -> None:
     fleet.bridge()
     fleet.worker()
     fleet.sandbox.chaos.set([Rule("status", status=503, routes=("close",))])
     fleet.dispatch("late")
-    awaited(lambda: (monitor.value("deliveries_total", outcome="put_off") or 0) >= 2, "deliveries are put off")
+    awaited(lambda: (monitor.value("deliveries_total", outcome="put_off") or 0) >= 2, "deliveries are postponed")
     assert (monitor.value("delivery_errors_total", route="close", status="503") or 0) >= 2
-    assert (monitor.value("server_errors_total", route="close", status="503") or 0) >= 1  # the courier's
+    assert (monitor.value("server_errors_total", route="close", status="503") or 0) >= 1  # by the courier
     assert (monitor.value("oldest_undelivered_seconds") or 0) > 0
-    # Every metric has a sample now: they are those of the page, and so those of the dashboard and the alerts.
+    # Every metric has a sample now, so this proves the list in the docs, which dashboard and alerts are tested against.
     names = names_in(" ".join(name for name, _ in monitor.samples()))
     assert names == set(documented())
 
 
-def test_the_probes_tell_a_bridge_that_works_from_one_that_waits(fleet: Fleet, monitor: Monitor) -> None:
+def test_probes_while_the_token_is_rejected(fleet: Fleet, monitor: Monitor) -> None:
     bridge = fleet.bridge()
-    awaited(lambda: monitor.get("/health/ready").status_code == 200, "it is ready")
+    awaited(lambda: monitor.get("/health/ready").status_code == 200, "the bridge is ready")
     assert monitor.get("/health/live").json() == {"ok": True, "trouble": {}}
     assert monitor.get("/elsewhere").status_code == 404
     fleet.sandbox.chaos.set([Rule("status", status=401)])
-    awaited(lambda: "token" in monitor.get("/health/ready").text, "it is not ready")
+    awaited(lambda: "token" in monitor.get("/health/ready").text, "the bridge is not ready")
     answer = monitor.get("/health/ready")
     assert answer.status_code == 503
-    assert "the server refuses it" in answer.json()["trouble"]["w"]["token"]
+    assert "token refused for" in answer.json()["trouble"]["w"]["token"]
     assert monitor.get("/health/live").status_code == 200
     fleet.sandbox.chaos.clear()
-    awaited(lambda: monitor.get("/health/ready").status_code == 200, "it is ready again")
+    awaited(lambda: monitor.get("/health/ready").status_code == 200, "the bridge is ready again")
     assert bridge.terminate() == 0
 
 
-def test_without_its_ledger_a_bridge_is_not_ready_and_tells_what_it_knows(fleet: Fleet, monitor: Monitor) -> None:
+def test_without_a_ledger_the_bridge_is_not_ready_and_serves_its_own_metrics(fleet: Fleet, monitor: Monitor) -> None:
     fleet.bridge(ready=False, MODELREINS_LEDGER_URL="redis://127.0.0.1:1/0").says("metrics and health")
-    awaited(lambda: "ledger" in monitor.get("/health/ready").text, "it tells of its ledger")
+    awaited(lambda: "ledger" in monitor.get("/health/ready").text, "the probe reports the ledger")
     names = {name for name, _ in monitor.samples()}
     assert "modelreins_bridge_info" in names
     assert "modelreins_jobs_in_flight" not in names
     assert monitor.get("/health/live").status_code == 200
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(fleet: Fleet, monitor: Monitor) -> None:
+def test_port_in_use_fails_with_one_line(fleet: Fleet, monitor: Monitor) -> None:
     fleet.bridge()
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "bridge"]
     done = subprocess.run(command, env=fleet.environment, capture_output=True, text=True, timeout=60)
@@ -130,8 +172,36 @@ def test_a_port_that_is_taken_is_told_in_one_line(fleet: Fleet, monitor: Monitor
     assert "Traceback" not in done.stderr
 
 
-def test_the_probes_answer_json_that_says_of_whom(fleet: Fleet, monitor: Monitor) -> None:
+def test_probes_name_the_worker_and_the_problem(fleet: Fleet, monitor: Monitor) -> None:
     fleet.sandbox.chaos.set([Rule("status", status=500, routes=("presence",))])
     fleet.bridge()
-    awaited(lambda: "never taken" in monitor.get("/health/ready").text, "presence was never taken")
+    awaited(
+        lambda: "never accepted" in monitor.get("/health/ready").text,
+        "the probe reports that presence was never accepted",
+    )
     assert json.loads(monitor.get("/health/ready").text)["ok"] is False
+
+
+def test_dripping_connections_do_not_silence_the_bridge(fleet: Fleet, monitor: Monitor) -> None:
+    bridge = fleet.bridge()
+    fleet.worker()
+    resource.prlimit(bridge.popen.pid, resource.RLIMIT_NOFILE, (256, 256))
+    process = psutil.Process(bridge.popen.pid)
+    with dripping(monitor.address, connections=1022):
+        fleet.ended(fleet.dispatch("meanwhile"))
+        assert monitor.get("/health/ready").status_code == 200
+        assert monitor.get("/metrics").status_code == 200
+        reported = fleet.sandbox.store.workers()[0]["seen_at"]
+        awaited(lambda: fleet.sandbox.store.workers()[0]["seen_at"] > reported, "presence goes on")
+        assert process.num_fds() < 200
+    assert "Too many open files" not in bridge.output
+    assert bridge.terminate() == 0
+
+
+def test_bridge_runs_without_the_packages_for_metrics(fleet: Fleet, monitor: Monitor, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['uvicorn'] = None\n")
+    paths = f"{tmp_path}:{fleet.environment.get('PYTHONPATH', '')}"
+    bridge = fleet.bridge(ready=False, PYTHONPATH=paths)
+    bridge.says("metrics and health are not served: uvicorn is not installed")
+    bridge.says('pip install "mr-celery[metrics]"')
+    bridge.says("ready")

@@ -24,10 +24,10 @@ def command(fleet: Fleet, *arguments: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def story(fleet: Fleet, job_id: int) -> list[str]:
+def events(fleet: Fleet, job_id: int) -> list[str]:
     """What has happened to a job, in order."""
     told = json.loads(command(fleet, "jobs", str(job_id), "--json"))
-    return [line["event"] for line in told["story"]]
+    return [line["event"] for line in told["events"]]
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def test_an_operator_sees_how_the_work_stands(fleet: Fleet, gate: Path) -> None:
     assert seen["worker_name"] == fleet.name
     assert seen["pause"] is None
     assert [node["concurrency"] for node in seen["nodes"]] == [2]
-    assert seen["states"] == {"admitted": 0, "claimed": 0, "sent": 0, "running": 1, "finished": 0}
+    assert seen["states"] == {"admitted": 0, "claimed": 0, "sent": 0, "running": 1, "deferred": 0, "finished": 0}
     assert (seen["ended"]["60"]["done"], seen["ended"]["60"]["failed"]) == (1, 1)
     (bridge,) = seen["bridges"]
     assert bridge["presence_age"] is not None
-    assert not bridge["token_rejected"]
+    assert bridge["token"] is None
 
     screen = command(fleet, "status")
     assert "claiming" in screen
@@ -74,8 +74,10 @@ def test_an_operator_sees_how_the_work_stands(fleet: Fleet, gate: Path) -> None:
     assert [json.loads(line)["state"] for line in failed] == ["failed"]
     gate.touch()
     fleet.ended(waits)
-    until(lambda: story(fleet, waits)[-1] == "closed", seconds=20, what="the story has its end")
-    told = [event for event in story(fleet, waits) if event != "sent"]  # a worker may be quicker than the bridge's note
+    until(lambda: events(fleet, waits)[-1] == "closed", seconds=20, what="the events has its end")
+    told = [
+        event for event in events(fleet, waits) if event != "sent"
+    ]  # a worker may be quicker than the bridge's note
     assert told == ["admitted", "claimed", "started", "finished", "closed"]
     assert worker.popen.poll() is None
 
@@ -128,12 +130,12 @@ def test_a_job_that_an_operator_requeues_runs_again_and_ends_once(fleet: Fleet, 
     gate.touch()
     assert fleet.ended(job_id)[0]["result"] == "HANGS"
     assert fleet.events(job_id).count("close done") == 1
-    until(lambda: story(fleet, job_id)[-1] == "closed", seconds=20)
-    assert story(fleet, job_id).count("started") == 2
-    assert "requeued" in story(fleet, job_id)
+    until(lambda: events(fleet, job_id)[-1] == "closed", seconds=20)
+    assert events(fleet, job_id).count("started") == 2
+    assert "requeued" in events(fleet, job_id)
     told = command(fleet, "requeue", str(job_id), code=1)
     assert told.count("\n") == 1
-    assert "it is closed" in told
+    assert "it has ended (done). Only the server starts an ended job again" in told
     assert "not in the ledger" in command(fleet, "requeue", "999999", code=1)
 
 
@@ -147,7 +149,9 @@ def test_a_job_that_must_not_be_started_twice_is_requeued_by_force_only(fleet: F
     running(fleet, "once", times=2)
 
 
-def test_a_job_that_an_operator_fails_is_closed_with_his_words_and_its_run_is_stopped(fleet: Fleet, gate: Path) -> None:
+def test_a_job_that_an_operator_fails_is_closed_with_the_given_text_and_its_run_is_stopped(
+    fleet: Fleet, gate: Path
+) -> None:
     fleet.bridge()
     worker = fleet.worker()
     job_id = fleet.dispatch("hangs", "gated")
@@ -159,12 +163,76 @@ def test_a_job_that_an_operator_fails_is_closed_with_his_words_and_its_run_is_st
     assert command(fleet, "fail", str(job_id), code=2)  # --why is required
     ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
     until(lambda: not ledger.in_flight(), seconds=20)
-    assert "cannot be failed: it is closed" in command(fleet, "fail", str(job_id), "--why", "again", code=1)
+    assert "cannot be failed: it has ended (failed)" in command(fleet, "fail", str(job_id), "--why", "again", code=1)
+    history = command(fleet, "jobs", str(job_id))
+    assert "the customer cancelled" in history
+    assert f"output: {fleet.sandbox.url}/jobs/{job_id}" in history
+    assert "the customer cancelled" in command(fleet, "jobs", "--state", "failed")
 
 
-def test_an_absent_ledger_is_told_in_one_line(fleet: Fleet) -> None:
+def listed(fleet: Fleet, *filters: str) -> dict[int, dict[str, Any]]:
+    """The jobs that ``jobs --json`` lists, by id."""
+    found = [json.loads(line) for line in command(fleet, "jobs", *filters, "--json").splitlines()]
+    return {job["id"]: job for job in found}
+
+
+def test_jobs_are_listed_by_filters_with_the_reason_of_each_failure(fleet: Fleet, gate: Path) -> None:
+    fleet.bridge()
+    fleet.worker("-c", "4")
+    done, wrong, escalated = fleet.dispatch("hello"), fleet.dispatch("a cat", "raise"), fleet.dispatch("x", "escalate")
+    limit, lost, waits = fleet.dispatch("long", "limit"), fleet.dispatch("dies", "die"), fleet.dispatch("w", "gated")
+    fleet.ended(done, wrong, escalated, limit, lost)
+    running(fleet, "w")
+    until(lambda: len(listed(fleet, "--state", "failed")) == 3, seconds=20, what="the ledger has the failures")
+
+    jobs = listed(fleet)
+    reasons = {job_id: jobs[job_id]["reason"] for job_id in (done, wrong, escalated, waits)}
+    assert reasons == {done: "", wrong: "ValueError", escalated: "Escalate", waits: ""}
+    assert "hard time limit" in jobs[limit]["reason"]
+    assert jobs[lost]["reason"].startswith("lost 3 times: ")
+    assert jobs[wrong]["capability"] == "raise"
+    assert "cat" not in command(fleet, "jobs") + command(fleet, "jobs", str(wrong))
+
+    assert set(listed(fleet, "--capability", "raise")) == {wrong}
+    assert set(listed(fleet, "--task", "support.proj.dies", "--since", "1h")) == {lost}
+    assert set(listed(fleet, "--state", "running")) == {waits}
+    assert set(listed(fleet, "--state", "done", "--state", "escalated")) == {done, escalated}
+    assert listed(fleet, "--older-than", "1h") == {}
+    assert len(listed(fleet, "--limit", "2")) == 2
+    gate.touch()
+    fleet.ended(waits)
+
+
+def test_many_jobs_are_requeued_and_failed_by_filters(fleet: Fleet, gate: Path) -> None:
+    fleet.bridge()
+    worker = fleet.worker("-c", "2")
+    fleet.ended(fleet.dispatch("wrong", "raise"))
+    waits = [fleet.dispatch(f"waits {each}", "gated") for each in range(4)]
+    until(lambda: len(listed(fleet, "--capability", "gated", "--state", "running")) == 2, seconds=30)
+    until(lambda: len(listed(fleet, "--capability", "gated", "--state", "sent")) == 2, seconds=30)
+
+    refused = command(fleet, "fail", "--capability", "gated", "--why", "too many", code=2)
+    assert "4 jobs would be failed, and there is no terminal for the question: add --yes" in refused
+    assert set(listed(fleet, "--capability", "gated")) == set(waits)
+    assert "cannot be requeued. Only the server starts an ended job again" in command(
+        fleet, "requeue", "--state", "failed", "--yes", code=1
+    )
+
+    assert "2 of 2 jobs requeued" in command(fleet, "requeue", "--state", "running", "--since", "1h", "--yes")
+    worker.says("interrupted: it was given to another worker")
+    failed = command(fleet, "fail", "--task", "support.proj.gated", "--why", "too many", "--yes")
+    assert "4 of 4 jobs failed" in failed
+    assert [job["result"] for job in fleet.ended(*waits)] == ["too many"] * 4
+    mixed = command(fleet, "requeue", str(waits[0]), "999999", code=1)
+    assert "0 of 2 jobs requeued" in mixed
+    assert "it has ended (failed)" in mixed
+    assert "job 999999 is not in the ledger" in mixed
+
+
+def test_an_unreachable_ledger_is_reported_with_what_to_do(fleet: Fleet) -> None:
     fleet.environment["MODELREINS_LEDGER_URL"] = "redis://127.0.0.1:1/0"
     for line in ("status", "jobs", "pause", "resume", "drain", "requeue 1", "fail 1 --why x"):
         told = command(fleet, *line.split(), code=1)
-        assert told.count(os.linesep) == 1
+        assert told.count(os.linesep) == 2
+        assert "→ start its Redis" in told
         assert "the ledger at redis://127.0.0.1:1/0" in told

@@ -1,4 +1,4 @@
-"""What a developer sees: the sandbox's page beside a real bridge and a real worker."""
+"""The sandbox's page with a real bridge and a real worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-def test_from_the_form_to_the_approved_image(browser: Browser, fleet: Fleet) -> None:
+def test_dispatch_review_and_requeue_from_the_page(browser: Browser, fleet: Fleet) -> None:
     fleet.app = "mr_celery.demo.app"
     fleet.environment["CELERY_BROKER_URL"] = fleet.environment["PROJ_BROKER"]
     fleet.worker("-c", "2")
@@ -32,12 +32,12 @@ def test_from_the_form_to_the_approved_image(browser: Browser, fleet: Fleet) -> 
         visit.mark()
         page.keyboard.press("n")
         page.keyboard.type("the sea at night")
-        page.get_by_label("Capability").fill("image.generate")
+        page.get_by_label("Capability", exact=True).fill("image.generate")
         page.keyboard.press("Control+Enter")
         expect(page.locator("#job-1")).to_contain_text("the sea at night")
         expect(page.locator("#job-1 .state")).to_have_text("done", timeout=SECONDS)
-        expect(page.locator("#pages a[href='/ui/reviews'] .number")).to_contain_text("1")
-        assert visit.is_marked, "all that without a reload"
+        expect(page.locator("#pages a[href$='/reviews'] .number")).to_contain_text("1")
+        assert visit.is_marked, "the page was reloaded"
 
         page = visit.go("/ui/jobs/1")
         expect(page.locator(".figure, figure.image img")).to_have_count(1)
@@ -47,15 +47,15 @@ def test_from_the_form_to_the_approved_image(browser: Browser, fleet: Fleet) -> 
         assert fleet.sandbox.store.reviews()[0]["status"] == "approved"
 
         visit.mark()
-        page.get_by_role("button", name="Requeue").click()  # and watch it run once more
-        expect(page.locator(".timeline")).to_contain_text("requeue")
+        page.get_by_role("button", name="Requeue").click()  # runs it once more
+        expect(page.locator(".moments")).to_contain_text("requeue")
         expect(page.locator("h1 .state")).to_have_text("done", timeout=SECONDS)
         expect(page.locator("figure.image")).to_have_count(2)
         assert visit.is_marked
         assert visit.trouble == []
 
 
-def test_an_outage_from_the_page_and_the_bridge_copes(browser: Browser, fleet: Fleet) -> None:
+def test_bridge_survives_an_outage_set_on_the_page(browser: Browser, fleet: Fleet) -> None:
     fleet.worker("-c", "2")
     fleet.bridge()
     with Visit(browser, fleet.sandbox) as visit:

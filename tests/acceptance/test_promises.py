@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -137,7 +138,8 @@ def test_a_task_that_no_worker_knows_ends_with_what_happened(fleet: Fleet) -> No
     fleet.bridge()
     (job,) = fleet.ended(fleet.dispatch("who", "sleep"))
     assert job["status"] == "failed"
-    assert "not registered on the worker w0@test" in job["result"]
+    assert "the worker w0@test could not read its message" in job["result"]
+    assert "or runs code from before @modelreins_job" in job["result"]
 
 
 def test_a_message_that_the_broker_lost_is_sent_again(fleet: Fleet, redis_server: RedisServer) -> None:
@@ -167,7 +169,7 @@ def test_a_job_that_nobody_ever_starts_fails_with_the_likely_causes(fleet: Fleet
     assert "no worker started the job, though it was sent 4 times" in fleet.job(job_id)["result"]
 
 
-def test_presence_goes_on_while_handlers_take_long_and_stops_with_a_last_word(
+def test_presence_continues_while_handlers_are_slow_and_ends_with_a_last_report(
     fleet: Fleet, sandbox: CountedSandbox
 ) -> None:
     interval = 2.0
@@ -182,7 +184,7 @@ def test_presence_goes_on_while_handlers_take_long_and_stops_with_a_last_word(
 
 
 @pytest.mark.parametrize("fault", ["latency", "trickle", "hang"])
-def test_presence_goes_on_while_the_server_answers_it_late(fleet: Fleet, sandbox: CountedSandbox, fault: str) -> None:
+def test_presence_continues_while_the_server_is_slow(fleet: Fleet, sandbox: CountedSandbox, fault: str) -> None:
     late = 5.0
     fleet.environment["MODELREINS_HEARTBEAT_INTERVAL"] = "2"
     sandbox.chaos.set([Rule(fault, routes=("presence",), delay=late)])
@@ -200,7 +202,7 @@ def test_a_slow_handler_does_not_delay_others(fleet: Fleet) -> None:
     assert fleet.job(slow)["status"] == "running"
 
 
-def test_an_idle_bridge_asks_once_per_interval(fleet: Fleet, sandbox: CountedSandbox) -> None:
+def test_an_idle_bridge_polls_once_per_interval(fleet: Fleet, sandbox: CountedSandbox) -> None:
     fleet.worker("-c", "1")
     fleet.bridge()
     until(lambda: sandbox.counts()["PUT /presence"] >= 2, what="presence")
@@ -268,7 +270,7 @@ def test_an_abort_on_the_server_reaches_the_handler(fleet: Fleet, redis_server: 
     until(lambda: fleet.started("abort me") == 1, what="the run")
     bystander = fleet.dispatch("bystander", "sleep", seconds=1)
     fleet.sandbox.store.abort(job_id)
-    worker.says(f"job={job_id} attempt=1 task=", seconds=20)
+    worker.says(f"job={job_id} attempt=1 task_id=", seconds=20)
     worker.says(" interrupted: it was aborted", seconds=20)
     assert fleet.ended(bystander)[0]["result"] == "bystander"
     assert fleet.job(job_id)["result"] == "aborted by an operator"
@@ -297,3 +299,22 @@ def test_jobs_of_a_lost_ledger_are_adopted(fleet: Fleet, redis_server: RedisServ
     (job,) = fleet.ended(job_id, seconds=60)
     assert job["result"] == "lost"
     assert fleet.events(job_id).count("close done") == 1
+
+
+def test_pool_processes_that_are_spawned_take_jobs(fleet: Fleet) -> None:
+    """Spawning is the default on macOS. With a version of Celery that cannot be told so, the processes are forked."""
+    fleet.environment["PROJ_CONF"] = json.dumps({"worker_pool_start_method": "spawn"})
+    worker = fleet.worker("-c", "2", ready=False)
+    worker.says("ready.", seconds=60)
+    fleet.bridge()
+    jobs = [fleet.dispatch("a"), fleet.dispatch("b", "retry"), fleet.dispatch("c", "raise")]
+    done, retried, failed = fleet.ended(*jobs)
+    assert (done["status"], done["result"]) == ("done", "A")
+    assert (retried["status"], retried["result"]) == ("done", "b after 2 retries")
+    assert failed["status"] == "failed"
+    assert "ValueError: cannot do c" in failed["result"]
+    assert "cannot do c" not in worker.output
+    aborted = fleet.dispatch("abort me", "sleep", seconds=60)
+    until(lambda: fleet.started("abort me") == 1, what="the run")
+    fleet.sandbox.store.abort(aborted)
+    worker.says(" interrupted: it was aborted")

@@ -1,4 +1,4 @@
-"""An administrator registers the worker with what its code declares, and again when that has changed."""
+"""An administrator registers the worker with its declared capabilities, and again after they have changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def proj(fleet: Fleet) -> Fleet:
 
 
 def declares(fleet: Fleet, capabilities: dict[str, str | None]) -> None:
-    """From now on the code declares these capabilities, each with its risk tier."""
+    """Change the declared capabilities, given with their risk tiers."""
     fleet.environment["PROJ_DECLARES"] = json.dumps(capabilities)
 
 
@@ -42,14 +42,14 @@ def command_of(*options: str) -> list[str]:
 def register(
     fleet: Fleet, *options: str, token: str | None = None, typed: str = "", code: int = 0
 ) -> tuple[str, list[str]]:
-    """What the command prints, and the lines of its warnings and errors; no token is in either.
+    """Run the command, and return its output and the lines of its warnings and errors. Neither may have a token.
 
     Args:
         fleet: the installation.
-        options: of the command.
-        token: the admin token in the environment; default: the right one; empty: none.
+        options: options of the command.
+        token: the admin token in the environment; ``None`` for the right one, empty for none.
         typed: the standard input.
-        code: what the command exits with.
+        code: the expected exit code.
     """
     admin = fleet.sandbox.token if token is None else token
     done = subprocess.run(
@@ -67,40 +67,40 @@ def register(
 
 
 def check(fleet: Fleet) -> str:
-    """What `check` says of the registration."""
+    """The line of `check` about the registration, and those below it."""
     done = subprocess.run(command_of("check"), env=fleet.environment, capture_output=True, text=True, timeout=60)
     return done.stdout[done.stdout.index("\nregistered ") + 1 :]
 
 
-def test_what_the_code_declares_is_registered_and_what_has_changed_since_is_told(proj: Fleet) -> None:
+def test_registers_the_declared_capabilities_and_shows_later_changes(proj: Fleet) -> None:
     assert re.search(r"^registered +ok +\S+ never", check(proj))
-    told, warned = register(proj)
-    assert "never registered by this command\n  + image.generate (audit)\n  + text.new (auto)\n" in told
-    assert "registered with 2 capabilities" in told
-    assert len(re.findall(VIEW_URL, told, re.MULTILINE)) == 1
-    assert "shown once" in told
+    output, warned = register(proj)
+    assert "never registered by this command\n  + image.generate (audit)\n  + text.new (auto)\n" in output
+    assert "registered with 2 capabilities" in output
+    assert len(re.findall(VIEW_URL, output, re.MULTILINE)) == 1
+    assert "can be opened only once" in output
     assert warned == []
     assert re.search(r"^registered +ok +\S+ as declared, \d", check(proj))
 
-    told, _ = register(proj, token="")  # nothing to do needs no token
-    assert "registered as declared" in told
-    assert "nothing to do; --again" in told
-    assert not re.search(VIEW_URL, told, re.MULTILINE)
-    told, _ = register(proj, "--again")
-    assert re.search(VIEW_URL, told, re.MULTILINE)
+    output, _ = register(proj, token="")  # without changes no token is needed
+    assert "registered as declared" in output
+    assert "nothing to do; use --again" in output
+    assert not re.search(VIEW_URL, output, re.MULTILINE)
+    output, _ = register(proj, "--again")
+    assert re.search(VIEW_URL, output, re.MULTILINE)
 
     declares(proj, {"image.generate": "approve", "text.newer": None})
     changes = re.escape("~ image.generate: audit → approve, - text.new, + text.newer (auto)")
     assert re.search(rf"^registered +FAILED .*: {changes}\n +→ .*register", check(proj))
-    told, _ = register(proj)
-    assert "  ~ image.generate: audit → approve\n  - text.new\n  + text.newer (auto)\n" in told
-    assert re.search(VIEW_URL, told, re.MULTILINE)
+    output, _ = register(proj)
+    assert "  ~ image.generate: audit → approve\n  - text.new\n  + text.newer (auto)\n" in output
+    assert re.search(VIEW_URL, output, re.MULTILINE)
     assert re.search(r"^registered +ok +\S+ as declared", check(proj))
 
 
-def test_a_dry_run_prints_the_request_and_sends_nothing(proj: Fleet) -> None:
-    told, _ = register(proj, "--dry-run", "--description", "renders", "--name", "other", token="")
-    head, _, request = told.partition("POST ")
+def test_dry_run_prints_the_request_and_sends_nothing(proj: Fleet) -> None:
+    output, _ = register(proj, "--dry-run", "--description", "renders", "--name", "other", token="")
+    head, _, request = output.partition("POST ")
     assert "+ image.generate (audit)" in head
     url, _, body = request.partition("\n")
     assert url == f"{proj.sandbox.url}/api/v1/workers/register"
@@ -115,21 +115,21 @@ def test_a_dry_run_prints_the_request_and_sends_nothing(proj: Fleet) -> None:
     assert "never" in register(proj, "--dry-run")[0]
 
 
-def test_without_a_declared_capability_none_is_registered_and_that_is_said(proj: Fleet) -> None:
+def test_without_capabilities_it_warns_and_registers_none(proj: Fleet) -> None:
     declares(proj, {})
-    told, (warning,) = register(proj)
+    output, (warning,) = register(proj)
     assert "no handler declares a capability" in warning
-    assert "registered with no capabilities" in told
+    assert "registered with no capabilities" in output
 
 
-def test_a_token_may_come_from_the_standard_input(proj: Fleet) -> None:
-    told, warned = register(proj, token="", typed=f"{proj.sandbox.token}\n")
-    assert re.search(VIEW_URL, told, re.MULTILINE)
+def test_token_from_standard_input(proj: Fleet) -> None:
+    output, warned = register(proj, token="", typed=f"{proj.sandbox.token}\n")
+    assert re.search(VIEW_URL, output, re.MULTILINE)
     assert warned == []
 
 
 class Terminal:
-    """The command in a pseudo-terminal, with what somebody sees there."""
+    """The command in a pseudo-terminal."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._seen, given = pty.openpty()
@@ -147,7 +147,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        with suppress(OSError):  # nothing new, or it has ended
+        with suppress(OSError):  # no new output, or the command has ended
             while more := os.read(self._seen, 65536):
                 self._text += more.decode()
         return self._text
@@ -156,13 +156,13 @@ class Terminal:
         os.write(self._seen, text.encode())
 
     def ends(self) -> int:
-        """Wait for its end; what it exits with."""
+        """Wait for its end, and return the exit code."""
 
         def over() -> bool:
-            assert self.text  # what is not read may keep it from ending
+            assert self.text  # read the output: a full buffer would block the command
             return self.process.poll() is not None
 
-        until(over, what="it ends")
+        until(over, what="the command ends")
         return self.process.returncode
 
     def close(self) -> None:
@@ -173,17 +173,17 @@ class Terminal:
 
 @pytest.fixture
 def terminal(proj: Fleet) -> Iterator[Terminal]:
-    """The command, asking for the token."""
+    """The command at its prompt for the token."""
     proj.environment["MODELREINS_TIMEOUT"] = "2"
     proj.environment.pop("MODELREINS_ADMIN_TOKEN", None)
     made = Terminal(proj)
-    until(lambda: "Admin token: " in made.text, what="it asks")
+    until(lambda: "Admin token: " in made.text, what="the command prompts")
     yield made
     made.close()
 
 
 def command_lines() -> list[bytes]:
-    """Those of all processes."""
+    """The command lines of all processes."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -191,14 +191,14 @@ def command_lines() -> list[bytes]:
     return found
 
 
-def test_a_token_is_asked_for_unseen(proj: Fleet, terminal: Terminal) -> None:
+def test_token_prompt_does_not_echo(proj: Fleet, terminal: Terminal) -> None:
     terminal.type(f"{proj.sandbox.token}\n")
     assert terminal.ends() == 0
     assert "/view/" in terminal.text
     assert proj.sandbox.token not in terminal.text
 
 
-def test_while_it_registers_the_token_is_in_no_list_of_processes(proj: Fleet, terminal: Terminal) -> None:
+def test_token_is_not_in_any_process_list(proj: Fleet, terminal: Terminal) -> None:
     proj.sandbox.chaos.set([Rule("hang", routes=("register",))])
     terminal.type(f"{proj.sandbox.token}\n")
     until(lambda: proj.sandbox.chaos.counts, what="the request is under way")
@@ -207,30 +207,30 @@ def test_while_it_registers_the_token_is_in_no_list_of_processes(proj: Fleet, te
     assert not any(proj.sandbox.token.encode() in line for line in lines)
     proj.sandbox.chaos.clear()
     assert terminal.ends() == 1
-    assert "whether the worker is registered now is not known" in terminal.text
+    assert "the worker may or may not be registered now" in terminal.text
 
 
-def test_a_token_is_no_argument(proj: Fleet) -> None:
+def test_token_cannot_be_given_as_an_option(proj: Fleet) -> None:
     for option in ("--token", "--admin-token"):
-        _, said = register(proj, option, "secret", code=2)
-        assert any("No such option" in line for line in said)
+        _, errors = register(proj, option, "secret", code=2)
+        assert any("No such option" in line for line in errors)
 
 
-def test_what_goes_wrong_is_told_in_one_line(proj: Fleet) -> None:
-    told, (error,) = register(proj, token="wrong-token", code=1)
-    assert "refuses the admin token (401)" in error
-    assert not re.search(VIEW_URL, told, re.MULTILINE)
-    assert "there is no admin token" in register(proj, token="", code=1)[1][0]
+def test_errors_are_one_line(proj: Fleet) -> None:
+    output, (error,) = register(proj, token="wrong-token", code=1)
+    assert "refused the admin token (401)" in error
+    assert not re.search(VIEW_URL, output, re.MULTILINE)
+    assert "no admin token" in register(proj, token="", code=1)[1][0]
     (error,) = register(proj, "--url", "http://127.0.0.1:1", code=1)[1]
     assert "network" in error
     proj.sandbox.chaos.set([Rule("html", routes=("register",))])
     (error,) = register(proj, code=1)[1]
-    assert "is not known" in error
+    assert "may or may not be registered" in error
     proj.sandbox.chaos.clear()
-    assert "never registered" in register(proj, "--dry-run")[0]  # none of these counts as registered
+    assert "never registered" in register(proj, "--dry-run")[0]  # no failure counts as a registration
 
 
-def test_an_absent_ledger_costs_the_comparison_only(proj: Fleet) -> None:
-    told, (warning,) = register(proj, "--ledger-url", "redis://127.0.0.1:1/0")
+def test_without_a_ledger_it_registers_without_comparing(proj: Fleet) -> None:
+    output, (warning,) = register(proj, "--ledger-url", "redis://127.0.0.1:1/0")
     assert "the ledger at redis://127.0.0.1:1/0" in warning
-    assert re.search(VIEW_URL, told, re.MULTILINE)
+    assert re.search(VIEW_URL, output, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""One trace for each job, whichever processes its steps run in; with Sentry's integration beside it, and without."""
+"""One trace per job across all processes, with and without Sentry's integration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROJ = "support.proj"
 
 
 class Traced(Fleet):
-    """A fleet whose spans, and what Sentry is told, are at hand.
+    """A fleet that records spans and Sentry's events.
 
     Args:
         pool: of its workers.
@@ -60,11 +60,11 @@ class Traced(Fleet):
         return self.worker("-P", self.pool, "-c", "2", app="support.proj_traced")
 
     def spans(self, job_id: int) -> list[Ended]:
-        """Every span of every trace that tells of a job."""
+        """All spans of all traces of a job."""
         return spans_of(read_spans(self.spans_file), job_id)
 
     def trace(self, job_id: int, complete: Callable[[list[Ended]], bool]) -> list[Ended]:
-        """The spans of a job, once they are complete: each process brings its own after a moment."""
+        """Wait for all spans of a job, and return them. Processes export their spans with a delay."""
         try:
             until(lambda: complete(self.spans(job_id)), seconds=15)
         except AssertionError:
@@ -74,14 +74,14 @@ class Traced(Fleet):
         assert len({span.trace for span in spans}) == 1, "\n".join(tree(spans))
         return spans
 
-    def told(self, kind: str) -> list[dict[str, Any]]:
-        """What Sentry was told: ``event`` or ``transaction``."""
+    def sentry_items(self, kind: str) -> list[dict[str, Any]]:
+        """Sentry's items of a type: ``event`` or ``transaction``."""
         lines = self.sentry_file.read_text().split("\n")[:-1] if self.sentry_file.exists() else []
         return [item for line in lines if (item := json.loads(line))["type"] == kind]
 
 
 def has(*names: str) -> Callable[[list[Ended]], bool]:
-    """Whether spans have at least these names, each as often as it is given, and none waits for its parent."""
+    """Whether there are spans with at least these names, and no parent is missing."""
 
     def complete(spans: list[Ended]) -> bool:
         found, ids = [span.name for span in spans], {None, *(span.id for span in spans)}
@@ -96,7 +96,7 @@ def one(spans: list[Ended], name: str) -> Ended:
 
 
 def run_of(task: str, *inside: str) -> list[str]:
-    """A message as OpenTelemetry's instrumentation shows it, sent below a claim, with what happens in its task."""
+    """The tree of a message with OpenTelemetry's instrumentation: sent in a claim, with the spans of its task."""
     return [f"  apply_async/{PROJ}.{task}", f"    run/{PROJ}.{task}", *(f"      {line}" for line in inside)]
 
 
@@ -115,7 +115,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", params=WAYS)
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
-    """A running installation that is set up in one of the ways."""
+    """A running installation with one of the kinds of tracing."""
     redis = RedisServer()
     with Sandbox() as sandbox:
         made = Traced(sandbox, redis, tmp_path_factory.mktemp("traced"), **WAYS[request.param])
@@ -128,7 +128,7 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             redis.stop()
 
 
-def test_a_job_with_an_artifact_and_a_review(installed: Traced) -> None:
+def test_job_with_artifact_and_review(installed: Traced) -> None:
     fleet, prompt = installed, f"prompt {uuid.uuid4()}"
     job_id = fleet.dispatch(prompt, "image")
     (job,) = fleet.ended(job_id)
@@ -151,7 +151,7 @@ def test_a_job_with_an_artifact_and_a_review(installed: Traced) -> None:
         assert secret not in fleet.spans_file.read_text()
 
 
-def test_what_is_uploaded_before_the_outcome_is_recorded_belongs_to_the_run(installed: Traced) -> None:
+def test_early_uploads_belong_to_the_run(installed: Traced) -> None:
     sdk, large = installed.dispatch("x", "sdk"), installed.dispatch("x", "large")
     installed.ended(sdk, large)
     for job_id, inside in ((sdk, ["modelreins upload", "modelreins review"]), (large, ["modelreins upload"])):
@@ -160,7 +160,7 @@ def test_what_is_uploaded_before_the_outcome_is_recorded_belongs_to_the_run(inst
         assert [span.name for span in spans if span.parent == run.id] == inside
 
 
-def test_a_retried_job(installed: Traced) -> None:
+def test_retried_job(installed: Traced) -> None:
     job_id = installed.dispatch("r", "retry")
     (job,) = installed.ended(job_id)
     assert job["result"] == "r after 2 retries"
@@ -170,7 +170,7 @@ def test_a_retried_job(installed: Traced) -> None:
     assert {(run.status, run.attributes["modelreins.attempt"]) for run in runs} == {("UNSET", 1)}
 
 
-def test_a_retried_task_that_is_a_class(installed: Traced) -> None:
+def test_retried_class_based_task(installed: Traced) -> None:
     job_id = installed.dispatch("abc", "class")
     assert installed.ended(job_id)[0]["result"] == "abc: 3"
     last = ["modelreins run", "modelreins deliver", "  modelreins close"]
@@ -184,7 +184,7 @@ def test_a_retried_task_that_is_a_class(installed: Traced) -> None:
     assert tree(spans) == ["modelreins claim", *(f"  {line}" for line in expected)]
 
 
-def test_a_failing_job_tells_the_type_of_its_exception_and_nothing_more(installed: Traced) -> None:
+def test_failed_job_records_only_the_exception_type(installed: Traced) -> None:
     fleet, prompt = installed, f"prompt {uuid.uuid4()}"
     job_id = fleet.dispatch(prompt, "raise")
     (job,) = fleet.ended(job_id)
@@ -204,18 +204,18 @@ def test_a_failing_job_tells_the_type_of_its_exception_and_nothing_more(installe
 
 
 def sentry_knows(fleet: Traced, job_id: int, prompt: str) -> None:
-    """Sentry has the handler's own exception, once, and a transaction of its task."""
+    """Sentry gets the handler's exception once, and a transaction of its task."""
 
-    def told() -> list[dict[str, Any]]:
-        exceptions = [event["exception"]["values"][-1] for event in fleet.told("event") if "exception" in event]
+    def matching() -> list[dict[str, Any]]:
+        exceptions = [event["exception"]["values"][-1] for event in fleet.sentry_items("event") if "exception" in event]
         return [each for each in exceptions if each["value"] == f"cannot do {prompt}"]
 
-    (exception,) = until(told, what="Sentry knows the exception")
+    (exception,) = until(matching, what="Sentry gets the exception")
     assert exception["type"] == "ValueError"
     assert exception["stacktrace"]["frames"][-1]["function"] == "fails"
     until(
-        lambda: f"{PROJ}.fails" in {each["transaction"] for each in fleet.told("transaction")},
-        what="Sentry knows the transaction",
+        lambda: f"{PROJ}.fails" in {each["transaction"] for each in fleet.sentry_items("transaction")},
+        what="Sentry gets the transaction",
     )
 
 
@@ -224,7 +224,7 @@ def sentry_knows(fleet: Traced, job_id: int, prompt: str) -> None:
 
 @pytest.fixture
 def traced(sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Traced]]:
-    """Makes installations; no process of them runs yet."""
+    """Makes installations whose processes are not running yet."""
     made: list[Traced] = []
 
     def make(**options: Any) -> Traced:
@@ -237,7 +237,7 @@ def traced(sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path) -> Itera
 
 
 @pytest.mark.parametrize("instrumented", [True, False])
-def test_the_bridge_delivers_in_the_trace_of_the_job(traced: Callable[..., Traced], *, instrumented: bool) -> None:
+def test_bridge_delivers_in_the_jobs_trace(traced: Callable[..., Traced], *, instrumented: bool) -> None:
     fleet = traced(instrumented=instrumented, MODELREINS_DELIVERY="bridge")
     fleet.bridge()
     fleet.traced_worker()
@@ -250,9 +250,7 @@ def test_the_bridge_delivers_in_the_trace_of_the_job(traced: Callable[..., Trace
 
 
 @pytest.mark.parametrize("instrumented", [True, False])
-def test_a_job_whose_worker_was_killed_goes_on_in_its_trace(
-    traced: Callable[..., Traced], *, instrumented: bool
-) -> None:
+def test_job_of_a_killed_worker_keeps_its_trace(traced: Callable[..., Traced], *, instrumented: bool) -> None:
     fleet = traced(instrumented=instrumented)
     fleet.bridge()
     first = fleet.traced_worker()
@@ -274,7 +272,7 @@ def test_a_job_whose_worker_was_killed_goes_on_in_its_trace(
         assert tree(spans) == ["modelreins claim", *(f"  {line}" for line in lived)]
 
 
-def test_where_only_the_workers_are_instrumented_their_spans_join(traced: Callable[..., Traced]) -> None:
+def test_spans_of_instrumented_workers_join_the_trace(traced: Callable[..., Traced]) -> None:
     fleet = traced()
     fleet.bridge(PROJ_INSTRUMENTED="")
     fleet.traced_worker()
@@ -286,7 +284,7 @@ def test_where_only_the_workers_are_instrumented_their_spans_join(traced: Callab
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_sentry_alone(traced: Callable[..., Traced], pool: str) -> None:
+def test_sentry_without_opentelemetry(traced: Callable[..., Traced], pool: str) -> None:
     fleet = traced(pool=pool, traced=False, sentry=True)
     fleet.bridge()
     fleet.traced_worker()

@@ -1,4 +1,4 @@
-"""The dashboard: well formed, and each of its queries asked of a real Prometheus."""
+"""The dashboard: its structure, and its queries on a real Prometheus."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ BEGIN, END, STEP = 1_700_000_000, 1_700_007_200, 15
 """Times of the samples, in seconds."""
 
 BRIDGES = {"alone": ("a",), "twice": ("a", "b")}
-"""The bridges of two worker names whose jobs and workers are the same."""
+"""Bridges of two worker names with equal jobs and workers."""
 
 
 # -- the series of an installation, made up from the documentation ------------------------------------
 
 
 def _samples(metric: Metric, extra: str, number: int) -> Iterator[str]:
-    """A series: a gauge that stays, a counter that grows steadily, a histogram that fills up steadily."""
+    """Samples of a metric: constant gauges, and steadily growing counters and histograms."""
     for moment in range(BEGIN, END + 1, STEP):
         grown = (moment - BEGIN) // STEP * number
         if metric.kind == "histogram":
@@ -76,14 +76,14 @@ def prometheus() -> Iterator[PrometheusServer]:
 
 
 def _asked(expression: str, name: str) -> str:
-    """An expression with Grafana's variables filled in."""
+    """Replace Grafana's variables in an expression."""
     asked = expression.replace("$__rate_interval", "1m").replace("$worker_name", name)
     assert "$" not in asked
     return asked
 
 
 def _numbers(prometheus: PrometheusServer, expression: str, name: str) -> dict[str, float]:
-    """What a query finds for one worker name: values by their other labels."""
+    """The result of a query for one worker name: values by their other labels."""
     found = {}
     for series in prometheus.query(_asked(expression, name), END):
         labels = {label: value for label, value in series["metric"].items() if label != "worker_name"}
@@ -92,16 +92,14 @@ def _numbers(prometheus: PrometheusServer, expression: str, name: str) -> dict[s
 
 
 @pytest.mark.parametrize("title", EXPRESSIONS)
-def test_a_query_finds_something(prometheus: PrometheusServer, title: str) -> None:
+def test_query_returns_data(prometheus: PrometheusServer, title: str) -> None:
     values = _numbers(prometheus, EXPRESSIONS[title], "twice")
     assert values
     assert all(math.isfinite(value) for value in values.values())
 
 
 @pytest.mark.parametrize("title", EXPRESSIONS)
-def test_what_two_bridges_tell_of_the_ledger_counts_once_and_of_themselves_twice(
-    prometheus: PrometheusServer, title: str
-) -> None:
+def test_ledger_metrics_count_once_and_bridge_metrics_per_bridge(prometheus: PrometheusServer, title: str) -> None:
     metrics = documented()
     from_ledger = [metrics[name].from_ledger for name in names_in(EXPRESSIONS[title]) if name in metrics]
     alone, twice = (_numbers(prometheus, EXPRESSIONS[title], name) for name in ("alone", "twice"))
@@ -111,17 +109,38 @@ def test_what_two_bridges_tell_of_the_ledger_counts_once_and_of_themselves_twice
         assert {labels: 2 * value for labels, value in alone.items()} == pytest.approx(twice)
 
 
-def test_the_scaler_counts_what_two_bridges_tell_once(prometheus: PrometheusServer) -> None:
+def test_scaler_counts_ledger_metrics_once(prometheus: PrometheusServer) -> None:
     query = SCALED_OBJECT["spec"]["triggers"][0]["metadata"]["query"]
     found = {name: prometheus.query(query.replace("image-worker-01", name), END) for name in BRIDGES}
     values = {name: float(series["value"][1]) for name, (series,) in found.items()}
     assert values["alone"] == values["twice"] > 0
 
 
+def test_adapter_gives_the_scaler_the_same_number(prometheus: PrometheusServer) -> None:
+    (rule,) = yaml.safe_load((DEPLOY / "prometheus/adapter.yml").read_text())["rules"]["external"]
+    scaler = yaml.safe_load((DEPLOY / "kubernetes/optional/hpa.yaml").read_text())
+    (metric,) = [each["external"] for each in scaler["spec"]["metrics"]]
+    (label, name), *others = metric["metric"]["selector"]["matchLabels"].items()
+    assert not others
+    assert prometheus.query(rule["seriesQuery"], END)
+    series = metric["metric"]["name"]  # the adapter's name for a metric, where the rule has none
+    assert rule["seriesQuery"].partition("{")[0] == series
+    trigger = SCALED_OBJECT["spec"]["triggers"][0]["metadata"]
+    assert metric["target"] == {"type": "AverageValue", "averageValue": trigger["threshold"]}
+    for bridges in BRIDGES:
+        asked = (
+            rule["metricsQuery"].replace("<<.Series>>", series).replace("<<.LabelMatchers>>", f'{label}="{bridges}"')
+        )
+        assert "<<" not in asked
+        (found,) = prometheus.query(asked, END)
+        (wanted,) = prometheus.query(trigger["query"].replace(name, bridges), END)
+        assert found["value"] == wanted["value"]
+
+
 # -- its form ------------------------------------------------------------------------------------------
 
 
-def test_the_file_is_what_the_tool_writes() -> None:
+def test_file_is_up_to_date() -> None:
     tool = DEPLOY.parent / "tools/dashboard.py"
     command = [sys.executable, "-c", f"import runpy; print(runpy.run_path({str(tool)!r})['text'](), end='')"]
     written = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -129,7 +148,7 @@ def test_the_file_is_what_the_tool_writes() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_panel_has_a_title_an_explanation_a_unit_and_a_datasource(panel: dict[str, Any]) -> None:
+def test_panels_have_title_description_unit_and_datasource(panel: dict[str, Any]) -> None:
     assert panel["title"]
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -139,7 +158,7 @@ def test_a_panel_has_a_title_an_explanation_a_unit_and_a_datasource(panel: dict[
     assert len(set(references)) == len(references)
 
 
-def test_no_panel_lies_over_another_and_lines_are_full() -> None:
+def test_panels_fill_rows_without_overlap() -> None:
     taken: dict[tuple[int, int], str] = {}
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
@@ -153,12 +172,12 @@ def test_no_panel_lies_over_another_and_lines_are_full() -> None:
     assert len(set(numbers)) == len(numbers)
 
 
-def test_titles_are_told_apart() -> None:
+def test_titles_are_unique() -> None:
     titles = [panel["title"] for panel in DASHBOARD["panels"]]
     assert len(set(titles)) == len(titles)
 
 
-def test_grafana_finds_the_dashboard_and_the_data_where_compose_puts_them() -> None:
+def test_compose_mounts_dashboard_and_datasource() -> None:
     services = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text())["services"]
     places = dict(volume.split(":")[:2] for volume in services["grafana"]["volumes"])
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/modelreins.yml").read_text())["providers"]

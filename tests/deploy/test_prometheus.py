@@ -1,4 +1,4 @@
-"""The alerts and the scrape configuration, as Prometheus' own tools see them."""
+"""The alerts and the scrape configuration, checked by Prometheus' own tools."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SERIES = re.compile(r"series: '(?P<name>\w+)\{(?P<labels>[^}]*)\}'")
     [["check", "config", "prometheus.yml"], ["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]],
     ids=" ".join,
 )
-def test_promtool_finds_all_well(arguments: list[str]) -> None:
+def test_promtool_accepts_the_files(arguments: list[str]) -> None:
     done = subprocess.run(["promtool", *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCESS" in done.stdout
 
 
-def test_every_alert_fires_in_a_test() -> None:
+def test_alerts_fire_in_tests() -> None:
     tests = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]
     fired = {
         name
@@ -43,19 +43,19 @@ def test_every_alert_fires_in_a_test() -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_an_alert_says_what_it_is_how_bad_it_is_and_what_to_do(rule: dict[str, object]) -> None:
+def test_alerts_have_summary_severity_and_action(rule: dict[str, object]) -> None:
     assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
     assert rule["labels"] in ({"severity": "critical"}, {"severity": "warning"})
     assert isinstance(rule["annotations"], dict)
     assert set(rule["annotations"]) == {"summary", "description"}
 
 
-def test_every_alert_is_documented_with_its_severity() -> None:
+def test_alerts_are_documented_with_their_severity() -> None:
     rows = re.findall(r"^\| `(ModelReins\w+)` \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
     assert rows == [(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS]
 
 
-def test_only_documented_metrics_are_used_and_all_are_read() -> None:
+def test_documented_metrics_are_used() -> None:
     metrics = documented()
     assert names_in(PAGE.read_text()) == set(metrics)
     used = used_in_deploy()
@@ -64,7 +64,7 @@ def test_only_documented_metrics_are_used_and_all_are_read() -> None:
     assert set().union(*used.values()) == set(metrics)
 
 
-def test_the_alerts_are_tested_with_series_as_they_are_documented() -> None:
+def test_alert_tests_use_documented_series() -> None:
     metrics = documented()
     found = list(SERIES.finditer((PROMETHEUS / "alerts_test.yml").read_text()))
     assert len(found) > 50

@@ -1,4 +1,7 @@
-"""Bridges that die, freeze, or have a wrong clock, several of them on one worker name."""
+"""Bridges that die, freeze, or have a wrong clock, several of them on one worker name.
+
+Assumption shared with the code: the ledger's data is whole. ``test_damaged_ledger.py`` drops it.
+"""
 
 from __future__ import annotations
 

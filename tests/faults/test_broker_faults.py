@@ -1,4 +1,8 @@
-"""A RabbitMQ that restarts, loses messages or cuts connections costs time, and never a job."""
+"""A RabbitMQ that restarts, loses messages or cuts connections costs time, and never a job.
+
+Assumption shared with the code: a route is a queue, and the broker accepts whatever is published.
+``test_routes.py`` drops both. A broker that is unreachable while a handler asks for a retry is in ``test_endings.py``.
+"""
 
 from __future__ import annotations
 

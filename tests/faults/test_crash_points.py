@@ -1,10 +1,11 @@
 """A process dies by SIGKILL before, and after, every effect there is; the job ends once, with the right result.
 
-The list of effects is found in the code (support/crash.py): one that no story here leads to fails a test.
+The list of effects is found in the code (support/crash.py): one that no events here leads to fails a test.
 """
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -87,33 +88,33 @@ def by_bridge(
 def plain(capability: str, **fields: Any) -> Callable[[Fleet, str], int]:
     """A job of a handler, and nothing else."""
 
-    def story(fleet: Fleet, prompt: str) -> int:
+    def events(fleet: Fleet, prompt: str) -> int:
         return fleet.dispatch(prompt, capability, **fields)
 
-    return story
+    return events
 
 
 def with_fault(capability: str, *rules: Rule, **fields: Any) -> Callable[[Fleet, str], int]:
     """A job while the server answers with faults."""
 
-    def story(fleet: Fleet, prompt: str) -> int:
+    def events(fleet: Fleet, prompt: str) -> int:
         fleet.sandbox.chaos.set(rules)
         return fleet.dispatch(prompt, capability, **fields)
 
-    return story
+    return events
 
 
 def with_fault_till_both(capability: str, *rules: Rule) -> Callable[[Fleet, str], int]:
     """A job while the server answers with faults, until whoever is to die has died."""
 
-    def story(fleet: Fleet, prompt: str) -> int:
+    def events(fleet: Fleet, prompt: str) -> int:
         job_id = with_fault(capability, *rules)(fleet, prompt)
         points = Path(fleet.environment["CRASH_POINTS"])
         until(lambda: not any(points.iterdir()), seconds=60, what="both have died")
         fleet.sandbox.chaos.clear()
         return job_id
 
-    return story
+    return events
 
 
 def prefetched(fleet: Fleet, prompt: str) -> int:
@@ -122,7 +123,7 @@ def prefetched(fleet: Fleet, prompt: str) -> int:
     until(lambda: fleet.started(f"before {prompt}") == 1, what="the worker is busy")
     job_id = fleet.dispatch(prompt, "nap", seconds=0.1)
     until(lambda: f"proj.nap[mr-{job_id}-" in fleet.processes[0].output, what="the worker has the message")
-    until(lambda: ledger_of(fleet).read(job_id).held, what="it has told so")  # type: ignore[union-attr]
+    until(lambda: ledger_of(fleet).read(job_id).received, what="the worker has reported it")  # type: ignore[union-attr]
     fleet.processes[0].signal(signal.SIGKILL)
     fleet.ended(other)
     return job_id
@@ -156,6 +157,67 @@ def requeued(fleet: Fleet, prompt: str) -> int:
     return job_id
 
 
+def deferred(fleet: Fleet, prompt: str) -> int:
+    """A job that is deferred, and completed from a process that lives."""
+    job_id = fleet.dispatch(prompt, "deferring")
+    until(lambda: state_of(fleet, job_id) == "deferred", seconds=60, what="it is deferred")
+    complete_by_command(fleet, job_id, "--result", prompt.upper())
+    return job_id
+
+
+def by_dying_command(option: str) -> Callable[[Fleet, str], int]:
+    """A deferred job, and a command with its reference that dies; then it is completed if it still waits."""
+
+    def events(fleet: Fleet, prompt: str) -> int:
+        job_id = fleet.dispatch(prompt, "deferring")
+        until(lambda: state_of(fleet, job_id) == "deferred", seconds=60, what="it is deferred")
+        argument = prompt.upper() if option == "--result" else "120"
+        for _ in BOTH:
+            assert complete_by_command(fleet, job_id, option, argument) == -signal.SIGKILL
+        code = complete_by_command(fleet, job_id, "--result", prompt.upper())
+        assert code == (1 if option == "--result" else 0)
+        return job_id
+
+    return events
+
+
+def complete_by_command(fleet: Fleet, job_id: int, *options: str) -> int:
+    """Run ``modelreins complete``. Returns its exit code."""
+    ref = Path(f"{fleet.runs}.{job_id}.ref").read_text()
+    command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "complete", ref, *options]
+    return subprocess.run(command, env=fleet.environment, timeout=60).returncode
+
+
+def unpublishable(fleet: Fleet, prompt: str) -> int:
+    """A job of which no message can be made until both have died."""
+    flag = Path(f"{fleet.runs}.unpublishable")
+    flag.touch()
+    try:
+        job_id = fleet.dispatch(prompt, "picky")
+        points = Path(fleet.environment["CRASH_POINTS"])
+        until(lambda: not any(points.iterdir()), seconds=60, what="both have died")
+    finally:
+        flag.unlink()
+    return job_id
+
+
+def claimed_for_another_queue(fleet: Fleet, prompt: str) -> int:
+    """A job that was claimed for another queue than the one to which its task is routed now."""
+    flag = Path(f"{fleet.runs}.unpublishable")
+    flag.touch()
+    try:
+        job_id = fleet.dispatch(prompt, "picky")
+        refused = re.compile(rf"job={job_id} .* not published")
+        # Until then, a bridge may publish it for the queue for which it has claimed it.
+        until(lambda: any(refused.search(process.output) for process in fleet.processes), what="its message is refused")
+        record = ledger_of(fleet).read(job_id)
+        assert record is not None
+        assert ledger_of(fleet).reroute(job_id, record.task_id, "elsewhere")
+    finally:
+        flag.unlink()
+    return job_id
+
+
 def ledger_of(fleet: Fleet) -> Ledger:
     return Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
 
@@ -170,11 +232,11 @@ BOTH: tuple[When, ...] = ("before", "after")
 
 @dataclass(frozen=True)
 class Case:
-    """A story in which one effect is passed, by a process that dies before it, and the next time after it.
+    """A events in which one effect is passed, by a process that dies before it, and the next time after it.
 
     Args:
         effect: its name.
-        story: brings a job to pass it.
+        events: brings a job to pass it.
         runs: how often the handler runs in the end.
         delivery: who delivers.
         victim: what dies.
@@ -186,7 +248,7 @@ class Case:
     """
 
     effect: str
-    story: Callable[[Fleet, str], int]
+    events: Callable[[Fleet, str], int]
     runs: int = 1
     delivery: str = "worker"
     victim: Victim = "process"
@@ -216,13 +278,15 @@ def _delivery(**more: Any) -> list[Case]:
     ]
 
 
-IN_PASSING = ("server.presence", "ledger.found", "ledger.my_turn", "ledger.announce_bridge", "ledger.watch")
+IN_PASSING = ("server.presence", "ledger.mark_in_use", "ledger.my_turn", "ledger.announce_bridge", "ledger.watch")
 """Effects that a bridge passes all the time."""
 
 CASES = [
     # claiming
     *(_poster(effect) for effect in ("ledger.admit", "server.claim", "ledger.claimed", "broker.send")),
     *(_poster("ledger.sent", when=(when,)) for when in BOTH),
+    Case("ledger.unpublished", unpublishable),
+    *(Case("ledger.reroute", claimed_for_another_queue, when=(when,)) for when in BOTH),
     *(Case(effect, plain("nap", seconds=2)) for effect in IN_PASSING),
     *(
         Case(
@@ -232,39 +296,65 @@ CASES = [
         )
         for when in BOTH
     ),
-    Case("ledger.take", with_fault("nap", Rule("drop", routes=("claim",), after=True, seconds=2))),
+    Case("ledger.take", with_fault_till_both("nap", Rule("drop", routes=("claim",), after=True))),
     Case("ledger.drop", with_fault("nap", Rule("drop", routes=("claim",), seconds=2))),
     # running
     _poster("ledger.start"),
     _poster("ledger.start", victim="node"),
     _poster("ledger.finish", runs=2),
     _poster("ledger.finish", runs=2, victim="node"),
-    Case("ledger.hold", plain("nap", seconds=4), runs=3, victim="node"),
+    Case("ledger.renew", plain("nap", seconds=4), runs=3, victim="node"),
+    Case("ledger.announce_retry", plain("retried", countdown=1.0), runs=4),
     # Celery publishes the retry before the ledger is told: of a run that was lost in between it comes too late.
     Case("ledger.retry", plain("retried", countdown=1.0), runs=3, when=("before",)),
     Case("ledger.retry", plain("retried", countdown=1.0), runs=2, when=("after",)),
     *(Case("ledger.give_back", plain("given-back"), runs=2, when=(when,)) for when in BOTH),
+    *(Case("ledger.postpone", plain("not-ready"), runs=1, when=(when,)) for when in BOTH),
     Case("ledger.fail", plain("too-slow"), runs=2, victim="node", status="failed", result="hard time limit"),
     # Who dies before its outcome is recorded runs again; what it had put into the spool is swept away some day.
     Case("spool.put", plain("film"), runs=3, artifacts=1),
     Case("spool.put", plain("film"), runs=3, artifacts=1, delivery="bridge", victim="node"),
+    # deferred jobs
+    Case("ledger.reference", deferred, runs=3),
+    Case("ledger.defer", deferred, runs=2),
+    Case("ledger.defer", deferred, runs=2, victim="node"),
+    Case("ledger.complete", by_dying_command("--result")),
+    Case("ledger.extend", by_dying_command("--extend")),
+    # Who dies before it adds its attachments to an outcome that came early has lost them.
+    Case("ledger.amend", plain("hooked-early"), when=("before",), delivery="bridge"),
+    Case("ledger.amend", plain("hooked-early"), artifacts=1, when=("after",), delivery="bridge"),
     # what is lost
     Case("ledger.lose", plain("child-dies"), runs=2, victim="node"),
     Case("ledger.lost", plain("node-dies"), runs=2),
     Case("ledger.lose", plain("node-dies"), runs=2),
     Case("ledger.unstarted", prefetched),
     Case("ledger.resend", prefetched),
-    Case("ledger.adopt", ledger_lost, runs=2),
+    Case("ledger.adopt", ledger_lost),
     Case("ledger.requeue", requeued, runs=2),
+    Case("ledger.mend", plain("nap", seconds=2)),
     Case("ledger.missed", aborted, status="failed", result="aborted by an operator"),
     Case("ledger.abort", aborted, status="failed", result="aborted by an operator"),
+    # workflows: what dies before all first messages are published, or with a member, begins a new attempt
+    Case("ledger.hand_over", plain("workflow"), runs=3),
+    Case("ledger.handed_over", plain("workflow"), runs=2),
+    Case("ledger.member_sent", plain("workflow"), runs=3),
+    Case("ledger.start_member", plain("workflow"), runs=3),
+    Case("ledger.start_member", plain("workflow"), runs=3, victim="node"),
+    Case("ledger.end_member", plain("workflow"), runs=2),
+    Case("ledger.finish_member", plain("workflow"), runs=2),
+    Case("ledger.finish_member", plain("workflow"), runs=2, victim="node"),
+    Case("ledger.renew_members", plain("workflow", seconds=4), runs=3, victim="node"),
+    Case("ledger.attach", plain("sketched"), runs=3, delivery="bridge", artifacts=1),
+    *(Case("ledger.overdue_member", plain("workflow", seconds=8), when=(when,)) for when in BOTH),
+    Case("ledger.overdue_member", plain("node-dies-in-workflow"), runs=2),
+    Case("ledger.lose_member", plain("node-dies-in-workflow"), runs=2),
     # delivering
     *_delivery(),
     *_delivery(victim="node"),
     *_delivery(delivery="bridge"),
     *(Case("spool.remove", plain("film"), artifacts=1, delivery=delivery) for delivery in ("worker", "bridge")),
     _poster("ledger.collect", delivery="bridge"),
-    Case("ledger.carry", with_fault("nap", Rule("latency", routes=("close",), delay=2.5)), delivery="bridge"),
+    Case("ledger.renew_delivery", with_fault("nap", Rule("latency", routes=("close",), delay=2.5)), delivery="bridge"),
     Case("ledger.undelivered", with_fault_till_both("nap", Rule("status", status=503, routes=("close",)))),
     Case(
         "ledger.replace_outcome",
@@ -286,11 +376,11 @@ def test_a_death_before_and_after(case: Case, request: pytest.FixtureRequest) ->
     points = Path(fleet.environment["CRASH_POINTS"])
     armed = [arm(points, Point(when, case.effect, case.victim)) for when in case.when]
     try:
-        job_id = case.story(fleet, prompt)
+        job_id = case.events(fleet, prompt)
         (job,) = fleet.ended(job_id, seconds=60)
         until(lambda: state_of(fleet, job_id) in ("closed", "aborted"), what="the ledger has closed it")
         for file in armed:
-            until(lambda file=file: not file.exists(), seconds=10, what=f"somebody dies {file.name}")  # type: ignore[misc]
+            until(lambda file=file: not file.exists(), seconds=60, what=f"somebody dies {file.name}")  # type: ignore[misc]
     finally:
         fleet.sandbox.chaos.clear()
         for file in armed:
@@ -301,4 +391,4 @@ def test_a_death_before_and_after(case: Case, request: pytest.FixtureRequest) ->
     assert sum(event.startswith(("close", "abort")) for event in fleet.events(job_id)) == 1
     assert len(fleet.sandbox.store.artifacts(job_id)) == case.artifacts
     assert sum(review["job_id"] == job_id for review in fleet.sandbox.store.reviews()) == case.reviews
-    assert ledger_of(fleet).in_flight() == {}
+    until(lambda: ledger_of(fleet).in_flight() == {}, what="the jobs beside it are closed, too")

@@ -1,4 +1,8 @@
-"""The server is away while thousands of jobs finish: nothing is lost, nothing grows, and it is not run over after."""
+"""The server is away while thousands of jobs finish: nothing is lost, nothing grows, and it is not run over after.
+
+Assumption shared with the code: an outage ends, and all requests fail alike. ``test_endless_deliveries.py`` has faults
+that stay, and faults of one job alone.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,7 @@ def memory(fleet: Fleet) -> dict[str, int]:
     return found
 
 
+@pytest.mark.timeout(420)  # 5 000 jobs take a minute of CPU
 def test_five_thousand_jobs_finish_while_the_server_is_away(fleet: Fleet, sandbox: CountedSandbox) -> None:
     jobs = jobs_each(5000)
     campaign = Campaign(fleet)

@@ -1,4 +1,7 @@
-"""A Redis that pauses, restarts or cuts its connections costs time, and never a job."""
+"""A Redis that pauses, restarts or cuts its connections costs time, and never a job.
+
+Assumption shared with the code: a ledger is whole or empty. ``test_damaged_ledger.py`` loses any part of it.
+"""
 
 from __future__ import annotations
 
@@ -75,21 +78,23 @@ def test_restarted_while_messages_are_to_be_acknowledged_late(
         fleet.stop()
 
 
+def assert_all_done_once(fleet: Fleet) -> None:
+    jobs = fleet.ended(*range(1, 151), seconds=120)
+    assert {job["status"] for job in jobs} == {"done"}
+    assert all(fleet.events(job["id"]).count("close done") == 1 for job in jobs)
+
+
 def test_restarted_with_its_data(busy: Fleet, own_redis: RedisServer) -> None:
     own_redis.kill()
     own_redis.start()
     with all_survive(busy):
-        jobs = busy.ended(*range(1, 151), seconds=120)
-    assert {job["status"] for job in jobs} == {"done"}
-    assert all(busy.events(job["id"]).count("close done") == 1 for job in jobs)
+        assert_all_done_once(busy)
 
 
 def test_losing_all_data(busy: Fleet, own_redis: RedisServer) -> None:
     """Broker and ledger are empty from one moment to the next. What ran then may run again, as is documented."""
     own_redis.client().flushall()
-    jobs = busy.ended(*range(1, 151), seconds=120)
-    assert {job["status"] for job in jobs} == {"done"}
-    assert all(busy.events(job["id"]).count("close done") == 1 for job in jobs)
+    assert_all_done_once(busy)
     assert sum(count > 1 for prompt, count in busy.starts().items() if prompt) <= 8
 
 
@@ -99,9 +104,7 @@ def test_restarted_without_its_data(busy: Fleet, own_redis: RedisServer) -> None
         file.unlink()
     own_redis.start()
     with all_survive(busy):
-        jobs = busy.ended(*range(1, 151), seconds=120)
-    assert {job["status"] for job in jobs} == {"done"}
-    assert all(busy.events(job["id"]).count("close done") == 1 for job in jobs)
+        assert_all_done_once(busy)
 
 
 def test_a_read_only_replica_for_a_while(busy: Fleet, own_redis: RedisServer) -> None:

@@ -1,6 +1,9 @@
 """Each fault of the server, on every route: one request in ten, and all of them for a while.
 
 ``make campaign`` runs it with 500 jobs each, and each fault alone, on all routes and on each.
+
+Assumptions shared with the code: faults pass, lists are short, headers are sensible, and the server is the sandbox.
+``test_endless_deliveries.py``, ``test_lists.py`` and ``test_retry_after.py`` drop them, with servers of their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Workers that die, are told to go, or get their messages twice."""
+"""Workers that die, are told to go, or get their messages twice.
+
+Assumptions shared with the code: an ``Exception`` or a signal ends a handler, and all workers are set up alike.
+``test_endings.py`` and ``test_mixed_fleets.py`` drop them.
+"""
 
 from __future__ import annotations
 
@@ -62,9 +66,9 @@ def test_a_soft_shutdown_that_ends_before_the_handler(fleet: Fleet) -> None:
     fleet.bridge()
     job_id = fleet.dispatch("interrupted", "nap", seconds=8)
     until(lambda: fleet.started("interrupted") == 1, what="it runs")
-    fleet.worker("-c", "1")
     worker.popen.send_signal(signal.SIGQUIT)
     worker.popen.wait(30)
+    fleet.worker("-c", "1")
     (job,) = fleet.ended(job_id, seconds=40)
     assert job["result"] == "INTERRUPTED"
     assert fleet.started("interrupted") == 2

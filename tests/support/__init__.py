@@ -1,1 +1,1 @@
-"""What the tests share: servers on free ports, and Celery workers and bridges as processes."""
+"""Shared by the tests: servers on free ports, and Celery workers and bridges as processes."""

@@ -1,4 +1,4 @@
-"""A real Chromium that looks at the sandbox's page."""
+"""A real Chromium for the sandbox's page."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SCREENSHOTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A headless Chromium, Debian's or whichever is on PATH.
+    """Run a headless Chromium from PATH.
 
-    While it is open, its event loop runs in this thread: no other may.
+    Its event loop runs in this thread, so that no other event loop can run here at the same time.
     """
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert program, "no Chromium: tools/install-servers.sh installs it"
@@ -32,12 +32,13 @@ def chromium() -> Iterator[Browser]:
 
 
 class Visit:
-    """Somebody at the sandbox's page: logged in, in a browser window of their own.
+    """A logged-in visit of the sandbox's page, in its own browser window.
 
     Attributes:
-        page: Playwright's page.
-        trouble: what the browser complained of: scripts that failed, what the page's policy has refused, dialogs.
-        elsewhere: requests that went to another server.
+        page: the Playwright page.
+        ui: the path of the session's pages.
+        trouble: errors of scripts, violations of the page's policy, and dialogs.
+        elsewhere: URLs of requests to other servers.
     """
 
     def __init__(self, browser: Browser, sandbox: Sandbox, *, width: int = 1280, dark: bool = False) -> None:
@@ -50,11 +51,12 @@ class Visit:
         )
         self.page = self.window()
         self.page.goto(sandbox.login_link())
-        self.page.wait_for_url("**/ui/jobs")
+        self.page.wait_for_url("**/jobs")
         self.live()
+        self.ui = str(self.page.evaluate("document.body.dataset.ui"))
 
     def window(self) -> Page:
-        """A further tab, in which trouble is noted as well."""
+        """Open another tab that also records trouble."""
         page = self.context.new_page()
         page.on("console", self._heard)
         page.on("pageerror", lambda error: self.trouble.append(str(error)))
@@ -71,8 +73,8 @@ class Visit:
             self.elsewhere.append(response.url)
 
     def go(self, path: str) -> Page:
-        """Open a page, and wait until it hears of changes."""
-        self.page.goto(f"{self.sandbox.url}{path}")
+        """Open a page, and wait until its event stream is connected."""
+        self.page.goto(f"{self.sandbox.url}{self.ui}{path.removeprefix('/ui')}")
         self.live()
         return self.page
 
@@ -80,7 +82,7 @@ class Visit:
         self.page.wait_for_selector("#stream.on")
 
     def mark(self) -> None:
-        """Remember this document, to see that it is not loaded anew."""
+        """Mark this document, to detect a reload."""
         self.page.evaluate("window.marked = true")
 
     @property
@@ -88,7 +90,7 @@ class Visit:
         return self.page.evaluate("window.marked === true") is True
 
     def screenshot(self, name: str) -> None:
-        """Keep a picture of the whole page, and see that nothing is cut off at its side."""
+        """Save a screenshot of the whole page, and check that it fits the window's width."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}-{self._name}.png", full_page=True)
         assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide"

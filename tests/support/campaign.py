@@ -1,4 +1,4 @@
-"""Many jobs through an installation while something goes wrong, and the audit afterwards."""
+"""Runs many jobs while faults happen, and audits the results afterwards."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .ports import until
 
 
 def seed() -> int:
-    """The campaign's seed: ``MR_CELERY_SEED``, or a new one. It is printed, and pytest shows it where a test fails."""
+    """The campaign's seed: ``MR_CELERY_SEED``, or a new one. pytest prints it for failed tests."""
     chosen = int(os.environ.get("MR_CELERY_SEED") or random.SystemRandom().randrange(10**6))
     print(f"MR_CELERY_SEED={chosen}")
     return chosen
 
 
 def jobs_each(few: int) -> int:
-    """How many jobs a campaign has: ``MR_CELERY_JOBS``, or a few."""
+    """Number of jobs of a campaign: ``MR_CELERY_JOBS``, or ``few``."""
     return int(os.environ.get("MR_CELERY_JOBS") or few)
 
 
@@ -33,9 +33,9 @@ class Campaign:
 
     Args:
         fleet: the installation.
-        jobs: what each job must end with, by id.
+        jobs: the expected result of each job, by id.
         prompts: their prompts.
-        kinds: the capabilities that they ask for.
+        kinds: their capabilities.
     """
 
     fleet: Fleet
@@ -44,7 +44,7 @@ class Campaign:
     kinds: dict[int, str] = field(default_factory=dict)
 
     def dispatch(self, count: int, capability: str | None = None, **fields: object) -> None:
-        """New jobs of one kind, whose handlers give back the prompt in capitals."""
+        """Dispatch jobs of one kind, whose handlers return the prompt in capitals."""
         for _ in range(count):
             prompt = f"job {self.fleet.next_number()} of a campaign"
             job_id = self.fleet.dispatch(prompt, capability, **fields)
@@ -52,11 +52,11 @@ class Campaign:
             self.kinds[job_id] = capability or ""
 
     def done(self) -> int:
-        """How many are over."""
+        """Number of jobs that are over."""
         return sum(self.fleet.job(job_id)["status"] not in ("pending", "running") for job_id in self.jobs)
 
     def wrong(self) -> list[str]:
-        """What is wrong with the jobs, now that they are over: each is done, closed once, with its own result."""
+        """Describe finished jobs that are not done, not closed exactly once, or have the wrong result."""
         found = []
         for job_id, result in self.jobs.items():
             job, closes = self.fleet.job(job_id), self.fleet.events(job_id).count("close done")
@@ -65,11 +65,11 @@ class Campaign:
         return found
 
     def audit(self, *, seconds: float = 120.0, reruns: int = 0) -> None:
-        """Wait until all jobs are over. Each is done, closed once, with its own result, and ran once.
+        """Wait until all jobs are over. Checks that each is done, was closed once, ran once, and has the right result.
 
         Args:
-            seconds: how long to wait at the most.
-            reruns: how many of them may have run again, as their runs were lost.
+            seconds: the timeout.
+            reruns: number of jobs that may have run again because their runs were lost.
         """
         fleet = self.fleet
         fleet.ended(*self.jobs, seconds=seconds)
@@ -80,12 +80,12 @@ class Campaign:
         again = sum(count for times, count in runs.items() if times != 1)
         assert again <= reruns, f"{dict(runs)} (times: jobs), only {reruns} may have run again"
         ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
-        until(lambda: not ledger.in_flight(), seconds=30, what="the ledger has closed all")
+        until(lambda: not ledger.in_flight(), seconds=30, what="the ledger has closed all jobs")
 
 
 @contextmanager
 def all_survive(fleet: Fleet) -> Iterator[None]:
-    """No process of the fleet ends in the block."""
+    """Check that no process of the fleet ends inside the block."""
     before = {process.log.name: process.popen.pid for process in fleet.processes}
     yield
     for process in fleet.processes:

@@ -1,4 +1,4 @@
-"""A sandbox that notes each request it gets."""
+"""A sandbox that records its requests."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mr_celery.sandbox import Sandbox, server
 
 
 class CountedSandbox(Sandbox):
-    """Notes method, path (with numbers as ``N``) and arrival time of every request.
+    """Records method, path (with numbers as ``N``) and arrival time of every request.
 
     Args:
-        db: the SQLite file that keeps the state; default: memory.
+        db: the SQLite file for the state; by default in memory.
 
     Attributes:
-        requests: arrival time and kind of each.
-        most_at_once: how many were being answered at the same time, at the most.
+        requests: pairs of arrival time and kind.
+        most_at_once: the maximum number of concurrent requests.
     """
 
     def __init__(self, db: str | None = None) -> None:
@@ -51,7 +51,7 @@ class CountedSandbox(Sandbox):
         return counted
 
     def counts(self) -> Counter[str]:
-        """How many requests there were of each kind."""
+        """Number of requests by kind."""
         return Counter(kind for _, kind in self.requests)
 
     def gaps(self, kind: str) -> list[float]:

@@ -1,10 +1,10 @@
-"""Crash points: places between two effects at which a process of the fleet dies by SIGKILL, when it is told to.
+"""Crash points: places between two effects at which a test lets a process of the fleet die by SIGKILL.
 
-The effects are found in the code: every method of the ledger, of the server's client, of the sender and of the spool
+The effects are found in the code: every method of the ledger, of the server's client, of the publisher and of the spool
 that changes something. Before and after each there is a point. Nothing of this is in the product: the test application
 puts it around these methods (:func:`install`) in the processes that import it.
 
-A point is armed by a file in the folder that ``CRASH_POINTS`` names; who passes the point first removes it, and dies.
+A file in the folder ``CRASH_POINTS`` arms a point. The first process that passes the point removes the file and dies.
 So each armed point kills one process once.
 """
 
@@ -20,42 +20,68 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
-from mr_celery.bridge.sender import Sender
-from mr_celery.client import Api
+from mr_celery.bridge.publisher import Publisher
 from mr_celery.ledger import Ledger
+from mr_celery.server import Api
 from mr_celery.spool import Spool
 
 When = Literal["before", "after"]
 Victim = Literal["process", "node"]
-"""``process``: who passes the point. ``node``: its whole process group: a Celery worker with all its children."""
+"""``process``: the one that passes the point. ``node``: its process group, as a Celery worker with all its children."""
 
 READS = {
     Ledger: {
-        "bell",
+        "attached",
         "blob",
         "bridges",
+        "confirming_replicas",
+        "deferring",
         "due",
         "ended",
-        "figures",
+        "eviction",
+        "refused_token",
+        "stats",
         "holds",
         "in_flight",
         "in_state",
         "inventory",
+        "listed",
+        "members",
+        "nodes",
+        "is_full",
+        "listen",
+        "may_notify",
+        "outlines",
+        "persists",
         "read",
         "registered",
         "server_version",
-        "standing",
-        "story",
+        "oldest",
+        "snapshot",
+        "events",
         "survey",
+        "tally",
+        "unlimited_in_container",
+        "version",
+        "would_be_second",
     },
     Api: {"job", "jobs"},
-    Sender: {"announce_abort", "close", "waiting"},
-    Spool: {"entries", "open"},
+    Publisher: {"announce_abort", "close", "connect", "verify", "waiting"},
+    Spool: {"entries", "free", "open"},
 }
-"""What changes nothing. Every other public method is an effect."""
+"""Methods that change nothing. All other public methods are effects."""
 
-LAST = {"ledger.note_registration", "ledger.pause", "ledger.resume", "ledger.withdraw_bridge"}
-"""What a process does alone, or as its last step: nothing is left undone by its death."""
+LAST = {
+    "ledger.check_version",
+    "ledger.note_accepted_token",
+    "ledger.note_refused_token",
+    "ledger.note_registration",
+    "ledger.note_route",
+    "ledger.pause",
+    "ledger.resume",
+    "ledger.withdraw_bridge",
+}
+"""Effects that are the only or the last step of a process, so its death leaves nothing undone."""
 
 LOOKS = ("ledger.collect", "ledger.lost", "ledger.missed", "ledger.take", "ledger.unstarted")
 """Effects that are none where they find nothing: then their point afterwards is not passed."""
@@ -63,7 +89,7 @@ LOOKS = ("ledger.collect", "ledger.lost", "ledger.missed", "ledger.take", "ledge
 
 def effects() -> dict[str, tuple[type, str]]:
     """Every effect of bridge, runner and delivery, by name: ``ledger.admit``, ``server.claim``, ``broker.send``, …"""
-    where = {Ledger: "ledger", Api: "server", Sender: "broker", Spool: "spool"}
+    where = {Ledger: "ledger", Api: "server", Publisher: "broker", Spool: "spool"}
     return {
         f"{where[owner]}.{name}": (owner, name)
         for owner, reads in READS.items()

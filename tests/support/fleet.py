@@ -1,4 +1,4 @@
-"""A whole installation as processes: bridges and Celery workers around one sandbox."""
+"""An installation as processes: bridges and Celery workers with one sandbox."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BIN = Path(sys.executable).parent
 
 
 class Process:
-    """A command as a process group, with its output in a file."""
+    """A command in its own process group, with its output in a file."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
         self.log = folder / f"{name}.log"
@@ -34,7 +34,7 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        """Start it, or start it again; its output goes on in the same file."""
+        """Start the command, or restart it. Output is appended to the same file."""
         self.starts += 1
         self.popen = subprocess.Popen(
             self._command, env=self._environment, stdout=self._file, stderr=subprocess.STDOUT, start_new_session=True
@@ -45,29 +45,29 @@ class Process:
         return self.log.read_text()
 
     def says(self, text: str, seconds: float = 30.0) -> None:
-        """Wait until its output contains a text."""
+        """Wait until the output contains a text."""
         try:
             until(lambda: text in self.output, seconds=seconds)
         except AssertionError:
             raise AssertionError(f"{self.log.name} does not say {text!r}:\n{self.output[-5000:]}") from None
 
     def terminate(self, seconds: float = 60.0) -> int:
-        """SIGTERM to the process; its exit code. A bridge may take its shutdown_timeout (30 s), and a last request."""
+        """Terminate the process, and return its exit code. A bridge may take its shutdown_timeout (30 s) and more."""
         self.popen.send_signal(signal.SIGTERM)
         try:
             return self.popen.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.popen.send_signal(signal.SIGABRT)  # it writes down where its threads are
+            self.popen.send_signal(signal.SIGABRT)  # makes it print the stacks of its threads
             self.popen.wait(seconds)
             raise AssertionError(f"{self.log.name} did not end:\n{self.output[-8000:]}") from None
 
     def signal(self, number: signal.Signals) -> None:
-        """A signal to the process and all its children: SIGSTOP freezes them, SIGCONT thaws them."""
+        """Send a signal to the process and all its children, such as SIGSTOP and SIGCONT."""
         with suppress(ProcessLookupError):
             os.killpg(self.popen.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL to the process and all its children."""
+        """Kill the process and all its children."""
         self.signal(signal.SIGKILL)
         self.popen.wait()
 
@@ -111,12 +111,12 @@ class Fleet:
         self._numbers = count(1)
 
     def keep_running(self) -> None:
-        """From now on, start again each process that ends, as whoever runs them would."""
+        """Restart every process that ends from now on, like a service manager."""
 
         def keep() -> None:
             while not self._stopping.wait(0.1):
                 for process in [each for each in self.processes if each.popen.poll() is not None]:
-                    process.signal(signal.SIGKILL)  # what is left of a node whose parent died
+                    process.signal(signal.SIGKILL)  # kills children that are left over
                     process.start()
 
         self._keeping = threading.Thread(target=keep, daemon=True)
@@ -138,14 +138,14 @@ class Fleet:
     def worker(
         self, *options: str, ready: bool = True, app: str | None = None, inside: Sequence[str] = (), **changes: str
     ) -> Process:
-        """A Celery worker.
+        """Start a Celery worker.
 
         Args:
-            options: of the command.
-            ready: wait until it is.
+            options: options of the command.
+            ready: wait until it is ready.
             app: another application than the fleet's.
-            inside: a command that runs it: ``unshare --net``.
-            changes: of the environment.
+            inside: a command that runs it, such as ``unshare --net``.
+            changes: changes of the environment.
         """
         name = f"w{len(self.processes)}@test"
         command = ["celery", "-A", app or self.app, "worker", "-l", "INFO", "-n", name, *(options or ("-c", "2"))]
@@ -155,7 +155,7 @@ class Fleet:
         return process
 
     def dispatch(self, prompt: str, capability: str | None = None, **fields: Any) -> int:
-        """A new job; its id."""
+        """Dispatch a job. Returns its id."""
         if capability is not None:
             fields["capability"] = capability
         return int(self.sandbox.dispatch(prompt, worker=self.name, **fields)["id"])
@@ -164,7 +164,7 @@ class Fleet:
         return self.sandbox.store.job(job_id)
 
     def ended(self, *job_ids: int, seconds: float = 60.0) -> list[dict[str, Any]]:
-        """Wait until all these jobs are over; the jobs."""
+        """Wait until all these jobs are over, and return them."""
 
         def over() -> bool:
             return all(self.job(job_id)["status"] not in ("pending", "running") for job_id in job_ids)
@@ -178,19 +178,19 @@ class Fleet:
         return [self.job(job_id) for job_id in job_ids]
 
     def events(self, job_id: int) -> list[str]:
-        """What the server accepted and refused of a job, in order."""
+        """The server's events of a job, including refused requests."""
         return [event["event"] for event in self.sandbox.store.events(job_id)]
 
     def starts(self) -> Counter[str]:
-        """How often handlers began to run, by prompt."""
+        """Number of started handlers by prompt."""
         return Counter(self.runs.read_text().split("\n"))
 
     def started(self, prompt: str) -> int:
-        """How often a handler began to run with this prompt."""
+        """Number of started handlers with this prompt."""
         return self.starts()[prompt]
 
     def next_number(self) -> int:
-        """A number that this fleet has not given before."""
+        """A number that was not used before."""
         return next(self._numbers)
 
     def stop(self) -> None:

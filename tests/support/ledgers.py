@@ -1,26 +1,55 @@
-"""Ledgers for tests, on a Redis inside the test, with jobs brought to any state; and a bridge's office over one."""
+"""Ledgers for tests, on a Redis inside the test, with jobs brought to any state; and a bridge's context over one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from hashlib import sha1
+from itertools import count
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 import fakeredis
 import pytest
 from celery import Celery
 
-from mr_celery.bridge.office import Office
-from mr_celery.client import Listing
+from mr_celery.bridge.capacity import FleetCapacity, FleetReader
+from mr_celery.bridge.context import BridgeContext
+from mr_celery.bridge.destinations import Destination
+from mr_celery.bridge.job_sender import JobSender
+from mr_celery.bridge.outages import outages_of
+from mr_celery.bridge.publisher import Publisher
+from mr_celery.bridge.renewal import LeaseRenewer
+from mr_celery.bridge.routes import Routes
+from mr_celery.bridge.token_gate import TokenGate
+from mr_celery.bridge.waiting import WaitingJobs
 from mr_celery.errors import WorkerError
+from mr_celery.handlers import Declaration, Handler, Registry
 from mr_celery.job import Job
-from mr_celery.ledger import DeliveryKey, Fleet, Ledger, Node, Record, Route, RunKey, Started, connection
+from mr_celery.ledger import (
+    AttemptKey,
+    Completion,
+    DeliveryKey,
+    Fleet,
+    Ledger,
+    Node,
+    Record,
+    Route,
+    RunKey,
+    Started,
+    scripts,
+)
 from mr_celery.ledger.records import Loss
 from mr_celery.outcome import Outcome
-from mr_celery.routing import Declaration, Handler, Registry
+from mr_celery.server import Listing, PartialList
+from mr_celery.server.job_list import Reader
 from mr_celery.settings import Settings
 
-STATES = ("unknown", "admitted", "claimed", "sent", "running", "finished", "closed", "aborted")
+from .clock import Clock
+from .servers import RedisServer
+
+STATES = ("unknown", "admitted", "claimed", "sent", "running", "deferred", "finished", "closed", "aborted")
 """Every state that a job can be in; ``unknown``: the ledger has never heard of it."""
 
 INSIDE = "redis://inside.the.test/0"
@@ -54,8 +83,8 @@ def sent(ledger: Ledger, job_id: int, task_id: str, *, wait_seconds: float = LAT
     return ledger.sent({job_id: task_id}, wait_seconds=wait_seconds)[job_id]
 
 
-class Books:
-    """A ledger, the Redis under it, and short ways to what tests do with both.
+class LedgerKit:
+    """A ledger and its Redis, with short methods for the steps that tests take.
 
     Args:
         ledger: the ledger.
@@ -68,7 +97,7 @@ class Books:
 
     def key(self, name: str) -> str:
         """The full name of one of the ledger's keys."""
-        return f"modelreins:{{{quote(self.ledger.worker, safe='')}}}:{name}"
+        return f"modelreins:{{{quote(self.ledger.worker_name, safe='')}}}:{name}"
 
     def bring(self, state: str, job_id: int = 1, *, route: Route = ROUTE, **fields: Any) -> RunKey:
         """Bring a new job to a state, by the steps that lead there. Nothing of it is due.
@@ -103,6 +132,9 @@ class Books:
         assert self.start(run).job is not None
         if state == "running":
             return run
+        if state == "deferred":
+            assert self.defer(run) == "deferred"
+            return run
         assert ledger.finish(run, DONE, blobs=[b"blob"], deliver_seconds=LATER) == "finished"
         if state == "closed":
             assert self.close(job_id)
@@ -116,22 +148,50 @@ class Books:
         node: str = "celery@test",
         holder: str = HOLDER,
         lease: float = LATER,
+        task_name: str = "",
     ) -> Started:
-        """The start of a run."""
-        return self.ledger.start(run, node=node, holder=holder, lease=lease, nonce=nonce)
+        """The start of a run. Without ``task_name``, its message is for the recorded task."""
+        return self.ledger.start(run, task_name=task_name, node=node, holder=holder, lease=lease, nonce=nonce)
 
-    def hold(self, *runs: RunKey, holder: str = HOLDER, seconds: float = LATER) -> dict[int, str]:
-        """A worker tells that it has these messages. Returns those that are not its own any more."""
+    def start_again(self, job_id: int = 1) -> RunKey:
+        """Publish the present attempt of a job, and start it."""
+        run = self.run(job_id)
+        sent(self.ledger, job_id, run.task_id)
+        assert self.start(run, nonce=run.task_id).job is not None
+        return run
+
+    def renew(self, *runs: RunKey, holder: str = HOLDER, seconds: float = LATER) -> dict[int, str]:
+        """Report that a worker has these messages. Returns those that belong to another run or worker."""
         pairs = [(run.job_id, run.task_id) for run in runs]
-        return self.ledger.hold(pairs, holder=holder, lease=seconds, wait_seconds=seconds)
+        return self.ledger.renew(pairs, holder=holder, lease=seconds, wait_seconds=seconds)
 
     def retry(self, run: RunKey, *, nonce: str = NONCE, seconds: float = LATER) -> bool:
         """A run ends by asking Celery for a retry."""
         return self.ledger.retry(run, nonce=nonce, wait_seconds=seconds)
 
+    def announce(self, run: RunKey, *, nonce: str = NONCE) -> RunKey:
+        """A run is about to publish its retry. Returns the retry."""
+        assert self.ledger.announce_retry(run, run.retries + 1, nonce=nonce)
+        return replace(run, retries=run.retries + 1)
+
     def give_back(self, run: RunKey, *, nonce: str = NONCE, seconds: float = LATER) -> bool:
         """A run ends by giving its message back to the broker."""
         return self.ledger.give_back(run, nonce=nonce, wait_seconds=seconds)
+
+    def key_of(self, run: RunKey) -> AttemptKey:
+        """The key with which any process may end the attempt of a run."""
+        key = self.ledger.reference(run)
+        assert key is not None
+        return key
+
+    def defer(self, run: RunKey, *, nonce: str = NONCE, seconds: float = LATER, **options: Any) -> str:
+        """A run ends by deferring its job. Somebody has the job's reference."""
+        self.ledger.reference(run)
+        return self.ledger.defer(run, nonce=nonce, seconds=seconds, **options)
+
+    def complete(self, key: AttemptKey, outcome: Outcome = DONE, *, call: str = "call", **options: Any) -> Completion:
+        """Somebody who has the key of an attempt ends the job."""
+        return self.ledger.complete(key, outcome, call=call, hold_seconds=LATER, **options)
 
     def die(self, run: RunKey, *, holder: str = HOLDER) -> Loss:
         """A worker saw the process of a run die."""
@@ -147,12 +207,18 @@ class Books:
         assert record is not None
         return record
 
+    def outcome(self, job_id: int = 1) -> Outcome:
+        """A job's outcome, which must be there."""
+        outcome = self.record(job_id).outcome
+        assert outcome is not None
+        return outcome
+
     def state(self, job_id: int = 1) -> str:
         """A job's state, after checking that it is in that state's set and in no other."""
         record = self.ledger.read(job_id)
         state = record.state if record else "unknown"
-        sets = [name for name in STATES[1:6] if self.score(name, job_id) is not None]
-        assert sets == ([state] if state in STATES[1:6] else [])
+        sets = [name for name in STATES[1:7] if self.score(name, job_id) is not None]
+        assert sets == ([state] if state in STATES[1:7] else [])
         return state
 
     def score(self, state: str, job_id: int = 1) -> float | None:
@@ -180,8 +246,8 @@ class Books:
         self.redis.hset(self.key("reached"), mapping=fields)
 
     def age_look(self, *, seconds: float) -> None:
-        """Let the last look for lost runs, and the patience after it, be that many seconds earlier."""
-        for name in ("at", "patient_until"):
+        """Let the last look for lost runs, and the grace period after it, be that many seconds earlier."""
+        for name in ("at", "grace_until"):
             self.redis.hincrbyfloat(self.key("looked"), name, -seconds)
 
     def age_miss(self, job_id: int, *, seconds: float) -> None:
@@ -192,7 +258,7 @@ class Books:
     def collect(self, job_id: int = 1) -> DeliveryKey:
         """Let a courier take a finished job, and all others that are due. Returns the delivery that this begins."""
         self.make_due("finished", job_id)
-        taken = {key.job_id: key for key in self.ledger.collect(100, hold_seconds=LATER)}
+        taken = {key.job_id: key for key in self.ledger.collect(100, lease=LATER)}
         return taken[job_id]
 
     def delivery(self, job_id: int = 1) -> DeliveryKey:
@@ -204,9 +270,21 @@ class Books:
         """The server took the outcome of a job's present attempt, or has one already."""
         return self.ledger.close(job_id, self.record(job_id).task_id, how)
 
+    def run(self, job_id: int = 1) -> RunKey:
+        """The present attempt of a job."""
+        return RunKey(job_id, self.record(job_id).task_id)
+
+    def age_refusals(self, seconds: float, job_id: int = 1) -> None:
+        """Let it be so long ago that the broker refused a job's message for the first time."""
+        record = self.key(f"job:{job_id}")
+        for name in ("claimed_at", "refused_at"):
+            if (at := self.redis.hget(record, name)) is not None:
+                self.redis.hset(record, name, f"{float(at) - seconds:.6f}")
+
     def outgrow_kept_outcome(self, job_id: int = 1) -> None:
         """Let the time be over for which a closed job's outcome is kept."""
         assert self.redis.delete(self.key(f"outcome:{job_id}"))
+        self.redis.delete(self.key(f"parts:{job_id}"))
 
     def now(self) -> float:
         """The ledger's time."""
@@ -217,61 +295,83 @@ class Books:
         return self.ledger.survey([queue]).load[queue]
 
 
+class QuickRedis(fakeredis.FakeRedis):
+    """A client of a Redis inside the test that compiles each script once, and not at each run like fakeredis."""
+
+    def register_script(self, script: str | bytes) -> Any:
+        """Keep the script as a Lua function, and return a script that calls it."""
+        name = sha1(str(script).encode()).hexdigest()
+        if name not in _compiled:
+            # fakeredis collects all of Lua's garbage after each run, which takes longer than most scripts.
+            self.eval(f'collectgarbage = function() end; redis["{name}"] = function() {script}\nend', 0)
+            _compiled[name] = bool(self.eval(f'return redis["{name}"] and 1', 0))
+        # Older versions of fakeredis start each run with a new state of Lua.
+        return super().register_script(f'return redis["{name}"]()' if _compiled[name] else script)
+
+
+_server = fakeredis.FakeServer()
+_databases = count()
+_compiled: dict[str, bool] = {}
+
+
+def new_database() -> Callable[[], Any]:
+    """A function that makes clients of a new database inside the test. Integration tests replace it: a real Redis."""
+    database = next(_databases) % 16  # a thread that an earlier test left behind still has its own
+    return lambda: QuickRedis(server=_server, db=database)
+
+
+def for_ledger(make: Callable[[], Any]) -> Callable[[], Any]:
+    """A function that makes a ledger's own clients. Integration tests replace it: their user has fewer permissions."""
+    return make
+
+
 def fake_redis(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let every ledger and fleet of this test be in one new Redis inside the test. Returns a client of it."""
-    server = fakeredis.FakeServer()
+    """Let every ledger and fleet of this test be in one new database inside the test. Returns a client of it."""
+    make = new_database()
+    make_for_ledger = for_ledger(make)
 
     def connect(url: str, timeout: float) -> Any:
-        return fakeredis.FakeRedis(server=server)
+        return make_for_ledger()
 
-    monkeypatch.setattr(connection, "_clients", {})
-    monkeypatch.setattr(connection, "_connect", connect)
-    return connect("", 0.0)
+    monkeypatch.setattr(scripts, "_clients", {})
+    monkeypatch.setattr(scripts, "_connect", connect)
+    client = make()
+    client.flushdb()
+    return client
 
 
-def fake_books(monkeypatch: pytest.MonkeyPatch, *, worker: str = "w", history: float = 86400.0) -> Books:
+def fake_kit(monkeypatch: pytest.MonkeyPatch, *, worker: str = "w", history: float = 86400.0) -> LedgerKit:
     """A ledger in a Redis inside the test."""
     redis = fake_redis(monkeypatch)
-    return Books(Ledger(INSIDE, worker, history=history), redis)
+    return LedgerKit(Ledger(INSIDE, worker, history=history), redis)
 
 
 def fake_fleet() -> Fleet:
-    """The register of workers beside the ledger of :func:`fake_books`."""
+    """The register of workers beside the ledger of :func:`fake_kit`."""
     return Fleet(INSIDE)
 
 
-# -- a bridge's office over such a ledger --------------------------------------------------------------------
-
-
-class Clock:
-    """A time that goes on only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Let seconds go by."""
-        self.now += seconds
+# -- a bridge's context over such a ledger --------------------------------------------------------------------
 
 
 class FakeServer:
-    """A ModelReins server without HTTP, with the methods of :class:`mr_celery.client.Api`.
+    """A ModelReins server without HTTP, with the methods of :class:`mr_celery.server.Api`.
 
     Attributes:
         pending: the jobs of the inbox, by id.
         running: the jobs that are claimed, by id.
         ended: the status of each job that is over and that it lists, by id.
-        known: what it tells of single jobs.
+        known: what it reports of single jobs.
         closed: what jobs were closed with.
-        torn: the statuses of whose lists a part is lost.
+        torn: the statuses whose lists have an entry that is no job.
+        cut: the statuses whose lists break off after all that they have.
+        left_out: why entries could not be used.
         calls: each request, in order.
         faults: by request name: errors to raise, or functions to call, one for each time it is made.
     """
 
     url = "https://server.test"
+    name = "w"
 
     def __init__(self) -> None:
         self.pending: dict[int, dict[str, Any]] = {}
@@ -280,6 +380,8 @@ class FakeServer:
         self.known: dict[int, dict[str, Any]] = {}
         self.closed: dict[int, tuple[str, str]] = {}
         self.torn: set[str] = set()
+        self.cut: set[str] = set()
+        self.left_out: list[str] = []
         self.calls: list[tuple[Any, ...]] = []
         self.faults: dict[str, list[Any]] = {}
 
@@ -309,12 +411,21 @@ class FakeServer:
             if fault is not None:
                 fault()
 
-    def jobs(self, status: str = "pending") -> Listing:
+    def jobs(self, status: str = "pending", *, take: Any = None, about: Collection[int] | None = None) -> Listing:
         self._note("jobs", status)
         of_one = {"pending": self.pending, "running": self.running}.get(status)
         if of_one is None:
             of_one = {job_id: {"id": job_id} for job_id, ended in self.ended.items() if ended == status}
-        return Listing(tuple(of_one.values()), whole=status not in self.torn)
+        reader = Reader(status, take, about)
+        try:
+            reader.read([json.dumps({"jobs": [*of_one.values(), *([None] if status in self.torn else [])]}).encode()])
+        finally:
+            self.left_out += [*reader.left_out, *reader.refused]
+        if status in self.cut:
+            raise PartialList(
+                WorkerError("GET /my-jobs -> network: it broke off", retryable=True), reader.listing(whole=False)
+            )
+        return reader.listing()
 
     def job(self, job_id: int) -> dict[str, Any] | None:
         self._note("job", job_id)
@@ -336,8 +447,15 @@ class FakeServer:
         self.closed[job_id] = (status, result)
         return {}
 
-    def presence(self, status: str = "active", details: str | None = None, tags: str | None = None) -> dict[str, Any]:
-        self._note("presence", status, details, tags)
+    def presence(
+        self,
+        status: str = "active",
+        details: str | None = None,
+        tags: str | None = None,
+        *,
+        provider: str | None = None,
+    ) -> dict[str, Any]:
+        self._note("presence", status, details, tags, *([] if provider is None else [provider]))
         return {}
 
 
@@ -354,22 +472,28 @@ def refusal(status: int | None, **fields: Any) -> WorkerError:
     return WorkerError(f"POST /x -> {status}: the server's words", status=status, retryable=retryable, **fields)
 
 
-class FakeSender:
+class FakePublisher:
     """A broker that notes what is published.
 
     Attributes:
         sent: (job id, task id) of each message.
         details: the priority and the retries of each message.
+        destinations: where each message goes.
+        verified: the destinations that were to be declared, in order.
+        refuses: errors to raise, one for each of these.
         fails: errors to raise, one for each publish.
         length: how many messages each queue is said to have; ``None``: not known.
         counted: the queues whose length was asked for, in order.
-        announced: the task id of each abort, with the worker that is told of it; empty: all are.
-        deaf: whether no worker can be told of an abort.
+        announced: the task id of each abort, with the worker that is notified; empty: all are.
+        deaf: whether no worker can be notified of an abort.
     """
 
     def __init__(self) -> None:
         self.sent: list[tuple[int, str]] = []
         self.details: list[tuple[str, int]] = []
+        self.destinations: list[Destination] = []
+        self.verified: list[Destination] = []
+        self.refuses: list[Exception] = []
         self.fails: list[Exception] = []
         self.length: int | None = 0
         self.counted: list[str] = []
@@ -377,13 +501,30 @@ class FakeSender:
         self.deaf = False
 
     def send(
-        self, handler: Handler, worker: str, job_id: int, task_id: str, *, priority: str, retries: int = 0
+        self,
+        handler: Handler,
+        worker: str,
+        job_id: int,
+        task_id: str,
+        *,
+        destination: Destination,
+        priority: str,
+        retries: int = 0,
     ) -> None:
         assert worker == "w"
         if self.fails:
             raise self.fails.pop(0)
         self.sent.append((job_id, task_id))
+        self.destinations.append(destination)
         self.details.append((priority, retries))
+
+    def verify(self, destination: Destination) -> None:
+        self.verified.append(destination)
+        if self.refuses:
+            raise self.refuses.pop(0)
+
+    def connect(self) -> None:
+        """The broker always accepts a connection."""
 
     def announce_abort(self, task_id: str, node: str) -> None:
         if self.deaf:
@@ -401,22 +542,33 @@ class FakeSender:
 
 
 @dataclass
-class Desk:
-    """A bridge's office with everything around it that a test looks at."""
+class BridgeHarness:
+    """A bridge's context, with test doubles of everything around it."""
 
-    office: Office
-    books: Books
+    context: BridgeContext
+    kit: LedgerKit
     server: FakeServer
-    sender: FakeSender
+    publisher: FakePublisher
     clock: Clock
     fleet: Fleet
 
     def bring(self, state: str, job_id: int = 1, *, task: str = "tiny.upper", **fields: Any) -> RunKey:
-        """Bring a job of one of the office's handlers to a state; the server lists it accordingly."""
-        run = self.books.bring(state, job_id, route=self.office.routes[task], capability="text.upper", **fields)
+        """Bring a job of one of the context's handlers to a state; the server lists it accordingly."""
+        run = self.kit.bring(state, job_id, route=self.context.routes[task], capability="text.upper", **fields)
         if state in ("claimed", "sent", "running", "finished"):
             self.server.running[job_id] = listed(job_id)
         return run
+
+    def handler(self, task: str) -> Handler:
+        """One of the context's handlers."""
+        found = self.context.registry.named(task)
+        assert found is not None
+        return found
+
+    @staticmethod
+    def job(job_id: int) -> Job:
+        """A pending job."""
+        return Job(listed(job_id))
 
     def announce(self, hostname: str = "celery@a", *, concurrency: int = 2, **changes: Any) -> None:
         """A worker comes online."""
@@ -429,6 +581,16 @@ class Desk:
         self.fleet.announce(node, seconds=3600)
 
 
+class Called:
+    """A loop that counts its calls."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def call(self) -> None:
+        self.times += 1
+
+
 def upper(prompt: str) -> str:
     return prompt.upper()
 
@@ -437,27 +599,56 @@ def slow(prompt: str) -> str:
     return prompt
 
 
-def make_desk(monkeypatch: pytest.MonkeyPatch, *, worker_online: bool = True, **settings: Any) -> Desk:
-    """An office with two handlers, and one worker of concurrency 2 that runs both."""
+def make_harness(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    ledger_url: str = "",
+    worker_online: bool = True,
+    on_lost: Literal["requeue", "fail"] = "requeue",
+    match: Callable[[Job], object] | None = None,
+    **settings: Any,
+) -> BridgeHarness:
+    """A context with two handlers, and one worker of concurrency 2 that runs both.
+
+    Args:
+        monkeypatch: pytest's.
+        ledger_url: an empty Redis; by default a new one inside the test.
+        worker_online: whether the worker is announced.
+        on_lost: of both handlers.
+        match: of the handler tiny.upper.
+        settings: the bridge's.
+    """
     app = Celery("tiny", broker="memory://", set_as_current=False)
     app.conf.task_routes = {"tiny.slow": {"queue": "slow"}}
     handlers = [
-        Handler(app.task(upper, name="tiny.upper", lazy=False), Declaration("text.upper")),
-        Handler(app.task(slow, name="tiny.slow", lazy=False), Declaration("slow")),
+        Handler(
+            app.task(upper, name="tiny.upper", lazy=False), Declaration(("text.upper",), on_lost=on_lost, match=match)
+        ),
+        Handler(app.task(slow, name="tiny.slow", lazy=False), Declaration(("slow",))),
     ]
-    books, clock, server, sender = fake_books(monkeypatch), Clock(), FakeServer(), FakeSender()
-    fleet = fake_fleet()
-    office = Office(
-        settings=Settings(name="w", **settings),
-        registry=Registry(handlers),
+    kit = LedgerKit(Ledger(ledger_url, "w"), RedisServer.client_of(ledger_url)) if ledger_url else fake_kit(monkeypatch)
+    clock, server, publisher = Clock(), FakeServer(), FakePublisher()
+    fleet, registry, given = Fleet(ledger_url or INSIDE), Registry(handlers), Settings(name="w", **settings)
+    routes, broker = Routes(app, registry, given.max_attempts, clock=clock), cast(Publisher, publisher)
+    outages = outages_of(given, app, clock=clock)
+    context = BridgeContext(
+        settings=given,
+        registry=registry,
         api=cast(Any, server),
-        ledger=books.ledger,
-        fleet=fleet,
-        sender=cast(Any, sender),
-        app=app,
+        ledger=kit.ledger,
+        publisher=broker,
+        routes=routes,
+        capacity=FleetCapacity(FleetReader(fleet, clock=clock), routes, given.max_inflight),
+        sender=JobSender(
+            kit.ledger, registry, routes, broker, outages.broker, wait_seconds=given.lease, url=given.url, clock=clock
+        ),
+        renewer=LeaseRenewer(kit.ledger, given.lease),
+        outages=outages,
+        token=TokenGate(clock),
+        waiting=WaitingJobs(clock=clock),
         clock=clock,
     )
-    desk = Desk(office, books, server, sender, clock, fleet)
+    harness = BridgeHarness(context, kit, server, publisher, clock, fleet)
     if worker_online:
-        desk.announce()
-    return desk
+        harness.announce()
+    return harness

@@ -1,4 +1,4 @@
-"""The metrics as they are documented, and as deploy/ uses them."""
+"""The documented metrics, and those that deploy/ uses."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Metric:
     """A documented metric.
 
     Args:
-        name: its name, a histogram's without ``_bucket``, ``_sum`` and ``_count``.
+        name: the name; for a histogram without ``_bucket``, ``_sum`` and ``_count``.
         kind: ``gauge``, ``counter`` or ``histogram``.
-        labels: its labels beside ``worker_name``, with all their values, or some where they have no bound.
-        from_ledger: whether all bridges of a worker name tell the same.
+        labels: the labels except ``worker_name``, with all values, or with one example if their number is not limited.
+        from_ledger: whether all bridges of a worker name report the same value.
     """
 
     name: str
@@ -47,11 +47,11 @@ def _rows(text: str, *, from_ledger: bool) -> Iterator[Metric]:
 
 
 def names_in(text: str) -> set[str]:
-    """The names of metrics in a text; a histogram's series count as the histogram."""
+    """Names of metrics in a text. The series of a histogram count as the histogram."""
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bmodelreins_[a-z_]+", text)}
 
 
 def used_in_deploy() -> dict[str, set[str]]:
-    """The names of all metrics that deploy/ uses: in alerts, in the dashboard, in scalers; by file."""
+    """Names of the metrics that alerts, dashboard and scalers in deploy/ use, by file."""
     files = (path for path in DEPLOY.rglob("*") if path.suffix in (".yml", ".yaml", ".json"))
     return {str(path.relative_to(ROOT)): names for path in files if (names := names_in(path.read_text()))}

@@ -1,4 +1,4 @@
-"""Free ports, and waiting for something to become true."""
+"""Free ports, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens on a port of 127.0.0.1."""
+    """Whether a port of 127.0.0.1 accepts connections."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -26,7 +26,7 @@ def listens(port: int) -> bool:
 
 
 def until(condition: Callable[[], T], *, seconds: float = 30.0, what: str = "") -> T:
-    """The first true value of ``condition``, asked again and again for at most ``seconds``."""
+    """Call ``condition`` until it returns a true value, for at most ``seconds``, and return the value."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()

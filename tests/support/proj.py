@@ -1,32 +1,26 @@
-"""The Celery application of the acceptance tests. Every handler notes its start in a file."""
+"""The Celery application of the acceptance tests. Every handler records its start in a file."""
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
 import time
 from typing import Any
 
-from celery import Celery, Task, shared_task
+from celery import Task, shared_task
 
 from mr_celery import Artifact, Escalate, Job, JobAborted, Result, Review, modelreins_job, worker
 
-app = Celery("proj", broker=os.environ["PROJ_BROKER"])
-app.conf.update(broker_connection_retry_on_startup=True, worker_hijack_root_logger=True)
-app.conf.update(json.loads(os.environ.get("PROJ_CONF", "{}")))
+from .proj_base import new_app, note, wait_for_gate
 
-
-def note(text: str) -> None:
-    with open(os.environ["PROJ_RUNS"], "a") as file:
-        file.write(text + "\n")
+app = new_app()
 
 
 @modelreins_job
 @app.task
 def upper(prompt: str) -> str:
-    """Takes what nothing else takes."""
+    """Runs jobs that no other handler takes."""
     note(prompt)
     return prompt.upper()
 
@@ -39,13 +33,35 @@ def sleep(prompt: str, seconds: float = 1.0) -> str:
     return prompt
 
 
+def spanning(prompt: str, seconds: float) -> str:
+    note(f"begin {prompt}")
+    try:
+        time.sleep(seconds)
+        return prompt.upper()
+    finally:
+        note(f"end {prompt}")
+
+
+@modelreins_job("span")
+@app.task
+def spans(prompt: str, seconds: float = 1.0) -> str:
+    """Notes when it begins, and when it ends, whatever ends it."""
+    return spanning(prompt, seconds)
+
+
+@modelreins_job("span-once", on_lost="fail")
+@app.task
+def spans_once(prompt: str, seconds: float = 1.0) -> str:
+    """The same, and must not be run twice."""
+    return spanning(prompt, seconds)
+
+
 @modelreins_job("gated")
 @app.task
 def gated(prompt: str) -> str:
-    """Waits for a file that a test makes."""
+    """Waits for a file that the test creates."""
     note(prompt)
-    while not os.path.exists(os.environ["PROJ_GATE"]):
-        time.sleep(0.05)
+    wait_for_gate()
     return prompt.upper()
 
 
@@ -60,7 +76,7 @@ def must_not_rerun(prompt: str) -> str:
 @modelreins_job("ask")
 @app.task
 def asks(job: Job) -> str:
-    """Asks all the time whether it is to stop."""
+    """Checks for an abort all the time."""
     note(job.prompt)
     try:
         for _ in range(1200):
@@ -75,7 +91,7 @@ def asks(job: Job) -> str:
 @modelreins_job("tidy", on_error=lambda job, error: note(f"{job.prompt} failed"))
 @app.task
 def tidies(prompt: str) -> str:
-    """Asks nothing, and tidies up however it ends."""
+    """Does not check for an abort, and cleans up in any case."""
     note(prompt)
     try:
         time.sleep(60)
@@ -87,7 +103,7 @@ def tidies(prompt: str) -> str:
 @modelreins_job("who")
 @app.task
 def who(prompt: str) -> str:
-    """Takes as long as its worker takes, and tells which one that is."""
+    """Runs as long as its worker's environment says, and returns the worker's name."""
     note(prompt)
     time.sleep(float(os.environ["PROJ_SECONDS"]))
     return os.environ["PROJ_WHO"]
@@ -133,7 +149,7 @@ def own_retry(self: Task[Any, Any], prompt: str, again: bool = False) -> str:
 @modelreins_job("hand-on")
 @app.task(bind=True)
 def hands_on(self: Task[Any, Any], prompt: str, again: bool = False) -> str:
-    """Retries itself with an argument of its own and the job's prompt."""
+    """Retries with an additional argument and the job's prompt."""
     note(prompt)
     if not again:
         raise self.retry(kwargs={"prompt": prompt, "again": True}, countdown=0.1)
@@ -167,7 +183,7 @@ def dies(prompt: str) -> str:
 @modelreins_job("late")
 @app.task(acks_late=True, reject_on_worker_lost=True)
 def late(prompt: str, seconds: float = 1.0, deadly: bool = False, gate: str = "") -> str:
-    """As tasks are that must not be lost by Celery alone."""
+    """Uses Celery's own protection against lost tasks."""
     note(prompt)
     if deadly:
         os.kill(os.getpid(), 9)
@@ -181,7 +197,7 @@ def late(prompt: str, seconds: float = 1.0, deadly: bool = False, gate: str = ""
 @app.task
 def nap(prompt: str, seconds: float = 0.1) -> str:
     note(prompt)
-    select.select([], [], [], seconds)  # time.sleep() fails now and then where a test shifts the clock
+    select.select([], [], [], seconds)  # time.sleep() may fail if a test shifts the clock
     return prompt.upper()
 
 
@@ -230,7 +246,7 @@ def like_the_sdk(job: Job) -> str:
 
 @modelreins_job("class")
 class Counting(app.Task):  # type: ignore[name-defined,misc]
-    """A class-based task with a queue of its own options."""
+    """A class-based task with its own options."""
 
     name = "proj.counting"
     autoretry_for = (OSError,)

@@ -1,4 +1,4 @@
-"""The application whose handlers make artifacts and reviews, in every way that there is."""
+"""An application whose handlers create artifacts and reviews in all ways."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ import random
 from pathlib import Path
 
 import requests
-from celery import Celery
 
 from mr_celery import Artifact, Escalate, Job, JobFailed, Result, Review, modelreins_job, worker
 
-app = Celery("proj", broker=os.environ["PROJ_BROKER"])
-app.conf.update(broker_connection_retry_on_startup=True, worker_hijack_root_logger=True)
+from .proj_base import new_app, note
+
+app = new_app()
 
 FOLDER = Path(os.environ["PROJ_FILES"])
 
 
-def note(text: str) -> None:
-    with open(os.environ["PROJ_RUNS"], "a") as file:
-        file.write(text + "\n")
-
-
 def content(size: int, seed: object) -> bytes:
-    """Bytes that look like nothing, the same for the same seed."""
+    """Random bytes that depend only on the seed."""
     return random.Random(f"{seed}").randbytes(size)
 
 
@@ -38,7 +33,7 @@ def file_of(name: str, data: bytes) -> Path:
 @modelreins_job("sizes")
 @app.task
 def sizes(job: Job) -> Result:
-    """An artifact of each of these sizes, in each of the three ways; the output is their digests."""
+    """Creates artifacts of the given sizes in each of the three ways. Returns their digests."""
     artifacts, digests = [], []
     for size in job["sizes"]:
         data = content(size, f"{job.id} {size}")
@@ -55,7 +50,7 @@ def sizes(job: Job) -> Result:
 @modelreins_job("film")
 @app.task
 def film(job: Job) -> Result:
-    """A file that is large, and of which nothing is on the disk."""
+    """Creates a large sparse file."""
     note(job.prompt)
     path = FOLDER / f"{job.id}.mp4"
     with path.open("wb") as file:
@@ -66,7 +61,7 @@ def film(job: Job) -> Result:
 @modelreins_job("sdk-shape")
 @app.task
 def sdk_shape(job: Job) -> str:
-    """What the SDK's page shows as its whole example."""
+    """The complete example of the SDK's documentation."""
     art = worker.upload_artifact(
         data=b"\x89PNG\r\n" + job["prompt"].encode() * job.get("times", 1),
         content_type="image/png",
@@ -86,7 +81,7 @@ def sdk_shape(job: Job) -> str:
 @modelreins_job("linked")
 @app.task
 def linked(job: Job) -> str:
-    """An artifact that belongs to a review, both through `worker`."""
+    """Uploads an artifact and a review that refers to it through `worker`."""
     review = worker.submit_review("report", "Report", "see the file")
     art = worker.upload_artifact(job.prompt.encode(), "text/csv", review_id=review["id"])
     return f"{review['id']} {art['slug']} {art['size_bytes']} {art['filename']}"
@@ -95,7 +90,7 @@ def linked(job: Job) -> str:
 @modelreins_job("previews")
 @app.task
 def previews(job: Job) -> Result:
-    """Reviews with each kind of preview."""
+    """Submits reviews with each kind of preview."""
     picture = Artifact(data=b"GIF89a" + bytes(20), expires_at="2099-01-01T00:00:00Z")
     kinds = [picture, "0123456789abcdef", "https://elsewhere.test/x.png", None]
     reviews = [Review("image", f"{index}", preview=kind) for index, kind in enumerate(kinds)]
@@ -128,7 +123,7 @@ def long(job: Job) -> str:
 @modelreins_job("bad")
 @app.task
 def bad(job: Job) -> Result:
-    """What can't be an artifact."""
+    """Returns an invalid artifact."""
     kind = job["kind"]
     path = FOLDER / f"{job.id} {kind}"
     if kind == "directory":
@@ -151,7 +146,7 @@ def bad(job: Job) -> Result:
 @modelreins_job("reach")
 @app.task
 def reach(prompt: str) -> str:
-    """Whether the handler can reach an address."""
+    """Reports whether the handler can connect to a URL."""
     try:
         requests.get(prompt, timeout=3)
     except requests.RequestException:

@@ -1,4 +1,4 @@
-"""An application with the capabilities that ``PROJ_DECLARES`` names: ``{"image.generate": "audit", "x": null}``."""
+"""An application with the capabilities in ``PROJ_DECLARES``, such as ``{"image.generate": "audit", "x": null}``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An application that takes one kind of job only."""
+"""An application with a single handler."""
 
 from __future__ import annotations
 

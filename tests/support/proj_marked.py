@@ -1,33 +1,30 @@
-"""An application whose handlers put the job's prompt wherever they can, above all into their exceptions."""
+"""An application whose handlers put the prompt into outputs, files and exceptions."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import time
 from typing import Any
 
-from celery import Celery, Task, signals
+from celery import Task, signals
 
 from mr_celery import Artifact, Escalate, Job, JobFailed, Result, Review, modelreins_job, worker
 
-app = Celery("marked", broker=os.environ["PROJ_BROKER"])
-app.conf.update(json.loads(os.environ.get("PROJ_CONF", "{}")))
+from .proj_base import new_app, note
 
-
-def note(text: str) -> None:
-    with open(os.environ["PROJ_RUNS"], "a") as file:
-        file.write(text + "\n")
+app = new_app("marked")
+logger = logging.getLogger(__name__)
 
 
 def tell(job: Job, error: BaseException) -> None:
-    """What an application's ``on_error=`` is told, and fails with."""
+    """An ``on_error=`` callback that records the exception and raises."""
     note(f"on_error {type(error).__name__} {error}")
     raise KeyError(f"{job.prompt} in on_error")
 
 
 class Watching(Task):  # type: ignore[type-arg]
-    """A task with hooks of its own: they see the real exceptions."""
+    """A task with hooks that record the real exceptions."""
 
     def on_failure(self, exc: Any, task_id: Any, args: Any, kwargs: Any, einfo: Any) -> None:
         note(f"on_failure {type(exc).__name__} {exc}")
@@ -44,7 +41,7 @@ def on_task_failure(exception: Any = None, **_: Any) -> None:
 
 
 class Unpicklable(Exception):
-    """An exception that no pool process can send."""
+    """An exception that cannot be pickled."""
 
     def __init__(self, prompt: str) -> None:
         super().__init__(prompt)
@@ -52,17 +49,26 @@ class Unpicklable(Exception):
 
 
 class Expected(Exception):
-    """What a task says that it throws."""
+    """An exception in a task's ``throws``."""
 
 
 @modelreins_job("fine")
 @app.task
 def fine(job: Job) -> Result:
-    text = Artifact(data=f"a text of {job.prompt}".encode(), content_type="text/plain", filename="text.txt")
+    text = Artifact(data=f"a text of {job.prompt}".encode(), content_type="text/plain", filename=f"{job.prompt}.txt")
     review = Review(type="text", title=f"Of {job.prompt}", content=f"see {job.prompt}", preview=text)
-    uploaded = worker.upload_artifact(f"early {job.prompt}".encode(), "text/plain", filename="early.txt")
+    uploaded = worker.upload_artifact(f"early {job.prompt}".encode(), "text/plain", filename=f"early {job.prompt}.txt")
     worker.submit_review("text", f"Early, of {job.prompt}", f"{job.prompt} {uploaded['slug']}")
     return Result(f"{job.prompt}, with {job['secret']}", artifacts=[text], reviews=[review])
+
+
+@modelreins_job("leak", "leak.too", requires_secrets=["vault://prod/api-key"])
+@app.task
+def leaks(job: Job) -> str:
+    logger.warning("the job is %r", dict(job))
+    if job["capability"] == "leak.too":
+        return f"done with {job['env']['API_KEY']}"
+    raise ValueError(f"refused: {job['env']['API_KEY']}")
 
 
 @modelreins_job("raise", on_error=tell)
@@ -81,7 +87,7 @@ def raises_in_a_signal(prompt: str) -> str:
 
 
 class Clumsy(Task):  # type: ignore[type-arg]
-    """A task whose own hook fails."""
+    """A task with a hook that raises."""
 
     def on_failure(self, exc: Any, *args: Any) -> None:
         raise LookupError(f"on_failure, of {exc}")
@@ -128,8 +134,20 @@ def escalates(prompt: str) -> str:
 @modelreins_job("fail")
 @app.task
 def fails(prompt: str) -> str:
-    log = Artifact(data=f"log of {prompt}".encode(), content_type="text/plain", filename="log.txt")
+    log = Artifact(data=f"log of {prompt}".encode(), content_type="text/plain", filename=f"{prompt}.txt")
     raise JobFailed(f"no {prompt}", artifacts=[log])
+
+
+@modelreins_job("unreadable")
+@app.task
+def unreadable(prompt: str) -> Artifact:
+    return Artifact(path=f"/nowhere/{prompt}.txt")
+
+
+@modelreins_job("too-large")
+@app.task
+def too_large(prompt: str) -> Artifact:
+    return Artifact(data=b"x" * 3 * 2**20, content_type="text/plain", filename=f"{prompt}.txt")
 
 
 @modelreins_job("exit")
@@ -190,5 +208,5 @@ def argued(prompt: str) -> str:
 
 @app.task
 def plain(text: str) -> str:
-    """Takes no jobs: what it raises is told as ever."""
+    """A task without jobs, whose exceptions are not redacted."""
     raise ValueError(f"plain {text}")

@@ -1,6 +1,6 @@
-"""The application of the tests of traces: spans go to a file, and what Sentry is told to another one.
+"""The application for tests of traces. Spans are written to a file, and events of Sentry to another one.
 
-It is set up in pool processes (``PROJ_POOL=prefork``) or in the worker's own; for the bridge see
+Tracing is set up in pool processes (``PROJ_POOL=prefork``) or in the worker's main process. For the bridge see
 ``proj_traced_bridge``.
 """
 
@@ -27,7 +27,7 @@ __all__ = ["app", "set_up_tracing"]
 
 
 def set_up_tracing(**_: Any) -> None:
-    """As a user does it."""
+    """Configure the SDK like a user."""
     if path := os.environ.get("PROJ_SPANS"):
         provider = TracerProvider()
         provider.add_span_processor(BatchSpanProcessor(ToFile(path), schedule_delay_millis=100))
@@ -37,7 +37,7 @@ def set_up_tracing(**_: Any) -> None:
 
 
 class Told(Transport):
-    """Writes what Sentry's server would get, each item as a line of JSON."""
+    """A Sentry transport that writes each item as a line of JSON."""
 
     def capture_envelope(self, envelope: Envelope) -> None:
         with open(os.environ["PROJ_SENTRY"], "a") as file:

@@ -1,4 +1,4 @@
-"""The same application as ``proj_traced``, as the bridge runs it: set up when it is imported."""
+"""The application ``proj_traced`` for the bridge, with tracing set up on import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An application whose handlers contradict each other."""
+"""An application with two handlers for the same capability."""
 
 from __future__ import annotations
 

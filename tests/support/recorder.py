@@ -1,4 +1,4 @@
-"""Records what a broker's Celery events say."""
+"""Records Celery events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Recorder(threading.Thread):
                         continue
 
     def listening(self) -> None:
-        """Wait until no event can be missed any more."""
+        """Wait until the recorder receives all events."""
         assert self._listening.wait(10)
 
     def stop(self) -> None:
@@ -45,6 +45,6 @@ class Recorder(threading.Thread):
         return [event for event in list(self.events) if event.get("uuid") in tasks]
 
     def kinds(self, job_id: int) -> list[str]:
-        """What workers told of a job's tasks, in order."""
+        """The types of the workers' events of a job's tasks, in order."""
         kinds = [event["type"].removeprefix("task-") for event in self.of_job(job_id)]
         return [kind for kind in kinds if kind != "sent"]

@@ -1,4 +1,4 @@
-"""A real S3 server for the tests: moto, as a process of its own on a free port, gone when the test is over."""
+"""A real S3 server (moto) in a separate process on a free port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import boto3
 from .ports import free_port, listens, until
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-"""What reaches it, in the environment."""
+"""Environment variables with its credentials."""
 
 
 class S3Server:
@@ -35,7 +35,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a process that reaches it through fsspec."""
+        """Environment variables with which fsspec uses the server."""
         return {**KEYS, "FSSPEC_S3_ENDPOINT_URL": self.url}
 
     def client(self) -> Any:
@@ -52,7 +52,7 @@ class S3Server:
         return [item["Key"] for item in self.client().list_objects_v2(Bucket="bucket").get("Contents", [])]
 
     def unfinished(self) -> list[str]:
-        """The names of objects that are being written, or were."""
+        """The names of objects with unfinished multipart uploads."""
         return [item["Key"] for item in self.client().list_multipart_uploads(Bucket="bucket").get("Uploads", [])]
 
     def clear(self) -> None:

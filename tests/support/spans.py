@@ -1,4 +1,4 @@
-"""Finished spans as plain values, in a test's memory or in a file that several processes write; and traces as trees."""
+"""Finished spans as plain values, in memory or in a file that several processes write, and traces as trees."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from mr_celery import tracing
+from mr_celery.telemetry import tracing
 
 OURS = "mr_celery"
-"""The name of the tracer whose spans are mr-celery's own."""
+"""The name of mr-celery's tracer."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Ended:
 
     @classmethod
     def of(cls, span: ReadableSpan) -> Ended:
-        """OpenTelemetry's span as a value."""
+        """Convert OpenTelemetry's span."""
         about, parent, scope = span.get_span_context(), span.parent, span.instrumentation_scope
         assert about is not None
         assert scope is not None
@@ -57,7 +57,7 @@ class Ended:
 
     @property
     def job(self) -> int | None:
-        """The job that it says it is about."""
+        """The job's id in the attributes."""
         return self.attributes.get("modelreins.job.id")
 
 
@@ -74,21 +74,21 @@ class ToFile(SpanExporter):
 
 
 def read_spans(path: Path) -> list[Ended]:
-    """The spans in a file, in the order of their beginnings. A line that is being written is left out."""
+    """Read the spans in a file, ordered by start time. An incomplete last line is ignored."""
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return sorted((Ended(**json.loads(line)) for line in lines), key=lambda span: span.start)
 
 
 def spans_of(spans: Sequence[Ended], job_id: int) -> list[Ended]:
-    """Every span of every trace in which a span says that it is about the job."""
+    """All spans of all traces that have a span with the job's id."""
     traces = {span.trace for span in spans if span.job == job_id}
     return [span for span in spans if span.trace in traces]
 
 
 def tree(spans: Sequence[Ended]) -> list[str]:
-    """The names of spans, each indented under its parent, in the order of their beginnings.
+    """The names of spans, indented under their parents and ordered by start time.
 
-    One whose parent is not among them is marked with ``?``.
+    Spans with a missing parent are marked with ``?``.
     """
     known = {span.id for span in spans}
 
@@ -105,7 +105,7 @@ def tree(spans: Sequence[Ended]) -> list[str]:
 
 
 class Memory:
-    """The spans that this test has made, by mr-celery or by itself."""
+    """All spans that were created in this test."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
@@ -115,11 +115,11 @@ class Memory:
 
     @property
     def ended(self) -> list[Ended]:
-        """Those that have ended, in the order of their beginnings."""
+        """The finished spans, ordered by start time."""
         return sorted(map(Ended.of, self._exporter.get_finished_spans()), key=lambda span: span.start)
 
     def one(self, name: str) -> Ended:
-        """The only one of that name."""
+        """The only span with this name."""
         (found,) = [span for span in self.ended if span.name == name]
         return found
 
@@ -129,7 +129,7 @@ class Memory:
 
 
 def remember_spans(monkeypatch: pytest.MonkeyPatch) -> Memory:
-    """Let this test's spans be kept in memory, as if the user had set up an SDK."""
+    """Record this test's spans in memory, as if the user had configured an SDK."""
     memory = Memory()
     monkeypatch.setattr(tracing, "_tracer", memory.tracer)
     return memory

@@ -1,4 +1,4 @@
-"""What an artifact may be made of, and the names and times that it may have."""
+"""The contents, names and times of an artifact."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def test_a_field_of_another_type_is_refused_by_its_name(arguments: dict[str, Any
 
 @pytest.mark.parametrize("kind", ["text/plain\r\nX-Evil: 1", "image/png\n", "a/b\0", "a/b\x7f"])
 def test_a_content_type_that_would_break_a_header_is_refused(kind: str) -> None:
-    with pytest.raises(JobError, match="is no content type"):
+    with pytest.raises(JobError, match="is not a content type"):
         Artifact(data=b"", content_type=kind)
 
 
-def test_its_repr_tells_nothing_of_its_content() -> None:
+def test_its_repr_does_not_have_its_content() -> None:
     assert "hush" not in repr(Artifact(data=b"hush", filename="a.txt"))
 
 
@@ -156,7 +156,7 @@ def test_messages_call_it_by_its_name(filename: str, told: str) -> None:
         (dt.datetime(2030, 1, 31, tzinfo=dt.timezone(dt.timedelta(hours=2))), "2030-01-31T00:00:00+02:00"),
     ],
 )
-def test_its_end_is_told_as_iso_text(given: Any, told: str | None) -> None:
+def test_its_expiry_is_iso_text(given: Any, told: str | None) -> None:
     assert Artifact(data=b"", expires_at=given).expiry == told
 
 
@@ -166,6 +166,6 @@ def test_an_end_without_a_time_zone_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "tomorrow", "2030-13-01", "31.01.2030", "12:00"])
-def test_a_text_that_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(JobError, match=r"is no ISO 8601 time such as '2030-01-31T12:00:00Z'"):
+def test_a_text_that_is_not_a_time_is_refused(text: str) -> None:
+    with pytest.raises(JobError, match=r"is not an ISO 8601 time such as '2030-01-31T12:00:00Z'"):
         Artifact(data=b"", expires_at=text)

@@ -1,4 +1,4 @@
-"""Waiting longer after each failure, with a clock that only moves when somebody waits."""
+"""Backoff and retries, with a clock that advances only during waits."""
 
 from __future__ import annotations
 
@@ -6,22 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mr_celery.backoff import backoff, patiently
-
-
-class Clock:
-    """Time that passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
+from mr_celery.backoff import backoff, pause_after, retry_until
+from mr_celery.errors import MOST_RETRY_AFTER, WorkerError
+from support.clock import Clock
 
 
 def failing(times: int, error: Exception) -> Callable[[], int]:
@@ -87,18 +74,39 @@ class TestBackoff:
         assert all(2.0 <= wait <= 4.0 for wait in waits)
 
 
-class TestPatiently:
+class TestPauseAfter:
+    @pytest.mark.parametrize(
+        ("asked", "usual", "most", "seconds"),
+        [
+            (None, 2.0, 60.0, 2.0),
+            (0.0, 2.0, 60.0, 2.0),
+            (1.0, 2.0, 60.0, 2.0),
+            (20.0, 2.0, 60.0, 20.0),
+            (600.0, 2.0, 60.0, 60.0),
+            (1e12, 2.0, 60.0, 60.0),
+            (1e12, 90.0, 60.0, 90.0),
+            (1e12, 0.0, 1e15, MOST_RETRY_AFTER),
+        ],
+    )
+    def test_a_requested_pause_is_respected_up_to_a_limit(
+        self, asked: float | None, usual: float, most: float, seconds: float
+    ) -> None:
+        error = WorkerError("GET /x -> 429: no", status=429, retryable=True, retry_after=asked)
+        assert pause_after(error, usual, most=most) == seconds
+
+
+class TestRetryUntil:
     def test_returns_what_the_step_returns_without_waiting(self) -> None:
         clock = Clock()
 
-        assert patiently(lambda: 7, errors=OSError, seconds=1, sleep=clock.sleep, clock=clock) == 7
+        assert retry_until(lambda: 7, errors=OSError, seconds=1, sleep=clock.sleep, clock=clock) == 7
         assert clock.slept == []
 
     def test_tries_again_after_longer_and_longer_waits(self, longest: None) -> None:
         clock = Clock()
         step = failing(3, OSError("away"))
 
-        assert patiently(step, errors=OSError, seconds=60, first=1.0, most=3.0, sleep=clock.sleep, clock=clock) == 4
+        assert retry_until(step, errors=OSError, seconds=60, first=1.0, most=3.0, sleep=clock.sleep, clock=clock) == 4
         assert clock.slept == [1.0, 2.0, 3.0]
 
     def test_raises_the_last_error_when_the_time_is_over(self, longest: None) -> None:
@@ -109,14 +117,14 @@ class TestPatiently:
             raise next(errors)
 
         with pytest.raises(OSError, match="third"):
-            patiently(step, errors=OSError, seconds=3.0, first=1.0, most=30.0, sleep=clock.sleep, clock=clock)
+            retry_until(step, errors=OSError, seconds=3.0, first=1.0, most=30.0, sleep=clock.sleep, clock=clock)
         assert clock.slept == [1.0, 2.0]
 
     def test_never_waits_beyond_its_time(self, longest: None) -> None:
         clock = Clock()
 
         with pytest.raises(OSError, match="away"):
-            patiently(
+            retry_until(
                 failing(99, OSError("away")), errors=OSError, seconds=10.0, first=1.0, sleep=clock.sleep, clock=clock
             )
         assert clock.now <= 1010.0
@@ -126,7 +134,7 @@ class TestPatiently:
         clock = Clock()
 
         with pytest.raises(OSError, match="away"):
-            patiently(failing(1, OSError("away")), errors=OSError, seconds=0, sleep=clock.sleep, clock=clock)
+            retry_until(failing(1, OSError("away")), errors=OSError, seconds=0, sleep=clock.sleep, clock=clock)
         assert clock.slept == []
 
     def test_counts_the_time_that_the_step_itself_takes(self, longest: None) -> None:
@@ -137,19 +145,19 @@ class TestPatiently:
             raise OSError("slow")
 
         with pytest.raises(OSError, match="slow"):
-            patiently(slow, errors=OSError, seconds=10.0, first=1.0, sleep=clock.sleep, clock=clock)
+            retry_until(slow, errors=OSError, seconds=10.0, first=1.0, sleep=clock.sleep, clock=clock)
         assert clock.slept == [1.0]
 
     def test_other_errors_are_not_waited_for(self) -> None:
         clock = Clock()
 
         with pytest.raises(KeyError):
-            patiently(failing(1, KeyError("bug")), errors=OSError, seconds=60, sleep=clock.sleep, clock=clock)
+            retry_until(failing(1, KeyError("bug")), errors=OSError, seconds=60, sleep=clock.sleep, clock=clock)
         assert clock.slept == []
 
     def test_a_subclass_of_the_error_is_waited_for(self) -> None:
         clock = Clock()
         step = failing(1, ConnectionResetError("reset"))
 
-        assert patiently(step, errors=OSError, seconds=60, sleep=clock.sleep, clock=clock) == 2
+        assert retry_until(step, errors=OSError, seconds=60, sleep=clock.sleep, clock=clock) == 2
         assert len(clock.slept) == 1

@@ -15,7 +15,7 @@ from mr_celery import Job
 from mr_celery.errors import JobAborted, JobError, MrCeleryError
 
 NONSENSE = (None, 7, True, 1.5, [], ["x"], {"a": 1})
-"""What may stand where a text belongs."""
+"""Values in place of a text."""
 
 FULL = {
     "id": 42,
@@ -230,12 +230,28 @@ class TestJson:
         with pytest.raises(JobError):
             Job.from_json('{"prompt": "a"}')
 
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ('{"id": 1, "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "it is nested too deeply for this Python"),
+            ('{"id": 1, "x": ' + "9" * 5000 + "}", "it has an integer of too many digits for this Python"),
+            ('{"id": 1, "prompt": "secret', "it is not JSON (Unterminated string starting at)"),
+            (b'{"id": 1, "x": "\xff"}', "it is not UTF-8"),
+            ("[]", "it is not an object"),
+        ],
+        ids=["deep", "digits", "cut", "bytes", "list"],
+    )
+    def test_that_cannot_be_loaded_says_why_and_not_what(self, text: str | bytes, why: str) -> None:
+        with pytest.raises(JobError) as caught:
+            Job.from_json(text)
+        assert str(caught.value) == f"the job cannot be loaded here: {why}"
+
     def test_is_a_plain_object_for_another_task(self) -> None:
         sent = kombu.utils.json.loads(kombu.utils.json.dumps({"args": [Job(FULL)]}))
 
         assert sent == {"args": [FULL]}
 
-    def test_what_another_task_gets_is_no_part_of_the_job(self) -> None:
+    def test_changes_by_another_task_do_not_reach_the_job(self) -> None:
         made = Job(FULL)
         made.__json__()["prompt"] = "changed"
 

@@ -7,15 +7,20 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from kombu.utils.json import register_type
 
 from mr_celery import Artifact, Job, Result, Review
-from mr_celery.attachments import Attachments
-from mr_celery.delivery import Parcel, pack
-from mr_celery.delivery.parcel import LEDGER_BLOB_LIMIT, as_result
+from mr_celery.delivery import PackedOutcome, pack
+from mr_celery.delivery.attachments import Attachments
+from mr_celery.delivery.packing import LEDGER_BLOB_LIMIT, as_result
 from mr_celery.errors import JobError
 from mr_celery.outcome import Outcome, ReviewItem, Upload
 
@@ -23,14 +28,14 @@ JOB = Job({"id": 7, "prompt": "paint a cat"})
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def packed(value: object, **declared: Any) -> Parcel:
-    """The parcel of a handler that attached nothing through ``worker``."""
+def pack_value(value: object, **declared: Any) -> PackedOutcome:
+    """The packed of a handler that attached nothing through ``worker``."""
     return pack(value, JOB, Attachments(), **declared)
 
 
-def blobs(parcel: Parcel) -> list[bytes]:
-    """The bytes that the ledger keeps of a parcel."""
-    return parcel.with_blobs()[1]
+def blobs(packed: PackedOutcome) -> list[bytes]:
+    """The bytes that the ledger keeps of a packed."""
+    return packed.with_blobs()[1]
 
 
 def circular() -> list[Any]:
@@ -44,6 +49,32 @@ def nested(depth: int) -> list[Any]:
     for _ in range(depth):
         made = [made]
     return made
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@dataclass
+class Point:
+    x: int
+    colour: Colour
+
+
+class Model:
+    """Has the method by which pydantic's models are converted."""
+
+    def model_dump(self, mode: str = "python") -> dict[str, Any]:
+        return {"from": "model_dump"} if mode == "json" else {"from": object()}
+
+
+class Box:
+    """Is registered with kombu."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered_box() -> None:
+    register_type(Box, "test-box", lambda box: [1, 2], lambda value: Box())
 
 
 @pytest.fixture
@@ -72,6 +103,14 @@ class TestReturnValues:
             (1.5, "1.5"),
             (True, "true"),
             (False, "false"),
+            (dt.date(2024, 1, 2), '"2024-01-02"'),
+            (dt.datetime(2024, 1, 2, 3, tzinfo=dt.timezone.utc), '"2024-01-02T03:00:00+00:00"'),
+            (UUID(int=7), '"00000000-0000-0000-0000-000000000007"'),
+            ({"price": Decimal("1.50")}, '{"price": "1.50"}'),
+            (Colour.RED, '"red"'),
+            ([Point(1, Colour.RED)], '[{"x": 1, "colour": "red"}]'),
+            (Model(), '{"from": "model_dump"}'),
+            ({"box": Box()}, '{"box": [1, 2]}'),
             (Result(), ""),
             (Result("a text"), "a text"),
             (Result({"label": "spam"}), '{"label": "spam"}'),  # type: ignore[arg-type]
@@ -80,11 +119,13 @@ class TestReturnValues:
         ],
     )
     def test_becomes_the_jobs_output(self, value: object, text: str) -> None:
-        assert packed(value).outcome == Outcome("done", text)
+        assert pack_value(value).outcome == Outcome("done", text)
 
     @pytest.mark.parametrize("status", ["done", "failed", "escalated"])
     def test_result_says_how_the_job_is_closed(self, status: Any) -> None:
-        assert packed(Result("why", status=status)).outcome == Outcome(status, "why")
+        reason = "" if status == "done" else f"its handler returned Result(status={status!r})"
+
+        assert pack_value(Result("why", status=status)).outcome == Outcome(status, "why", reason=reason)
 
     def test_result_keeps_its_other_parts_where_its_text_is_data(self) -> None:
         artifact = Artifact(data=b"a")
@@ -94,10 +135,10 @@ class TestReturnValues:
         assert (made.text, list(made.artifacts), made.status) == ('{"a": 1}', [artifact], "failed")
 
     def test_artifact_alone_is_a_result_that_names_it(self) -> None:
-        parcel = packed(Artifact(data=PNG, filename="cat.png"))
+        packed = pack_value(Artifact(data=PNG, filename="cat.png"))
 
-        assert parcel.outcome == Outcome("done", "made cat.png", uploads=(Upload("image/png", "cat.png", len(PNG)),))
-        assert blobs(parcel) == [PNG]
+        assert packed.outcome == Outcome("done", "made cat.png", uploads=(Upload("image/png", "cat.png", len(PNG)),))
+        assert blobs(packed) == [PNG]
 
     @pytest.mark.parametrize(
         ("value", "named"),
@@ -108,7 +149,6 @@ class TestReturnValues:
             ({"a": b"bytes"}, "dict"),
             ({("a", "b"): 1}, "dict"),
             ([object()], "list"),
-            (dt.date(2024, 1, 1), "date"),
             (lambda: None, "function"),
             (circular(), "list"),
             (nested(100_000), "list"),
@@ -119,40 +159,40 @@ class TestReturnValues:
         ],
         ids=lambda value: type(value).__name__,
     )
-    def test_without_a_form_is_refused_and_told_what_to_do(self, value: object, named: str) -> None:
+    def test_without_a_text_form_is_refused_with_advice(self, value: object, named: str) -> None:
         with pytest.raises(
-            JobError, match=rf"^the handler returned {named}, which is no .*@modelreins_job\(result=…\)$"
+            JobError, match=rf"^the handler returned {named}, which is not text, .*@modelreins_job\(result=…\)$"
         ):
-            packed(value)
+            pack_value(value)
 
     @pytest.mark.parametrize("inner", [Artifact(data=b"a"), Result("a", artifacts=[Artifact(data=b"a")])])
     def test_result_never_loses_what_was_given_as_its_text(self, inner: Any) -> None:
         try:
-            parcel = packed(Result(inner))
+            packed = pack_value(Result(inner))
         except JobError:
             return
-        assert blobs(parcel) == [b"a"]
+        assert blobs(packed) == [b"a"]
 
     def test_result_is_what_the_declaration_makes_of_the_value(self) -> None:
-        parcel = packed(b"raw", result=lambda value: Result("made it", artifacts=[Artifact(data=value)]))
+        packed = pack_value(b"raw", result=lambda value: Result("made it", artifacts=[Artifact(data=value)]))
 
-        assert (parcel.outcome.text, blobs(parcel)) == ("made it", [b"raw"])
+        assert (packed.outcome.text, blobs(packed)) == ("made it", [b"raw"])
 
     def test_errors_of_the_declarations_functions_are_their_own(self) -> None:
         def broken(*_: object) -> Any:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            packed("text", result=broken)
+            pack_value("text", result=broken)
         with pytest.raises(ZeroDivisionError):
-            packed("text", review=broken)
+            pack_value("text", review=broken)
 
 
 class TestResult:
     @pytest.mark.parametrize("status", ["running", "", "DONE", None, 1, []])
     def test_other_status_is_refused(self, status: Any) -> None:
         with pytest.raises(JobError, match=r"Result\(status=.*\): allowed is done, failed, escalated"):
-            packed(Result("text", status=status))
+            pack_value(Result("text", status=status))
 
     @pytest.mark.parametrize("name", ["artifacts", "reviews"])
     @pytest.mark.parametrize(
@@ -160,18 +200,18 @@ class TestResult:
     )
     def test_parts_of_other_types_are_refused(self, name: str, given: Any) -> None:
         with pytest.raises(JobError, match=rf"Result\({name}=…\) takes a list of (Artifact|Review) objects"):
-            packed(Result("text", **{name: given}))
+            pack_value(Result("text", **{name: given}))
 
     def test_artifact_in_place_of_a_list_is_refused(self) -> None:
         with pytest.raises(JobError, match=r"Result\(artifacts=…\) takes a list of Artifact objects"):
-            packed(Result("text", artifacts=Artifact(data=b"a")))  # type: ignore[arg-type]
+            pack_value(Result("text", artifacts=Artifact(data=b"a")))  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("form", [list, tuple])
     def test_parts_may_be_lists_and_tuples(self, form: Callable[[Any], Any]) -> None:
-        parcel = packed(Result(artifacts=form([Artifact(data=b"a")]), reviews=form([Review("text", "t")])))
+        packed = pack_value(Result(artifacts=form([Artifact(data=b"a")]), reviews=form([Review("text", "t")])))
 
-        assert len(parcel.outcome.uploads) == 1
-        assert len(parcel.outcome.reviews) == 1
+        assert len(packed.outcome.uploads) == 1
+        assert len(packed.outcome.reviews) == 1
 
     def test_repr_hides_the_output(self) -> None:
         assert "hush" not in repr(Result("hush"))
@@ -204,7 +244,7 @@ class TestArtifact:
     ) -> None:
         monkeypatch.chdir(poster.parent)
 
-        (upload,) = packed(Artifact(**arguments)).outcome.uploads
+        (upload,) = pack_value(Artifact(**arguments)).outcome.uploads
 
         assert (upload.content_type, upload.filename) == (media_type, name)
 
@@ -220,16 +260,16 @@ class TestArtifact:
 
     @pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
     def test_any_form_of_bytes_is_kept_as_bytes(self, data: Any) -> None:
-        parcel = packed(Artifact(data=data))
+        packed = pack_value(Artifact(data=data))
 
-        assert parcel.outcome.uploads[0].size == 3
-        assert [(type(blob), blob) for blob in blobs(parcel)] == [(bytes, b"abc")]
+        assert packed.outcome.uploads[0].size == 3
+        assert [(type(blob), blob) for blob in blobs(packed)] == [(bytes, b"abc")]
 
     def test_no_bytes_are_an_empty_file(self) -> None:
-        parcel = packed(Artifact(data=b"", filename="empty.txt"))
+        packed = pack_value(Artifact(data=b"", filename="empty.txt"))
 
-        assert parcel.outcome.uploads == (Upload("text/plain", "empty.txt", 0),)
-        assert blobs(parcel) == [b""]
+        assert packed.outcome.uploads == (Upload("text/plain", "empty.txt", 0),)
+        assert blobs(packed) == [b""]
 
     def test_naive_datetime_is_refused(self) -> None:
         with pytest.raises(JobError, match=r"Artifact\(expires_at=…\) takes a datetime with a time zone"):
@@ -244,8 +284,8 @@ class TestArtifact:
             (dt.datetime(2030, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=2))), "2030-01-01T00:00:00+02:00"),
         ],
     )
-    def test_expiry_is_told_as_text(self, given: Any, told: str | None) -> None:
-        assert packed(Artifact(data=b"a", expires_at=given)).outcome.uploads[0].expires_at == told
+    def test_expiry_is_iso_text(self, given: Any, told: str | None) -> None:
+        assert pack_value(Artifact(data=b"a", expires_at=given)).outcome.uploads[0].expires_at == told
 
     @pytest.mark.parametrize(
         "arguments",
@@ -261,55 +301,55 @@ class TestArtifact:
     )
     def test_fields_of_other_types_are_refused_by_name(self, arguments: dict[str, Any]) -> None:
         with pytest.raises(JobError, match=next(iter(arguments))):
-            packed(Artifact(data=b"a", **arguments)).outcome.to_json()
+            pack_value(Artifact(data=b"a", **arguments)).outcome.to_json()
 
     @pytest.mark.parametrize("path", [7, 1.5, [], object()], ids=lambda path: type(path).__name__)
     def test_path_of_another_type_is_refused(self, path: Any) -> None:
         with pytest.raises(JobError, match="path"):
-            packed(Artifact(path=path))
+            pack_value(Artifact(path=path))
 
     def test_repr_hides_its_bytes(self) -> None:
         assert "hush" not in repr(Artifact(data=b"hush", filename="a.txt"))
-        assert "hush" not in repr(packed(Artifact(data=b"hush", filename="a.txt")))
+        assert "hush" not in repr(pack_value(Artifact(data=b"hush", filename="a.txt")))
 
 
 class TestFiles:
     @pytest.mark.parametrize("form", [str, Path])
     def test_is_read_from_its_path(self, poster: Path, form: Callable[[Path], Any]) -> None:
-        parcel = packed(Result("made it", artifacts=[Artifact(path=form(poster))]))
+        packed = pack_value(Result("made it", artifacts=[Artifact(path=form(poster))]))
 
-        assert parcel.outcome.uploads == (Upload("image/png", "poster.png", len(PNG)),)
-        assert blobs(parcel) == [PNG]
+        assert packed.outcome.uploads == (Upload("image/png", "poster.png", len(PNG)),)
+        assert blobs(packed) == [PNG]
 
     def test_is_read_with_a_path_like_of_the_users_own(self, poster: Path) -> None:
         class Mine:
             def __fspath__(self) -> str:
                 return str(poster)
 
-        assert blobs(packed(Artifact(path=Mine()))) == [PNG]
+        assert blobs(pack_value(Artifact(path=Mine()))) == [PNG]
 
     def test_that_is_missing_is_refused_by_name(self, tmp_path: Path) -> None:
         with pytest.raises(JobError, match=r"the artifact '.*/nothing\.png' cannot be read: .*No such file"):
-            packed(Artifact(path=tmp_path / "nothing.png"))
+            pack_value(Artifact(path=tmp_path / "nothing.png"))
 
     @pytest.mark.parametrize("name", ["", "folder"])
     def test_that_is_a_folder_is_refused(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "folder").mkdir()
 
         with pytest.raises(JobError, match="cannot be read"):
-            packed(Artifact(path=tmp_path / name))
+            pack_value(Artifact(path=tmp_path / name))
 
     def test_that_is_a_pipe_is_refused_and_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe.png")
 
         with pytest.raises(JobError, match=r"pipe\.png' cannot be read"):
-            packed(Artifact(path=tmp_path / "pipe.png"))
+            pack_value(Artifact(path=tmp_path / "pipe.png"))
 
     def test_that_vanished_since_is_refused_by_name(self, poster: Path) -> None:
-        parcel = packed(Result("made it", artifacts=[Artifact(path=poster), Artifact(data=b"kept")]))
+        packed = pack_value(Result("made it", artifacts=[Artifact(path=poster), Artifact(data=b"kept")]))
         poster.unlink()
 
-        failed, kept = parcel.with_blobs()
+        failed, kept = packed.with_blobs()
 
         assert failed.outcome.status == "failed"
         assert re.match(r"the artifact '.*poster\.png' cannot be read: .*\n\nmade it", failed.outcome.text)
@@ -321,63 +361,63 @@ class TestReviews:
     def test_becomes_an_item_of_the_outcome(self) -> None:
         review = Review("generated_text", "a title", content="read this", target="#news")
 
-        assert packed(Result("text", reviews=[review])).outcome.reviews == (
+        assert pack_value(Result("text", reviews=[review])).outcome.reviews == (
             ReviewItem("generated_text", "a title", "read this", target="#news"),
         )
 
     def test_previews_a_url(self) -> None:
         review = Review("image", "a title", preview="https://host/cat.png")
 
-        (item,) = packed(Result(reviews=[review])).outcome.reviews
+        (item,) = pack_value(Result(reviews=[review])).outcome.reviews
 
         assert (item.preview, item.preview_upload) == ("https://host/cat.png", None)
 
     def test_previews_an_artifact_of_the_result(self) -> None:
         first, second = Artifact(data=b"1"), Artifact(data=b"2")
 
-        parcel = packed(Result(artifacts=[first, second], reviews=[Review("image", "t", preview=second)]))
+        packed = pack_value(Result(artifacts=[first, second], reviews=[Review("image", "t", preview=second)]))
 
-        assert parcel.outcome.reviews[0].preview_upload == 1
-        assert parcel.outcome.reviews[0].preview is None
-        assert blobs(parcel) == [b"1", b"2"]
+        assert packed.outcome.reviews[0].preview_upload == 1
+        assert packed.outcome.reviews[0].preview is None
+        assert blobs(packed) == [b"1", b"2"]
 
     def test_previewed_artifact_need_not_be_listed(self) -> None:
         listed, previewed = Artifact(data=b"1"), Artifact(data=b"2")
 
-        parcel = packed(Result(artifacts=[listed], reviews=[Review("image", "t", preview=previewed)]))
+        packed = pack_value(Result(artifacts=[listed], reviews=[Review("image", "t", preview=previewed)]))
 
-        assert parcel.outcome.reviews[0].preview_upload == 1
-        assert blobs(parcel) == [b"1", b"2"]
+        assert packed.outcome.reviews[0].preview_upload == 1
+        assert blobs(packed) == [b"1", b"2"]
 
     def test_artifact_previewed_twice_is_uploaded_once(self) -> None:
         previewed = Artifact(data=b"1")
 
-        parcel = packed(Result(reviews=[Review("a", "t", preview=previewed), Review("b", "t", preview=previewed)]))
+        packed = pack_value(Result(reviews=[Review("a", "t", preview=previewed), Review("b", "t", preview=previewed)]))
 
-        assert [item.preview_upload for item in parcel.outcome.reviews] == [0, 0]
-        assert blobs(parcel) == [b"1"]
+        assert [item.preview_upload for item in packed.outcome.reviews] == [0, 0]
+        assert blobs(packed) == [b"1"]
 
     def test_equal_artifacts_are_kept_apart(self) -> None:
         first, second = Artifact(data=b"same"), Artifact(data=b"same")
 
-        parcel = packed(Result(artifacts=[first, second], reviews=[Review("a", "t", preview=second)]))
+        packed = pack_value(Result(artifacts=[first, second], reviews=[Review("a", "t", preview=second)]))
 
-        assert parcel.outcome.reviews[0].preview_upload == 1
-        assert len(parcel.outcome.uploads) == 2
+        assert packed.outcome.reviews[0].preview_upload == 1
+        assert len(packed.outcome.uploads) == 2
 
     def test_previewed_artifact_is_shown_even_if_an_equal_one_is_listed(self) -> None:
         listed, previewed = Artifact(data=b"same"), Artifact(data=b"same")
 
-        parcel = packed(Result(artifacts=[listed], reviews=[Review("a", "t", preview=previewed)]))
+        packed = pack_value(Result(artifacts=[listed], reviews=[Review("a", "t", preview=previewed)]))
 
-        assert parcel.outcome.reviews[0].preview_upload == 1
-        assert len(parcel.outcome.uploads) == 2
+        assert packed.outcome.reviews[0].preview_upload == 1
+        assert len(packed.outcome.uploads) == 2
 
     def test_result_is_not_changed_by_packing(self) -> None:
         artifacts: list[Artifact] = []
         reviews = [Review("a", "t", preview=Artifact(data=b"1"))]
 
-        packed(Result(artifacts=artifacts, reviews=reviews), review=Review("b", "t"))
+        pack_value(Result(artifacts=artifacts, reviews=reviews), review=Review("b", "t"))
 
         assert artifacts == []
         assert len(reviews) == 1
@@ -399,7 +439,7 @@ class TestReviews:
     )
     def test_fields_of_other_types_are_refused_by_name(self, wrong: dict[str, Any], said: str) -> None:
         with pytest.raises(JobError, match=said):
-            packed(Result(reviews=[Review(**{"type": "image", "title": "t", **wrong})]))
+            pack_value(Result(reviews=[Review(**{"type": "image", "title": "t", **wrong})]))
 
 
 class TestDeclaredReview:
@@ -407,40 +447,40 @@ class TestDeclaredReview:
         declared = Review("audit", "look at it")
 
         for value in ("text", None, Result("text"), Artifact(data=b"a")):
-            assert packed(value, review=declared).outcome.reviews == (ReviewItem("audit", "look at it", ""),)
+            assert pack_value(value, review=declared).outcome.reviews == (ReviewItem("audit", "look at it", ""),)
 
     def test_is_made_from_the_job_and_the_result(self) -> None:
-        parcel = packed("a cat", review=lambda job, value: Review("audit", f"{job.id}: {value}"))
+        packed = pack_value("a cat", review=lambda job, value: Review("audit", f"{job.id}: {value}"))
 
-        assert [item.title for item in parcel.outcome.reviews] == ["7: a cat"]
+        assert [item.title for item in packed.outcome.reviews] == ["7: a cat"]
 
     def test_sees_what_the_declaration_made_of_the_value(self) -> None:
-        parcel = packed(
+        packed = pack_value(
             {"raw": 1}, result=lambda value: f"raw {value['raw']}", review=lambda job, value: Review("a", value)
         )
 
-        assert [item.title for item in parcel.outcome.reviews] == ["raw 1"]
+        assert [item.title for item in packed.outcome.reviews] == ["raw 1"]
 
     def test_may_be_none_for_this_result(self) -> None:
-        assert packed("text", review=lambda job, value: None).outcome.reviews == ()
+        assert pack_value("text", review=lambda job, value: None).outcome.reviews == ()
 
     def test_comes_after_those_of_the_result(self) -> None:
-        parcel = packed(Result(reviews=[Review("own", "t")]), review=Review("declared", "t"))
+        packed = pack_value(Result(reviews=[Review("own", "t")]), review=Review("declared", "t"))
 
-        assert [item.type for item in parcel.outcome.reviews] == ["own", "declared"]
+        assert [item.type for item in packed.outcome.reviews] == ["own", "declared"]
 
     def test_previews_an_artifact_that_the_handler_returned(self) -> None:
         artifact = Artifact(data=b"a")
 
-        parcel = packed(artifact, review=lambda job, value: Review("image", "t", preview=value))
+        packed = pack_value(artifact, review=lambda job, value: Review("image", "t", preview=value))
 
-        assert parcel.outcome.reviews[0].preview_upload == 0
-        assert blobs(parcel) == [b"a"]
+        assert packed.outcome.reviews[0].preview_upload == 0
+        assert blobs(packed) == [b"a"]
 
     @pytest.mark.parametrize("made", ["a title", True, [Review("a", "t")], {"type": "a", "title": "t"}])
     def test_of_another_type_is_refused(self, made: Any) -> None:
         with pytest.raises(JobError, match="review="):
-            packed("text", review=lambda job, value: made)
+            pack_value("text", review=lambda job, value: made)
 
 
 class TestLargeUploads:
@@ -455,30 +495,30 @@ class TestLargeUploads:
         ],
     )
     def test_are_those_that_the_ledger_cannot_hold(self, sizes: list[int], large: list[int]) -> None:
-        parcel = packed(Result(artifacts=[Artifact(data=bytes(size)) for size in sizes]))
+        packed = pack_value(Result(artifacts=[Artifact(data=bytes(size)) for size in sizes]))
 
-        assert parcel.large == large
+        assert packed.large == large
 
     def test_are_found_by_the_size_of_the_file(self, tmp_path: Path) -> None:
         file = tmp_path / "clip.mp4"
         with file.open("wb") as clip:
             clip.truncate(LEDGER_BLOB_LIMIT + 1)
 
-        assert packed(Artifact(path=file)).large == [0]
+        assert pack_value(Artifact(path=file)).large == [0]
 
     def test_are_no_matter_once_delivered(self, tmp_path: Path) -> None:
         file = tmp_path / "clip.mp4"
         file.write_bytes(bytes(LEDGER_BLOB_LIMIT + 1))
-        parcel = packed(Result(artifacts=[Artifact(path=file), Artifact(data=b"small")]))
+        packed = pack_value(Result(artifacts=[Artifact(path=file), Artifact(data=b"small")]))
 
-        delivered = parcel.with_upload(0, slug="s1", url="https://host/s1")
+        delivered = packed.with_upload(0, slug="s1", url="https://host/s1")
         file.unlink()
 
         assert delivered.large == []
         assert blobs(delivered) == [b"", b"small"]
         assert (delivered.outcome.uploads[0].slug, delivered.outcome.uploads[0].url) == ("s1", "https://host/s1")
         assert delivered.outcome.uploads[1].slug is None
-        assert parcel.large == [0]
+        assert packed.large == [0]
 
 
 class TestOutcome:
@@ -508,7 +548,7 @@ class TestOutcome:
 
     def test_of_a_full_result_can_be_kept(self, poster: Path) -> None:
         picture = Artifact(path=poster, expires_at=dt.datetime(2030, 1, 1, tzinfo=dt.timezone.utc))
-        outcome = packed(Result("made it", [picture], [Review("image", "t", preview=picture)])).outcome
+        outcome = pack_value(Result("made it", [picture], [Review("image", "t", preview=picture)])).outcome
 
         assert Outcome.from_json(outcome.to_json()) == outcome
         assert json.loads(outcome.to_json())["uploads"][0]["filename"] == "poster.png"
@@ -516,7 +556,7 @@ class TestOutcome:
     def test_of_a_failure_has_its_reason_as_the_output(self) -> None:
         assert Outcome.failed("no luck") == Outcome("failed", "no luck")
 
-    def test_without_uploads_is_a_parcel_without_bytes(self) -> None:
-        parcel = Parcel(Outcome("done", "text"))
+    def test_without_uploads_is_a_packed_without_bytes(self) -> None:
+        packed = PackedOutcome(Outcome("done", "text"))
 
-        assert (parcel.large, blobs(parcel)) == ([], [])
+        assert (packed.large, blobs(packed)) == ([], [])

@@ -1,4 +1,4 @@
-"""The app's tasks. The decorator is all that was added."""
+"""The tasks of the app. Only the decorator was added for mr-celery."""
 
 from celery import shared_task
 

@@ -1,4 +1,4 @@
-"""What the shop's visitors see."""
+"""The pages of the shop."""
 
 from django.http import HttpRequest, JsonResponse
 from django.shortcuts import get_object_or_404
@@ -7,6 +7,6 @@ from .models import Product
 
 
 def product(_: HttpRequest, number: int) -> JsonResponse:
-    """A product, with the description that a job has written."""
+    """Shows a product with its description."""
     found = get_object_or_404(Product, pk=number)
     return JsonResponse({"name": found.name, "description": found.description})

@@ -1,4 +1,4 @@
-"""The project. It loads its Celery application with itself, so that `@shared_task` finds it."""
+"""The project. It imports its Celery application, so that `@shared_task` finds it."""
 
 from .celery import app as celery_app
 

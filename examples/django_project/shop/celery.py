@@ -1,4 +1,4 @@
-"""The project's Celery application, as Celery's own documentation has it: nothing in it is of mr-celery."""
+"""The project's Celery application, as in Celery's own documentation."""
 
 import os
 

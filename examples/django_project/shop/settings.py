@@ -1,4 +1,4 @@
-"""The project's settings. The token is not among them: it stays in the environment, MODELREINS_TOKEN."""
+"""The settings of the project, without the token: it is read from MODELREINS_TOKEN in the environment."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,7 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 INSTALLED_APPS = ["catalog"]
 ROOT_URLCONF = "shop.urls"
 USE_TZ = True
+TIME_ZONE = "UTC"  # Django's default is America/Chicago, also for the logs of Celery
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {
     "default": {

@@ -1,4 +1,4 @@
-"""The project's pages: `/products/1` tells of a product."""
+"""The addresses of the pages: `/products/1` shows a product."""
 
 from catalog.views import product
 from django.urls import path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from celery import Celery, Task
 from flask import Flask
@@ -27,7 +26,7 @@ def create_app() -> Flask:
 def celery_init_app(app: Flask) -> Celery:
     """A Celery application whose tasks run in the Flask application's context."""
 
-    class FlaskTask(Task[Any, Any]):
+    class FlaskTask(Task):
         def __call__(self, *args: object, **kwargs: object) -> object:
             with app.app_context():
                 return self.run(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""The application's tasks. The decorator is all that was added."""
+"""The tasks of the application. Only the decorator was added for mr-celery."""
 
 from celery import shared_task
 from flask import current_app

@@ -1,6 +1,6 @@
-"""The bridge: claims jobs, sends them as tasks, and sees each of them to its end."""
+"""The bridge: claims jobs, publishes them as tasks, and follows each one to its end."""
 
 from .bridge import Bridge
-from .crew import bridges_of, run
+from .process import bridges_of, run
 
 __all__ = ["Bridge", "bridges_of", "run"]

@@ -1,135 +1,186 @@
-"""The bridge: its loops, wired, started and stopped in one place."""
+"""The bridge: creates, connects, starts and stops its loops."""
 
 from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import Any
 
-from ..client import Api
-from ..errors import LedgerUnavailable, RoutingError, SettingsError
-from ..ledger import Fleet, Ledger
-from ..ledger.connection import MINIMUM_VERSION
-from ..settings import Settings, require
-from ..spool import spool_of
+from ..clients import Clients
+from ..errors import LedgerUnavailable, RoutingError, SettingsError, WorkerError
+from ..ledger import EVICTION_HINT, MINIMUM_VERSION, evicts
+from ..settings import Settings, is_default, require
 from ..version import __version__
-from .claimer import Claimer
+from .capacity import FleetCapacity, FleetReader, Surveys
+from .claiming.claimer import Claimer
+from .context import BridgeContext
+from .counters import RequestCounters
 from .courier import Courier
+from .due_poller import DuePoller
 from .heartbeat import Heartbeat
-from .keeper import Keeper
+from .job_sender import JobSender
 from .loops import Loop
-from .office import Office
-from .reaper import Reaper
-from .sender import Sender, registry_of
-from .sweeper import Sweeper
-from .sync import InFlightSync
-from .vitals import Vitals
-from .watch import Watch
+from .notification_listener import Woken
+from .recovery.in_flight_sync import InFlightSync
+from .recovery.reaper import Reaper
+from .recovery.sweeper import Sweeper
+from .renewal import LeaseRenewer
+from .routes import Routes, registry_of
+from .shared import Member, Shared, presence_clients
+from .state import Kind, State
+from .token_gate import TokenGate
+from .wake_ups import LoopName, loops_of_due_jobs
 
 logger = logging.getLogger("mr_celery.bridge")
 
-BELL_SECONDS = 1.0
-"""Seconds after which the bell's listener looks whether it is to stop."""
-
-REST_SECONDS = 0.01
-"""Seconds from one ring of the bell to the next at the least: under load it rings without end."""
-
-CLAIM_SECONDS = 0.02
-"""Seconds from one turn of claiming to the next at the least: slots that become free meanwhile are filled together."""
-
-PRESENCE_LAPSES = 3
-"""How many reports of presence may fail in a row before a bridge is not ready."""
+PARTS: dict[Kind, str] = {
+    "ledger_unreachable": "ledger",
+    "token_refused": "token",
+    "server_unreachable": "server",
+    "requests_fail": "requests",
+    "broker_unreachable": "broker",
+}
+"""States in which the bridge is not ready, with the part that is at fault. Missing workers are not one."""
 
 
 class Bridge:
-    """One bridge process' work for one worker name. Any number of them work side by side.
+    """The bridge of one worker name. Any number of bridges can share a worker name.
 
     Args:
         app: the Celery application.
         settings: the settings of one worker name.
+        shared: what it shares with other bridges of this process; by default its own.
 
     Raises:
         SettingsError: the token or the ledger's address is missing, the ledger's Redis is too old, or the spool needs
             a package that is not installed.
-        RoutingError: no task is decorated, the declarations contradict each other, or what the worker name is to offer
-            is not there.
+        RoutingError: no task is decorated, the declarations contradict each other, or the worker name is restricted to
+            handlers that do not exist.
     """
 
-    def __init__(self, app: Any, settings: Settings) -> None:
-        token = require(settings, "token")
-        ledger_url = require(settings, "ledger_url")
+    def __init__(self, app: Any, settings: Settings, shared: Shared | None = None) -> None:
+        for name in ("token", "ledger_url"):
+            require(settings, name)
+        self._prefix_is_derived = is_default("ledger_prefix", app.conf, flags={})
         registry = registry_of(app, settings)
         if not registry.handlers:
             raise RoutingError(
-                "no task of this application takes jobs: decorate one with @modelreins_job, and see that its module "
-                "is imported (imports=, include= or autodiscover_tasks())"
+                "no task of this application takes jobs: decorate one with @modelreins_job, and make sure that its "
+                "module is imported (imports=, include= or autodiscover_tasks())"
             )
-        if app.conf.task_protocol == 1:
-            raise SettingsError("task_protocol: 1 has no message headers; jobs need protocol 2, Celery's default")
-        presence_timeout = min(settings.timeout, settings.heartbeat_interval)
-        glance = min(1.0, settings.heartbeat_interval / 4)
-        vitals = Vitals()
-        self._office = Office(
+        self._shared = shared = Shared(app, settings) if shared is None else shared
+        counters, outages = RequestCounters(), shared.outages
+        for outage in (outages.ledger, outages.broker):
+            outage.on_first_answer(self._log_ready)
+        self._is_ready = self._is_accepted = False
+
+        def on_error(error: WorkerError) -> None:
+            counters.error(error)
+            outages.server_failed(error)
+
+        def on_success() -> None:
+            outages.server.works()
+            self._is_accepted = True
+            self._log_ready()
+
+        clients = Clients(settings, on_error=on_error, on_success=on_success)
+        for_presence = presence_clients(settings, on_error=on_error, on_success=on_success)
+        api, ledger, publisher = clients.api(), clients.ledger(), shared.publisher
+        routes = Routes(app, registry, settings.max_attempts)
+
+        def capacity(fleet: FleetReader) -> FleetCapacity:
+            return FleetCapacity(fleet, routes, settings.max_inflight, settings.name, shared.surveys)
+
+        self._context = BridgeContext(
             settings=settings,
             registry=registry,
-            api=Api(settings.url, token, settings.name, timeout=settings.timeout, on_error=vitals.error),
-            ledger=Ledger(ledger_url, settings.name, history=settings.history),
-            fleet=Fleet(ledger_url),
-            sender=Sender(app),
-            app=app,
-            spool=spool_of(settings, settings.name),
-            vitals=vitals,
-            neighbours=[Ledger(ledger_url, name) for name in settings.neighbours],
+            api=api,
+            ledger=ledger,
+            publisher=publisher,
+            routes=routes,
+            capacity=capacity(shared.fleet),
+            sender=JobSender(
+                ledger, registry, routes, publisher, outages.broker, wait_seconds=settings.lease, url=settings.url
+            ),
+            renewer=LeaseRenewer(ledger, settings.lease),
+            outages=outages,
+            counters=counters,
+            spool=clients.spool(),
+            token=TokenGate(token_id=lambda: api.token_id),
         )
-        self._claimer = Claimer(self._office)
-        self._courier = Courier(self._office)
+        self._claimer = Claimer(self._context, pool=shared.claims)
+        self._courier = Courier(self._context, pool=shared.deliveries)
         self._heartbeat = Heartbeat(
-            self._office,
-            Api(settings.url, token, settings.name, timeout=presence_timeout, on_error=vitals.error),
-            Ledger(ledger_url, settings.name, timeout=glance),
-            Fleet(ledger_url, timeout=glance),
+            self._context,
+            for_presence.api(),
+            for_presence.ledger(),
+            capacity(shared.presence_fleet),
+            pool=shared.reports,
         )
-        self._claim_loop = Loop("claim", self._claimer, most_backoff=10.0, least_interval=CLAIM_SECONDS)
-        self._courier_loop = Loop("courier", self._courier, most_backoff=5.0)
-        self._heartbeat_loop = Loop("heartbeat", self._heartbeat, most_backoff=settings.heartbeat_interval)
-        self._keeper_loop = Loop("keeper", Keeper(self._office), most_backoff=2.0)
-        self._reaper_loop = Loop("reaper", Reaper(self._office), most_backoff=5.0)
-        self._sync_loop = Loop("sync", InFlightSync(self._office))
-        self._sweep_loop = Loop("sweep", Sweeper(self._office))
-        called = {
-            "admitted": self._sync_loop,
-            "claimed": self._reaper_loop,
-            "sent": self._reaper_loop,
-            "running": self._reaper_loop,
-            "finished": self._courier_loop,
+        loop = partial(Loop, scheduler=shared.scheduler, outages=outages)
+        # Slots that become free within 20 ms are filled together.
+        self._claim_loop = loop("claim", self._claimer, threads=shared.claiming, most_backoff=10.0, least_interval=0.02)
+        self._courier_loop = loop("courier", self._courier, threads=shared.keeping, most_backoff=5.0)
+        self._heartbeat_loop = loop(
+            "heartbeat",
+            self._heartbeat,
+            threads=shared.reporting,
+            most_backoff=settings.heartbeat_interval,
+            most_retry_after=settings.heartbeat_interval,
+        )
+        self._reaper_loop = loop("reaper", Reaper(self._context), threads=shared.recovering, most_backoff=5.0)
+        self._sync_loop = loop("sync", InFlightSync(self._context), threads=shared.comparing)
+        self._sweep_loop = loop("sweep", Sweeper(self._context), threads=shared.recovering)
+        self._courier.on_end = self._courier_loop.call
+        self._heartbeat.on_answer = self._heartbeat_loop.wake
+        self._context.failing = lambda: self._claim_loop.failing or self._heartbeat_loop.failing
+        woken: dict[LoopName, Loop] = {
+            "claim": self._claim_loop,
+            "courier": self._courier_loop,
+            "reaper": self._reaper_loop,
+            "sync": self._sync_loop,
         }
-        self._watch_loop = Loop("watch", Watch(self._office, called), most_backoff=5.0)
-        self._bell_loop = Loop("bell", self, most_backoff=5.0, endless=True)
+        shared.add(
+            Member(
+                self._context,
+                DuePoller(self._context, loops_of_due_jobs(woken), shared.surveys or Surveys()),
+                Woken(woken, wants_slot=lambda: self._claimer.wants_slot),
+                self._claim_loop,
+            )
+        )
 
     @property
-    def office(self) -> Office:
-        """The parts that its loops share."""
-        return self._office
+    def context(self) -> BridgeContext:
+        """The objects that the loops share."""
+        return self._context
 
     def unwell(self) -> dict[str, str]:
-        """What of this process does not work any more, and can only be mended by starting it anew; empty: nothing."""
-        if self._office.stopping.is_set():
+        """Problems that only a restart can fix, by loop; empty if there are none."""
+        if self._context.stopping.is_set():
             return {}
-        return {loop.name: loop.trouble for loop in self._loops if loop.trouble}
+        loops = (*self._loops, *self._shared.loops)
+        return {loop.name: trouble for loop in loops if (trouble := loop.trouble)}
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """The state of the worker name as this bridge knows it, followed by everything else that is wrong.
+
+        Uses only what the bridge already knows, so it returns immediately.
+        """
+        return self._heartbeat.condition.states()
 
     def unready(self) -> dict[str, str]:
-        """Why it does not claim and deliver now; empty: it does, or is paused. It asks nobody."""
-        office = self._office
+        """Reasons why the bridge cannot claim and deliver now, by part; empty if it can, or is paused.
+
+        Uses only what the bridge already knows, so it returns immediately.
+        """
         reasons = self.unwell()
-        if office.stopping.is_set():
+        if self._context.stopping.is_set():
             reasons["bridge"] = "it is stopping"
-        if office.token_rejected:
-            reasons["token"] = "the server refuses it"  # noqa: S105 - no password
-        if self._watch_loop.failures:
-            reasons["ledger"] = "it does not answer"
-        age, limit = office.presence_age, PRESENCE_LAPSES * office.settings.heartbeat_interval + office.settings.timeout
-        if age is None or age > limit:
-            reasons["presence"] = "never taken by the server" if age is None else f"last taken {age:.0f} s ago"
+        reasons |= {PARTS[each.kind]: each.text for each in self.states if each.kind in PARTS}
+        if self._context.presence_age is None:
+            reasons["presence"] = "never accepted by the server"
         return reasons
 
     @property
@@ -139,75 +190,74 @@ class Bridge:
             self._sync_loop,
             self._claim_loop,
             self._courier_loop,
-            self._keeper_loop,
             self._reaper_loop,
             self._sweep_loop,
-            self._watch_loop,
-            self._bell_loop,
         )
 
     def start(self) -> None:
         """Start all loops."""
-        office = self._office
+        context = self._context
         self._check_ledger()
-        for handler in office.registry.handlers:
-            route = office.routes[handler.name]
-            logger.info("%s takes %s, from queue %s", handler.name, handler.declaration.offers, route.queue)
-        logger.info("bridge %s for worker %r at %s, ready", __version__, office.settings.name, office.settings.url)
+        for handler in context.registry.handlers:
+            logger.info("%s takes %s, %s", handler.name, handler.declaration.offers, context.routes.describe(handler))
+        waiting_for = ", ".join(context.outages.waiting_for)
+        logger.info("bridge %s for worker %r: waiting for %s", __version__, context.settings.name, waiting_for)
+        self._shared.start()
         for loop in self._loops:
             loop.start()
 
+    def _log_ready(self) -> None:
+        """Log once that the server has accepted a request, and ledger and broker have answered."""
+        context = self._context
+        if not self._is_ready and self._is_accepted and not context.outages.waiting_for:
+            self._is_ready = True
+            settings = context.settings
+            logger.info("bridge %s for worker %r at %s, ready", __version__, settings.name, settings.url)
+
     def _check_ledger(self) -> None:
-        """Refuse a Redis that is too old. One that is away is waited for by the loops."""
+        """Refuse an old Redis and a ledger of another version. The loops wait for one that is unreachable."""
         try:
-            version = self._office.ledger.server_version()
+            version, policy = self._context.ledger.server_version(), self._context.ledger.eviction()
+            self._context.ledger.check_version(prefix_is_derived=self._prefix_is_derived)
         except LedgerUnavailable as error:
-            logger.error("%s; the bridge waits for it", error)
+            self._context.outages.ledger.failed(str(error))
             return
-        if version < MINIMUM_VERSION:
+        if version is not None and version < MINIMUM_VERSION:
             shown = ".".join(map(str, version))
             raise SettingsError(f"the ledger's Redis is version {shown}; 6.2 or later is needed")
+        if what := evicts(policy):
+            logger.warning("the ledger's Redis has maxmemory-policy %s: %s. %s", policy, what, EVICTION_HINT)
 
-    def run_once(self) -> float:
-        """Listen to the ledger's bell, and wake whom it is for, until the bridge stops."""
-        for ring in self._office.ledger.bell(BELL_SECONDS):
-            if self._office.stopping.is_set():
-                break
-            slot_is_free = ring in ("finished", "deliver", "dropped", "aborted") and self._claimer.hungry
-            if slot_is_free or ring == "resumed":
-                self._claim_loop.wake()
-            if ring == "deliver":
-                self._courier_loop.wake()
-            elif ring == "claimed":
-                self._reaper_loop.wake()
-            if ring:
-                time.sleep(REST_SECONDS)
-        return 0.0
+    def stop_claiming(self) -> None:
+        """Begin no further claim."""
+        if not self._context.stopping.is_set():
+            logger.info("stopping: no further jobs are claimed")
+        self._context.stopping.set()
+        for loop in (self._claim_loop, self._sync_loop, self._reaper_loop, self._sweep_loop):
+            loop.stop()
 
-    def stop(self) -> None:
-        """Stop claiming, end what is being claimed or delivered, and report a last presence.
+    def stop(self, deadline: float | None = None) -> None:
+        """Stop claiming, finish the claims and deliveries in progress, and report presence one last time.
 
-        Presence and delivery go on while the claims under way are ended. It takes at most
-        ``shutdown_timeout`` seconds and the last request.
+        Presence and delivery continue while the claims in progress finish.
+
+        Args:
+            deadline: the time, in monotonic seconds, until which it waits for them, plus the last request; by default
+                ``shutdown_timeout`` seconds from now.
         """
-        deadline = time.monotonic() + self._office.settings.shutdown_timeout
+        until = time.monotonic() + self._context.settings.shutdown_timeout if deadline is None else deadline
 
         def left() -> float:
-            return max(0.1, deadline - time.monotonic())
+            return max(0.1, until - time.monotonic())
 
-        logger.info("stopping: no more jobs are claimed")
-        self._office.stopping.set()
-        for loop in (self._claim_loop, self._sync_loop, self._reaper_loop, self._sweep_loop, self._bell_loop):
-            loop.stop()
+        self.stop_claiming()
         self._claim_loop.join(left())
         self._claimer.close(left())
         self._courier_loop.stop()
         self._courier_loop.join(left())
         self._courier.close(left())
-        self._watch_loop.stop()
-        self._keeper_loop.stop()
         self._heartbeat_loop.stop()
         self._heartbeat_loop.join(left())
         self._heartbeat.leave()
-        self._office.sender.close()
+        self._shared.leave()
         logger.info("stopped")

@@ -1,28 +1,35 @@
-"""What the fleet can run, and how much more of it now: decisions without I/O."""
+"""The fleet's capacity, and the slots that are free now."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from ..ledger import Node, Route, Survey
+from ..errors import LedgerUnavailable
+from ..ledger import Fleet, Ledger, Nodes, Route, Survey
+from .limits import CHECK_SECONDS, REFUSED_SLOTS
+from .routes import Routes
 
 REFUSED_QUEUE = "(unrouted)"
-"""Where a job counts that is claimed only to be closed as failed."""
+"""Queue under which a job is counted that is claimed only to close it as failed."""
 
-REFUSED_SLOTS = 8
+UNROUTED = Route(task_name="", queue=REFUSED_QUEUE)
+"""The route of such a job."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the online workers can run.
+    """The capacity of the online workers.
 
     Args:
-        runnable: the handlers (task names) that at least one of them runs.
-        slots: how many jobs each queue may have in flight; ``None``: only the total counts.
-        total: how many jobs may be in flight in all; ``None``: only the queues count.
-        workers: how many of them run at least one handler.
+        runnable: the handlers (task names) that at least one worker runs.
+        slots: the maximum number of jobs in flight for each queue; ``None`` if only the total counts.
+        total: the maximum number of jobs in flight overall; ``None`` if only the queues count.
+        workers: the number of workers that run at least one handler.
     """
 
     runnable: frozenset[str]
@@ -31,74 +38,279 @@ class Capacity:
     workers: int
 
     def limit(self, queue: str) -> int | None:
-        """How many jobs of one queue may be in flight; ``None``: no limit."""
+        """Maximum number of jobs in flight for a queue; ``None`` for no limit."""
         if queue == REFUSED_QUEUE:
             return REFUSED_SLOTS
         return None if self.slots is None else self.slots.get(queue, 0)
 
+    def sparing(self, queues: Collection[str]) -> Capacity:
+        """The capacity without one slot of each of these queues. One slot always remains."""
+        if not queues:
+            return self
+        if self.slots is None:
+            return self if self.total is None else replace(self, total=max(min(self.total, 1), self.total - 1))
+        slots = {queue: max(min(n, 1), n - 1) if queue in queues else n for queue, n in self.slots.items()}
+        return replace(self, slots=slots)
+
     @property
     def shown(self) -> int:
-        """How many jobs may be in flight in all."""
+        """Maximum number of jobs in flight overall, for display."""
         return self.total if self.slots is None else sum(self.slots.values())  # type: ignore[return-value]
 
 
-def capacity_of(nodes: Sequence[Node], routes: Mapping[str, Route], max_inflight: int | None) -> Capacity:
-    """What the online workers can run.
+def capacity_of(nodes: Nodes, routes: Iterable[Route], max_inflight: int | None) -> Capacity:
+    """Calculate the capacity of the online workers.
 
     Args:
         nodes: the online workers.
-        routes: each handler's route, by task name.
-        max_inflight: the setting; ``None`` is ``auto``: twice the concurrency that each queue has.
+        routes: the routes of the handlers; a handler may have several.
+        max_inflight: the setting; ``None`` means ``auto``: twice the concurrency of each queue.
     """
     runnable: set[str] = set()
-    consumers: dict[str, dict[str, int]] = {}
-    for task, route in routes.items():
-        for node in nodes:
-            if node.runs(task, route.queue):
-                runnable.add(task)
-                consumers.setdefault(route.queue, {})[node.hostname] = node.concurrency
-    workers = len({hostname for each in consumers.values() for hostname in each})
+    slots: dict[str, int] = {}
+    workers = 0
+    wanted = [(route.task_name, route.queue) for route in routes]
+    for kind in nodes.kinds:
+        consumed = [(task, queue) for task, queue in wanted if kind.runs(task, queue)]
+        runnable.update(task for task, _ in consumed)
+        workers += kind.workers if consumed else 0
+        for queue in {queue for _, queue in consumed}:
+            slots[queue] = slots.get(queue, 0) + 2 * kind.slots
     if max_inflight is not None:
         return Capacity(frozenset(runnable), None, max_inflight, workers)
-    slots = {queue: 2 * sum(each.values()) for queue, each in consumers.items()}
     return Capacity(frozenset(runnable), slots, None, workers)
 
 
-def shared(capacity: Capacity, others: Sequence[Survey]) -> Capacity:
-    """What of a fleet's capacity is for one worker name, beside others that have jobs on the same fleet.
-
-    It is what the others leave, and at least an even share among those that are busy: so no worker name starves beside
-    another one. Where one has taken all before, they exceed the capacity until it has come down to its share.
+@dataclass(frozen=True)
+class Load:
+    """The slots that some worker names have taken.
 
     Args:
-        capacity: what the fleet can run.
-        others: what the others have in flight, by queue.
+        taken: the slots taken, overall under ``""``, and of each queue under its name.
+        busy: the number of worker names that have taken any, likewise.
     """
 
-    def part(whole: int, taken: Sequence[int]) -> int:
-        busy = 1 + sum(each > 0 for each in taken)
-        return max(whole - sum(taken), math.ceil(whole / busy))
+    taken: Mapping[str, int] = field(default_factory=dict)
+    busy: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, surveys: Iterable[Survey]) -> Load:
+        """Add up the surveys of several worker names."""
+        taken: Counter[str] = Counter()
+        busy: Counter[str] = Counter()
+        for survey in surveys:
+            counts = {"": survey.slots_taken, **survey.load}
+            taken.update(counts)
+            busy.update(name for name, count in counts.items() if count)
+        return cls(taken, busy)
+
+    def without(self, survey: Survey | None) -> Load:
+        """The load of the others, if this survey is one of those that were added up."""
+        if survey is None:
+            return self
+        own = Load.of([survey])
+        return Load(
+            {name: count - own.taken.get(name, 0) for name, count in self.taken.items()},
+            {name: count - own.busy.get(name, 0) for name, count in self.busy.items()},
+        )
+
+
+def shared(capacity: Capacity, others: Load) -> Capacity:
+    """Calculate one worker name's share of a fleet that other worker names use as well.
+
+    The share is the capacity that the others leave, and at least an even share among the busy worker names, so that
+    none of them starves. If one worker name has taken everything before, the fleet is overcommitted until it has come
+    down to its share.
+
+    Args:
+        capacity: the capacity of the fleet.
+        others: the load of the other worker names.
+    """
+
+    def part(whole: int, name: str) -> int:
+        return max(whole - others.taken.get(name, 0), math.ceil(whole / (1 + others.busy.get(name, 0))))
 
     if capacity.slots is None:
         assert capacity.total is not None  # noqa: S101 - one of them is set
-        return replace(capacity, total=part(capacity.total, [each.slots_taken for each in others]))
-    slots = {
-        queue: part(whole, [each.load.get(queue, 0) for each in others]) for queue, whole in capacity.slots.items()
-    }
-    return replace(capacity, slots=slots)
+        return replace(capacity, total=part(capacity.total, ""))
+    return replace(capacity, slots={queue: part(whole, queue) for queue, whole in capacity.slots.items()})
+
+
+class Surveys:
+    """The last surveys of all worker names on the same fleet, which the due pollers of this process note.
+
+    Names of other processes have no due poller here, so their ledgers are read.
+
+    Args:
+        ledgers: the ledgers of all worker names that share the fleet.
+        own: the worker names of this process.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, ledgers: Sequence[Ledger] = (), own: Collection[str] = (), *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._foreign = [ledger for ledger in ledgers if ledger.worker_name not in own]
+        self._own = [ledger for ledger in ledgers if ledger.worker_name in own]
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._queues: tuple[str, ...] = ()
+        self._surveys: dict[str, Survey] = {}
+        self._counted: dict[str, Survey] = {}
+        self._latest: tuple[float, Load] | None = None
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues of which a survey must have the load."""
+        return self._queues
+
+    def note(self, worker_name: str, survey: Survey) -> None:
+        """Note a survey of a worker name of this process."""
+        self._surveys[worker_name] = survey
+
+    def others(self, worker_name: str, queues: Sequence[str]) -> Load:
+        """The load of the other worker names, at most a second older than their surveys.
+
+        Raises:
+            LedgerUnavailable: the ledger of a worker name of another process cannot be read.
+        """
+        with self._lock:
+            now = self._clock()
+            if not set(queues) <= set(self._queues):
+                self._queues, self._latest = tuple(sorted({*self._queues, *queues})), None
+            if self._latest is None or now - self._latest[0] > CHECK_SECONDS:
+                foreign = [ledger.survey(self._queues) for ledger in self._foreign]
+                self._counted = {ledger.worker_name: self._survey(ledger) for ledger in self._own}
+                self._latest = (now, Load.of([*foreign, *self._counted.values()]))
+            return self._latest[1].without(self._counted.get(worker_name))
+
+    def _survey(self, ledger: Ledger) -> Survey:
+        """The last survey of a worker name of this process. If it has not the load of all queues, a new one is read."""
+        noted = self._surveys.get(ledger.worker_name)
+        return noted if noted is not None and set(self._queues) <= noted.load.keys() else ledger.survey(self._queues)
+
+
+class FleetReader:
+    """Reads the online workers at most once a second, for all worker names of a process.
+
+    If the ledger is unreachable, it is tried once a second, too: the loops of many worker names need not wait for one
+    time-out each.
+
+    Args:
+        fleet: the online workers.
+        clock: monotonic seconds.
+
+    Attributes:
+        read_at: the time of the last read, by the clock.
+    """
+
+    def __init__(self, fleet: Fleet, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._fleet = fleet
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._nodes = Nodes()
+        self._failure = ""
+        self.read_at = float("-inf")
+
+    def nodes(self, *, max_age: float = CHECK_SECONDS) -> Nodes:
+        """The online workers, as of at most ``max_age`` seconds ago.
+
+        It is the same object until one comes, changes or leaves.
+
+        Raises:
+            LedgerUnavailable: the ledger is unreachable.
+        """
+        with self._lock:
+            if self._clock() - self.read_at > max_age:
+                try:
+                    self._nodes, self._failure = self._fleet.online(), ""
+                except LedgerUnavailable as error:
+                    self._failure = str(error)
+                self.read_at = self._clock()
+            if self._failure:
+                raise LedgerUnavailable(self._failure)
+            return self._nodes
+
+
+class FleetCapacity:
+    """The capacity of the online workers for one worker name.
+
+    Args:
+        fleet: reads the online workers.
+        routes: the routes of the handlers.
+        max_inflight: the setting.
+        worker_name: the worker name.
+        surveys: the load of other worker names on the same fleet; ``None`` if there are none.
+
+    Attributes:
+        nodes: the workers that were online when the capacity was last read.
+        whole: the capacity that was last read, before the share of other worker names; ``None`` before the first time.
+    """
+
+    def __init__(
+        self,
+        fleet: FleetReader,
+        routes: Routes,
+        max_inflight: int | None,
+        worker_name: str = "",
+        surveys: Surveys | None = None,
+    ) -> None:
+        self._fleet = fleet
+        self._routes = routes
+        self._max_inflight = max_inflight
+        self._worker_name = worker_name
+        self._surveys = surveys
+        self.nodes = Nodes()
+        self.whole: Capacity | None = None
+        self._known = routes.known(Nodes())
+        self._read_at = float("-inf")
+        self._lock = threading.Lock()
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues that jobs can be sent to now."""
+        return sorted({route.queue for route in self._known})
+
+    def latest(self) -> Capacity:
+        """The capacity, as of at most a second ago. It is calculated only if workers or routes have changed.
+
+        Raises:
+            LedgerUnavailable: the online workers, or the ledger of another worker name, cannot be read.
+        """
+        with self._lock:
+            nodes = self._fleet.nodes()
+            if self.whole is None or self._read_at != self._fleet.read_at:
+                self._read_at, known = self._fleet.read_at, self._routes.known(nodes)
+                if self.whole is None or nodes is not self.nodes or known != self._known:
+                    self.nodes, self._known = nodes, known
+                    self.whole = capacity_of(nodes, known, self._max_inflight)
+            if self._surveys is None:
+                return self.whole
+            return shared(self.whole, self._surveys.others(self._worker_name, self.queues))
 
 
 class Room:
-    """How many more jobs may be claimed now.
+    """The slots in which more jobs can be claimed now.
 
     Args:
-        capacity: what the fleet can run.
-        survey: what is in flight.
+        capacity: the capacity of the fleet.
+        survey: the jobs in flight.
+        deferring: the tasks of which jobs were deferred.
+        deferrable: the number of jobs of these tasks that can be claimed in all; ``None`` for any number.
     """
 
-    def __init__(self, capacity: Capacity, survey: Survey) -> None:
+    def __init__(
+        self,
+        capacity: Capacity,
+        survey: Survey,
+        *,
+        deferring: frozenset[str] = frozenset(),
+        deferrable: int | None = None,
+    ) -> None:
         self._capacity = capacity
         self._survey = survey
+        self._deferring = deferring
+        self._deferrable = deferrable
         self._taken: dict[str, int] = {}
         self._taken_in_all = 0
 
@@ -107,9 +319,11 @@ class Room:
             return self._total_left()
         return any(self._left(queue) for queue in self._capacity.slots)
 
-    def has(self, queue: str) -> bool:
-        """Whether a queue has a slot left."""
-        return self._total_left() and self._left(queue)
+    def has(self, route: Route) -> bool:
+        """Whether a route has a free slot."""
+        if self._deferrable is not None and self._deferrable <= 0 and route.task_name in self._deferring:
+            return False
+        return self._total_left() and self._left(route.queue)
 
     def _total_left(self) -> bool:
         total = self._capacity.total
@@ -119,15 +333,19 @@ class Room:
         limit = self._capacity.limit(queue)
         return limit is None or self._survey.load.get(queue, 0) + self._taken.get(queue, 0) < limit
 
-    def take(self, queue: str) -> bool:
-        """Take one slot of a queue. Returns whether there was one."""
-        if not self.has(queue):
+    def take(self, route: Route) -> bool:
+        """Take one slot for a route. Returns whether there was one."""
+        if not self.has(route):
             return False
-        self._taken[queue] = self._taken.get(queue, 0) + 1
-        self._taken_in_all += 1
+        self._count(route, 1)
         return True
 
-    def give_back(self, queue: str) -> None:
-        """One slot that was taken is not needed."""
-        self._taken[queue] -= 1
-        self._taken_in_all -= 1
+    def give_back(self, route: Route) -> None:
+        """Return a slot that was taken and is not needed."""
+        self._count(route, -1)
+
+    def _count(self, route: Route, jobs: int) -> None:
+        self._taken[route.queue] = self._taken.get(route.queue, 0) + jobs
+        self._taken_in_all += jobs
+        if self._deferrable is not None and route.task_name in self._deferring:
+            self._deferrable -= jobs

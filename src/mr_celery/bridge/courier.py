@@ -1,137 +1,152 @@
-"""The courier: delivers the outcomes that were not delivered where they arose."""
+"""The courier: delivers the outcomes that their workers have not delivered."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 
-from .. import tracing
-from ..backoff import backoff
-from ..delivery import HOLD_SECONDS, Consignment, Delivery, Stores
+from ..backoff import ConcurrencyLimit, pause_after
+from ..delivery import DELIVERY_LEASE, Delivery, DeliveryRequest
 from ..errors import LedgerUnavailable, WorkerError
 from ..ledger import DeliveryKey
-from .office import Office
-from .watch import REST
+from ..telemetry import tracing
+from ..telemetry.quantities import duration
+from .context import BridgeContext
+from .limits import CHECK_SECONDS, CONCURRENT_DELIVERIES, LONGEST_PAUSE, SLOW_DELIVERIES
+from .threads import Pool
 
-SIDE_BY_SIDE = 8
-"""How many outcomes are delivered at once, when all is well."""
-
-LOOK_SECONDS = 1.0
-"""Seconds between two looks while deliveries are under way, or the token is refused."""
-
-MOST_PAUSE = 5.0
-"""Seconds between two single deliveries that find out whether a server in trouble is back."""
+logger = logging.getLogger("mr_celery.bridge")
 
 
-MOST_RETRY_AFTER = 30.0
-"""Seconds for which one answer may stop all deliveries; the delivery that got it waits for as long as it says."""
+class _Progress:
+    """A delivery in progress.
 
-
-class Window:
-    """How much may be tried at once with a server that may be in trouble.
-
-    Each failure halves it; with one at a time left, the pauses grow. Each success doubles it. So a server that
-    comes back is not run over, and one that fails now and then hardly slows anything.
-
-    Args:
-        most: how much when all is well.
+    Attributes:
+        slow_at: the time, by the context's clock, from which it counts as slow.
+        is_over: set if it is to be put off.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._failures = 0
-        self.size = most
-
-    def succeeded(self) -> None:
-        """A delivery got through."""
-        self._failures = 0
-        self.size = min(self._most, self.size * 2)
-
-    def failed(self) -> float:
-        """A delivery told of trouble. Returns the seconds to pause now."""
-        alone = self.size == 1
-        self.size = max(1, self.size // 2)
-        if not alone:
-            return 0.0
-        self._failures += 1
-        return backoff(self._failures, first=0.5, most=MOST_PAUSE)
+    def __init__(self) -> None:
+        self.slow_at = float("inf")
+        self.is_over = threading.Event()
 
 
 class Courier:
-    """Takes the outcomes that are due from the ledger and delivers them, a few side by side.
+    """Takes the due outcomes from the ledger and delivers them, a few at a time.
 
     Args:
-        office: the bridge's parts.
-        side_by_side: how many at once.
+        context: the objects that the loops share.
+        pool: the threads of the deliveries; by default its own.
+        side_by_side: the maximum number of concurrent deliveries.
+
+    Attributes:
+        on_end: called at the end of each delivery, on its thread.
     """
 
-    def __init__(self, office: Office, *, side_by_side: int = SIDE_BY_SIDE) -> None:
-        self._office = office
-        self._hold_seconds = min(HOLD_SECONDS, office.settings.lease)
-        stores = Stores(office.ledger, office.spool)
-        self._delivery = Delivery(office.api, office.ledger, stores, hold_seconds=self._hold_seconds)
-        self._pool = ThreadPoolExecutor(side_by_side, thread_name_prefix="modelreins-courier")
-        self._delivering: set[Future[WorkerError | None]] = set()
-        self._window = Window(side_by_side)
+    def __init__(
+        self, context: BridgeContext, *, pool: Pool | None = None, side_by_side: int = CONCURRENT_DELIVERIES
+    ) -> None:
+        self._context = context
+        self._lease = min(DELIVERY_LEASE, context.settings.lease)
+        self._delivery = Delivery(
+            context.api,
+            context.ledger,
+            spool=lambda: context.spool,
+            lease=self._lease,
+            without_artifacts=context.settings.without_artifacts,
+        )
+        self._pool = Pool("deliveries", side_by_side + SLOW_DELIVERIES) if pool is None else pool
+        self.on_end: Callable[[], object] = lambda: None
+        self._delivering: dict[Future[WorkerError | None], _Progress] = {}
+        self._limit = ConcurrencyLimit(side_by_side, most_pause=5.0)
         self._resume_at = float("-inf")
 
     def run_once(self) -> float:
-        """Deliver what is due. Returns seconds until the next look; the watch and the bell wake it before.
+        """Deliver the due outcomes. Returns the seconds until the next poll, unless the loop is woken earlier.
 
         Raises:
-            LedgerUnavailable: the ledger is away.
+            LedgerUnavailable: the ledger is unreachable.
         """
-        self._look_back()
-        pause = self._resume_at - self._office.clock()
+        self._collect()
+        pause = self._resume_at - self._context.clock()
         if pause > 0:
             return pause
-        if self._office.token_rejected:
-            return LOOK_SECONDS
-        free = self._window.size - len(self._delivering)
+        if self._context.token.rejected:
+            return CHECK_SECONDS
+        free = self._free()
         if free <= 0:
-            wait(self._delivering, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED")
-            return 0.0
-        taken = self._office.ledger.collect(free, hold_seconds=self._hold_seconds)
-        self._delivering |= {self._pool.submit(self._deliver, key) for key in taken}
+            return CHECK_SECONDS
+        taken = self._context.ledger.collect(free, lease=self._lease)
+        for key in taken:
+            progress = _Progress()
+            delivery = self._pool.submit(self._deliver, key, progress)
+            self._delivering[delivery] = progress
+            delivery.add_done_callback(lambda _: self.on_end())
         if len(taken) == free:
             return 0.0
-        return LOOK_SECONDS if self._delivering else REST
+        return CHECK_SECONDS if self._delivering else LONGEST_PAUSE
 
-    def _look_back(self) -> None:
-        """Learn from the deliveries that have ended."""
-        done = {future for future in self._delivering if future.done()}
-        self._delivering -= done
-        for future in done:
+    def _free(self) -> int:
+        """The number of deliveries that may begin. Slow ones leave their places to others."""
+        now, free_threads = self._context.clock(), self._pool.free
+        slow = [each for each in self._delivering.values() if now >= each.slow_at]
+        free = min(self._limit.size - len(self._delivering) + len(slow[:SLOW_DELIVERIES]), free_threads)
+        if free <= 0:
+            for each in slow[SLOW_DELIVERIES if free_threads else 1 :]:  # other worker names may wait for a thread
+                each.is_over.set()
+        return free
+
+    def _collect(self) -> None:
+        """Collect the results of the deliveries that have ended."""
+        for future in [each for each in self._delivering if each.done()]:
+            del self._delivering[future]
             if future.exception() is not None:
-                continue  # it is logged, and tells nothing of the server
+                continue  # already logged, and not about the server
             error = future.result()
             if error is None:
-                self._window.succeeded()
-                self._office.token_works()
+                self._limit.succeeded()
+                self._context.token.refusals = 0
             elif error.trouble:
-                pause = max(self._window.failed(), min(error.retry_after or 0.0, MOST_RETRY_AFTER))
-                self._resume_at = max(self._resume_at, self._office.clock() + pause)
+                usual, now = self._limit.failed(), self._context.clock()
+                # One response holds up all deliveries, so it counts for less than in the delivery's own next try.
+                pause = pause_after(error, usual, most=LONGEST_PAUSE)
+                if (why := error.longer_than(usual)) and now >= self._resume_at:
+                    logger.warning("%s: %s, next delivery in %s", error.summary, why, duration(pause))
+                self._resume_at = max(self._resume_at, now + pause)
                 if error.unauthorized:
-                    self._office.reject_token(error)
+                    self._context.token.reject(error)
 
     def close(self, timeout: float) -> None:
-        """Wait for the deliveries that are under way, for at most ``timeout`` seconds."""
+        """Wait up to ``timeout`` seconds for the deliveries in progress. Uploads that take longer are put off."""
         wait(self._delivering, timeout=timeout)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for progress in self._delivering.values():
+            progress.is_over.set()
 
-    def _deliver(self, key: DeliveryKey) -> WorkerError | None:
-        """Deliver one outcome. Returns what put it off; after an exception the job becomes due again."""
-        ledger, job_id = self._office.ledger, key.job_id
+    def _deliver(self, key: DeliveryKey, progress: _Progress) -> WorkerError | None:
+        """Deliver one outcome. Returns the error that postponed it; after an exception the job becomes due again."""
+        ledger, job_id = self._context.ledger, key.job_id
         try:
-            record = ledger.read(job_id)
+            try:
+                record = ledger.read(job_id)
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                self._delivery.unreadable(key, error)
+                raise
             if record is None or record.state != "finished" or record.outcome is None:
                 return None
-            consignment = Consignment(key, record.outcome, parts=record.parts)
-            with self._office.delivery_under_way(key), tracing.following(record.trace):
-                return self._delivery.deliver(consignment)
+            delivery_request = DeliveryRequest(key, record.outcome, parts=record.parts, failures=record.failures)
+            progress.slow_at = self._context.clock() + delivery_request.usual_seconds
+            self._context.renewer.deliveries.add(key)
+            try:
+                with tracing.following(record.trace):
+                    return self._delivery.deliver(delivery_request, is_over=progress.is_over.is_set)
+            finally:
+                self._context.renewer.deliveries.discard(key)
         except LedgerUnavailable as error:
-            log = self._office.log(job_id, key.task_id)
+            log = self._context.log(job_id, key.task_id)
             log.warning("delivery_interrupted", f"delivery interrupted: {error}", reason=str(error))
             raise
         except Exception as error:
-            self._office.log(job_id, key.task_id).error("delivery_interrupted", "delivery interrupted", error=error)
+            self._context.log(job_id, key.task_id).error("delivery_interrupted", "delivery interrupted", error=error)
             raise

@@ -1,79 +1,143 @@
-"""Presence: the server is told that this worker name is here."""
+"""Reports presence of the worker name to the server."""
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 
-from ..client import Api
 from ..errors import LedgerUnavailable, WorkerError
-from ..ledger import BridgeProcess, Fleet, Ledger
-from ..version import __version__
-from .capacity import capacity_of
-from .office import TOKEN_LAPSES, Office
+from ..ledger import Ledger
+from ..server import Api
+from .capacity import FleetCapacity
+from .condition import Condition
+from .context import BridgeContext
+from .limits import LASTING
+from .presence import PresenceStatus, presence_status
+from .threads import Pool
 
 logger = logging.getLogger("mr_celery.bridge")
 
-REJECTED_PACE = 6
-"""How many times slower presence is reported while the token is refused."""
+ANSWER_SECONDS = 0.2
+"""Longest time, in seconds, to wait for a response before other worker names have their turn."""
 
-SIDE_BY_SIDE = 4
-"""How many reports may wait for their answers."""
 
-ONLINE = 3
-"""For how many intervals a bridge counts as online after it has announced itself."""
+LATE = 0.2
+"""Part of the interval by which a report may be late before it hurries."""
+
+MOST_OLD = 1.8
+"""Greatest age, in intervals, of what a late report was read from. Other bridges wait longer for an announcement."""
 
 
 class Heartbeat:
-    """Reports presence, with the declared capabilities as tags and the state of work as details.
+    """Reports presence: whether jobs are claimed now, the tags and the provider, and state and load as details.
 
-    It announces the bridge in the ledger, too, for whoever asks how things stand.
+    A router may read it to choose a worker. The tags are the declared capabilities and tags, and those of the settings.
+    All bridges of a worker name report the same status, which they derive from their announcements in the ledger.
 
-    It has connections of its own, with short time-outs, and a report whose answer is late does not delay the next one:
-    so presence does not lapse because the server or the ledger is slow.
+    It also announces the bridge and its condition in the ledger, for the status commands.
+
+    Presence does not lapse because the server or the ledger is slow: the heartbeat has separate connections with short
+    timeouts, and a late response does not delay the next report. A ``Retry-After`` does not make it lapse either: while
+    the token is accepted, two reports are at most one and a half intervals apart. If the process has more worker names
+    than it has time for, a late report does without what makes it later: reads of the ledger, and waiting for a
+    response.
 
     Args:
-        office: the bridge's parts.
-        api: the server.
-        ledger: the ledger.
-        fleet: the register of workers.
+        context: the objects that the loops share.
+        api: the server, with a short timeout.
+        ledger: the ledger, with a short timeout.
+        capacity: the capacity of the fleet, with a short timeout.
+        pool: the threads of the reports; by default its own.
+        side_by_side: the number of reports that may wait for a response at the same time.
+
+    Attributes:
+        condition: the condition that it reports.
+        on_answer: called when a response has arrived for which it does not wait any longer.
     """
 
-    def __init__(self, office: Office, api: Api, ledger: Ledger, fleet: Fleet) -> None:
-        self._office = office
+    def __init__(
+        self,
+        context: BridgeContext,
+        api: Api,
+        ledger: Ledger,
+        capacity: FleetCapacity,
+        *,
+        pool: Pool | None = None,
+        side_by_side: int = 4,
+    ) -> None:
+        self._side_by_side = side_by_side
+        self._context = context
         self._api = api
         self._ledger = ledger
-        self._fleet = fleet
-        self._tags = ",".join(office.registry.offered) or None
+        self._capacity = capacity
+        added = context.settings.tags.split(",") if context.settings.tags else []
+        self._tags = ",".join(dict.fromkeys([*context.registry.offered, *added])) or None
+        self._provider = context.settings.provider or None
         self._refusals = 0
-        self._began_at = office.clock()
-        self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="modelreins-heartbeat")
-        self._under_way: list[Future[object]] = []
+        self._refused_id = ""
+        self._next_at = self._report_at = float("-inf")
+        self._due_at = float("inf")
+        self._observed_at = float("-inf")
+        self.condition = Condition(context)
+        self._pool = Pool("heartbeat", side_by_side) if pool is None else pool
+        self._under_way: list[Future[None]] = []
+        self._waits = False
+        self.on_answer: Callable[[], object] = lambda: None
 
     def run_once(self) -> float:
-        """Report presence. Returns seconds until the next report.
+        """Report presence if it is time to, and handle the responses. Returns the seconds until the next run.
 
         Raises:
-            WorkerError: it could not be reported, for another reason than the token.
+            WorkerError: a report failed for another reason than the token.
         """
-        interval = self._office.settings.heartbeat_interval
-        began = self._office.clock()
-        if len(self._under_way) < SIDE_BY_SIDE:
-            self._under_way.append(self._pool.submit(self._api.presence, "active", self._details(), self._tags))
-        wait(self._under_way[-1:], timeout=interval)
-        try:
-            refusals = self._learn()
-        finally:
-            self._announce(interval * ONLINE * REJECTED_PACE if self._refusals >= TOKEN_LAPSES else interval * ONLINE)
-        if refusals >= TOKEN_LAPSES:
-            return interval * REJECTED_PACE
-        return max(0.0, interval - (self._office.clock() - began))
+        rest = self._next_at - self._context.clock()
+        if rest <= 0:
+            return self.beat()
+        self._next_at = float("-inf")  # after a failure the next run reports again
+        self._collect()
+        self._next_at = self._context.clock() + rest
+        return rest
 
-    def _learn(self) -> int:
-        """Learn from the answers that are there. Returns how often in a row the token was refused."""
+    def beat(self) -> float:
+        """Report presence, less often while the token is refused. Returns the seconds until the next report.
+
+        Raises:
+            WorkerError: a report failed for another reason than the token.
+        """
+        interval = self._context.settings.heartbeat_interval
+        began = self._context.clock()
+        if self._refusals and self._refused_id != self._context.token.token_id():
+            self._refusals, self._report_at = 0, float("-inf")  # there is a new token
+        is_late = began > self._due_at + interval * LATE
+        self._due_at = began + interval
+        seen = not (is_late and began < self._observed_at + interval * MOST_OLD) and self._observe()
+        self._next_at = float("-inf")  # after a failure the next run reports again
+        if began >= self._report_at and len(self._under_way) < self._side_by_side:
+            status, details = self.condition.presence()
+            self._waits = not is_late
+            report = self._pool.submit(self._report, status, details)
+            self._under_way.append(report)
+            report.add_done_callback(self._on_answer)
+        if not is_late:
+            wait(self._under_way[-1:], timeout=min(interval / 4, ANSWER_SECONDS))
+        self._waits = False
+        try:
+            if self._collect() >= LASTING and began >= self._report_at:
+                self._report_at = began + interval * 6  # spares the server
+        finally:
+            if seen:
+                self._announce(interval * 3)  # two announcements may fail before it counts as offline
+        self._next_at = began + interval
+        return max(0.0, self._next_at - self._context.clock())
+
+    def _on_answer(self, _: Future[None]) -> None:
+        if not self._waits:
+            self.on_answer()
+
+    def _collect(self) -> int:
+        """Handle the responses that have arrived. Returns the number of consecutive refusals of the token."""
         answered = [each for each in self._under_way if each.done()]
         self._under_way = [each for each in self._under_way if each not in answered]
         for report in answered:
@@ -82,50 +146,47 @@ class Heartbeat:
             except WorkerError as error:
                 if not error.unauthorized:
                     raise
-                self._refusals += 1
-                self._office.reject_token(error)
+                self._refusals += not error.unsent  # one that was not sent spares the server already
+                self._refused_id = self._context.token.token_id()
+                self.condition.refusal = error.summary
+                self._context.token.reject(error)
             else:
-                self._refusals = 0
-                self._office.presence_at = self._office.clock()
-                self._office.accept_token()
+                self._refusals, self._report_at = 0, float("-inf")
+                self._context.presence_at = self._context.clock()
+                self._context.token.accept()
         return self._refusals
 
     def leave(self) -> None:
-        """Report a last time that this worker name was here, and is idle now."""
+        """Report presence one last time: as idle, unless other bridges of the worker name are online."""
+        others = self.condition.others
+        with suppress(LedgerUnavailable):  # the entry expires soon
+            self._ledger.withdraw_bridge(self.condition.id)
+            others = [each for each in self._ledger.bridges() if not each.is_old(self.condition.now)]
         try:
-            self._api.presence("idle", "bridge stopped", self._tags)
+            details = f"bridge {self.condition.id} stopped; {len(others)} online" if others else "bridge stopped"
+            self._report(presence_status(None, others), details)
         except WorkerError as error:
             logger.warning("last presence not reported: %s", error.summary)
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        with suppress(LedgerUnavailable):  # it is gone from there by itself, a little later
-            self._ledger.withdraw_bridge(self._id)
 
-    @property
-    def _id(self) -> str:
-        return f"{socket.gethostname()}:{os.getpid()}"
+    def _report(self, status: PresenceStatus, details: str) -> None:
+        self._api.presence(status, details, self._tags, provider=self._provider)
+
+    def _observe(self) -> bool:
+        """Read the condition of the fleet. Returns whether the ledger could be read."""
+        try:
+            self._capacity.latest()
+            survey = self._ledger.survey(self._capacity.queues)
+            pause = self._ledger.snapshot(()).pause if survey.paused else None
+            bridges = self._ledger.bridges()
+        except LedgerUnavailable as error:
+            self.condition.miss(str(error))
+            return False
+        self.condition.observe(survey, self._capacity, pause, bridges)
+        self._observed_at = self._context.clock()
+        return True
 
     def _announce(self, seconds: float) -> None:
-        bridge = BridgeProcess(
-            id=self._id,
-            host=socket.gethostname(),
-            version=__version__,
-            uptime=self._office.clock() - self._began_at,
-            presence_age=self._office.presence_age,
-            token_rejected=self._office.token_rejected,
-            pending=self._office.pending,
-        )
         try:
-            self._ledger.announce_bridge(bridge, seconds=seconds)
+            self._ledger.announce_bridge(self.condition.announcement(), seconds=seconds)
         except LedgerUnavailable as error:
             logger.debug("this bridge cannot be announced: %s", error)
-
-    def _details(self) -> str:
-        office = self._office
-        try:
-            survey = self._ledger.survey()
-            capacity = capacity_of(self._fleet.online(), office.routes, office.settings.max_inflight)
-        except LedgerUnavailable:
-            return "ledger away"
-        waiting = survey.states["claimed"] + survey.states["sent"]
-        paused = "paused, " if survey.paused else ""
-        return f"{paused}in flight {survey.in_flight}, waiting {waiting}, capacity {capacity.shown}"

@@ -1,17 +1,20 @@
-"""The command line: ``celery -A proj modelreins …``, and ``mr-celery`` for what needs no Celery command.
+"""The command line: ``celery -A proj modelreins …`` and ``mr-celery``.
 
-Celery loads this on each of its commands, so everything heavy is imported inside the functions.
+Celery imports this package for each of its commands, so functions import heavy modules themselves.
 """
 
+from .check import check
+from .complete import complete
 from .control import drain, fail, pause, requeue, resume
+from .dispatch import dispatch
 from .jobs import jobs
 from .modelreins import modelreins
 from .register import register
 from .status import status
 
-for _command in (status, jobs, requeue, fail, pause, resume, drain, register):
+for _command in (check, status, dispatch, jobs, requeue, fail, complete, pause, resume, drain, register):
     modelreins.add_command(_command)
 
-from .main import main  # noqa: E402 - it takes over the commands of `modelreins`, so these come first
+from .main import main  # noqa: E402 - imported last: it copies the commands of `modelreins`
 
 __all__ = ["main", "modelreins"]

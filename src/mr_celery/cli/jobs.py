@@ -1,142 +1,174 @@
-"""``jobs``: a list of jobs, or one job's whole story."""
+"""``jobs``: lists jobs, or shows the history of one job."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from celery.bin.base import CeleryCommand, CeleryOption, handle_preload_options
+from celery.bin.base import CeleryOption, handle_preload_options
 
-from .operating import ledger_flags, ledger_with, ledgers_of, one_line_errors, settings_of
-from .show import age, table
+from ..telemetry.quantities import counted, duration
+from .operating import AppCommand, ledger_flags, ledger_with, ledgers_of, one_line_errors, settings_of
+from .selection import filter_of, limit_flag, selection_flags
+from .show import paragraph, table, table_width, terminal_width
+from .terminal import echo, echo_json, styled
 
 if TYPE_CHECKING:
-    from ..ledger import Ledger, Line, Record
+    from ..ledger import Event, Member
+    from ..operations.jobs import History, JobSummary
 
-COLOURS = {"failed": "red", "lost": "red", "undelivered": "yellow", "refused": "red", "aborted": "yellow"}
+MOST_MEMBERS = 50
+"""Number of members of a workflow that are shown."""
+
+COLOURS = {"failed": "red", "lost": "red", "refused": "red", "undelivered": "yellow"}
 
 
-@click.command(cls=CeleryCommand)
+@click.command(cls=AppCommand)
 @click.argument("job_id", metavar="[ID]", type=int, required=False)
-@click.option(
-    "--state",
-    cls=CeleryOption,
-    help_group="Operator Options",
-    help="Only jobs in it: admitted, claimed, sent, running, finished, done, failed, escalated, superseded, aborted.",
-)
-@click.option("--task", cls=CeleryOption, help_group="Operator Options", help="Only jobs of that task.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=50,
-    show_default=True,
-    cls=CeleryOption,
-    help_group="Operator Options",
-    help="How many at the most.",
-)
+@selection_flags
+@limit_flag(50, "Maximum number of jobs.")
 @click.option("--json", "as_json", is_flag=True, cls=CeleryOption, help_group="Operator Options", help="Print JSON.")
 @ledger_flags
 @click.pass_context
 @handle_preload_options
-def jobs(
-    ctx: click.Context,
-    job_id: int | None,
-    state: str | None,
-    task: str | None,
-    limit: int,
-    as_json: bool,
-    **flags: Any,
-) -> None:
-    """List the jobs that the ledger knows, those in flight first; or tell one job's whole story.
+def jobs(ctx: click.Context, job_id: int | None, limit: int, as_json: bool, **flags: Any) -> None:
+    """List jobs, or show the history of one.
 
-    What they ask for and what they became is not shown: that is on the server.
+    Lists the jobs in the ledger, those in flight first. The column "time" shows how long they have been in their state.
+    For ended jobs, it is the time from the claim to the end. Below the list, one line for each reason shows why pending
+    jobs wait. Prompts and results are not shown. They are on the server.
     """
-    from ..operations.jobs import listed, story_of
+    from ..operations import waiting_jobs
+    from ..operations.jobs import Filter, history_of, listed
+    from ..server.address import job_address
 
-    with one_line_errors(ctx):
+    with one_line_errors():
+        wanted = filter_of(flags)
         settings = settings_of(ctx, flags)
         if job_id is not None:
+            if wanted is not None:
+                raise click.UsageError("give the id of one job, or options that select jobs")
             ledger = ledger_with(settings, job_id)
-            record, story = story_of(ledger, job_id)
-            fields = {**_fields(ledger, record, ledger.survey().now), "story": [line.__dict__ for line in story]}
-            _print([json.dumps(fields)] if as_json else _story(record, story, ctx))
+            history = history_of(ledger, job_id)
+            output = job_address(settings.url, job_id) if settings.url else ""
+            if as_json:
+                echo_json(_to_json(history, output))
+            else:
+                _print(_history(history, output))
             return
         ledgers = ledgers_of(settings)
         for ledger in ledgers:
-            found = listed(ledger, state=state, task=task, limit=limit)
-            now = ledger.survey().now
+            found = listed(ledger, wanted or Filter(), limit=limit)
             if as_json:
-                _print(json.dumps(_fields(ledger, each, now)) for each in found)
+                for each in found:
+                    echo_json(each.to_json())
                 continue
             if len(ledgers) > 1:
-                click.echo(ctx.obj.style(f"{ledger.worker}:", bold=True))
-            _print(_list(found, now))
+                echo(styled(f"{ledger.worker_name}:", bold=True))
+            _print(job_table(list(found)) or ["no jobs"])
+            if wanted is None:
+                waits = waiting_jobs(ledger.bridges(), ledger.survey().now)
+                for wait in waits:
+                    _print(paragraph(wait.text, hanging=2) if table_width() else [wait.text])
 
 
-def _print(lines: Iterable[str]) -> None:
+def _print(lines: Sequence[str] | Iterator[str]) -> None:
     for line in lines:
-        click.echo(line)
+        echo(line)
 
 
-def _state(record: Record) -> str:
-    return record.how if record.how == "superseded" else record.status if record.state == "closed" else record.state
+def job_table(found: Sequence[JobSummary]) -> list[str]:
+    """Format jobs as a table; empty without jobs."""
+    if not found:
+        return []
+    rows = []
+    for each in found:
+        seconds = each.duration if each.over else each.seconds
+        took, attempt = "" if seconds is None else duration(seconds), f"{each.attempt} of {each.max_attempts}"
+        rows.append((each.id, each.state, each.capability, each.task, took, attempt, each.reason))
+
+    def paint(column: int, cell: str) -> str:
+        return _coloured(cell) if column == 1 else cell
+
+    head = ("job", "state", "capability", "task", "time", "attempt", "reason")
+    return table(head, rows, right=(0, 4), paint=paint, width=table_width(), cut=(2, 3, 6))
 
 
-def _since(record: Record) -> float:
-    return record.times.get(record.state) or record.times.get("ended", 0.0)
+def _coloured(cell: str) -> str:
+    """A state or an event, in a colour if something is wrong."""
+    colour = COLOURS.get(cell.strip())
+    return styled(cell, fg=colour) if colour else cell
 
 
-def _fields(ledger: Ledger, record: Record, now: float) -> dict[str, Any]:
+def _to_json(history: History, output: str) -> dict[str, Any]:
     return {
-        "id": record.id,
-        "worker_name": ledger.worker,
-        "state": _state(record),
-        "seconds": max(0.0, now - _since(record)),
-        "task": record.route.task,
-        "queue": record.route.queue,
-        "attempt": record.attempt,
-        "max_attempts": record.route.max_attempts,
-        "task_id": record.task_id,
-        "node": record.node,
-        "deliveries": record.deliveries,
-        "why": record.why,
+        **history.job.to_json(),
+        "output": output,
+        "events": [event.__dict__ for event in history.events],
+        "members": [member.__dict__ for member in history.members],
+        "seconds_in_states": history.seconds,
     }
 
 
-def _list(found: list[Record], now: float) -> Iterator[str]:
-    if not found:
-        yield "no jobs"
-        return
+def _history(history: History, output: str) -> Iterator[str]:
+    job = history.job
+    days = sorted({time.strftime("%Y-%m-%d", time.localtime(event.at)) for event in history.events})
+    yield "  ".join([styled(f"job {job.id}", bold=True), _coloured(job.state), *(days if len(days) == 1 else ())])
+    facts = {**history.facts, "output": output and f"{output} or on the server's page" if job.over else ""}
+    for name, fact in facts.items():
+        if fact:
+            yield from paragraph(f"{name}: {fact}", hanging=len(name) + 2)
+    yield ""
+    if history.members:
+        yield from _members(history.members, with_day=len(days) > 1)
+        yield ""
+    yield from _events(history.events, with_day=len(days) > 1)
+
+
+def _members(members: Sequence[Member], *, with_day: bool) -> Iterator[str]:
+    """The members of the job's workflow as a table. A large one shows those that are not done."""
+    shown = members if len(members) <= MOST_MEMBERS else [each for each in members if each.state != "done"]
+    shown = shown[:MOST_MEMBERS]
     rows = [
-        (each.id, _state(each), age(max(0.0, now - _since(each))), each.attempt, each.route.task, each.node)
-        for each in found
+        (
+            each.task_name,
+            each.state,
+            _time(each.since, with_day=with_day),
+            each.node,
+            each.retries or "",
+            each.member_id,
+        )
+        for each in shown
     ]
 
     def paint(column: int, cell: str) -> str:
-        return click.style(cell, fg=COLOURS.get(cell.strip())) if column == 1 else cell
+        return _coloured(cell) if column == 1 else cell
 
-    yield from table(("job", "state", "for", "attempt", "task", "node"), rows, right=(0, 2, 3), paint=paint)
+    yield from table(("member", "state", "since", "node", "retries", "task id"), rows, paint=paint, width=table_width())
+    if len(shown) < len(members):
+        yield f"and {counted(len(members) - len(shown), 'more member')}, which --json lists"
 
 
-def _story(record: Record, story: list[Line], ctx: click.Context) -> Iterator[str]:
-    head = f"job {record.id}  {_state(record)}"
-    yield str(ctx.obj.style(head, bold=True))
-    yield (
-        f"task {record.route.task or '(none takes it)'}, queue {record.route.queue}, attempt {record.attempt} of "
-        f"{record.route.max_attempts}"
-    )
-    yield ""
-    before = story[0].at if story else 0.0
+def _time(at: float, *, with_day: bool) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S" if with_day else "%H:%M:%S", time.localtime(at))
+
+
+def _events(events: Sequence[Event], *, with_day: bool) -> Iterator[str]:
+    before = events[0].at if events else 0.0
     rows = []
-    for line in story:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.at)) + f".{int(line.at % 1 * 1000):03d}"
-        rows.append((stamp, f"+{age(max(0.0, line.at - before))}", line.attempt or "", line.event, line.note))
-        before = line.at
+    for event in events:
+        stamp = _time(event.at, with_day=with_day)
+        milliseconds = f"{int(event.at % 1 * 1000):03d}"
+        after = f"+{duration(event.at - before)}"
+        rows.append((f"{stamp}.{milliseconds}", after, event.attempt or "", event.event, event.note))
+        before = event.at
 
     def paint(column: int, cell: str) -> str:
-        return click.style(cell, fg=COLOURS.get(cell.strip())) if column == 3 else cell
+        if column == 4:
+            return styled(cell, fg="red") if cell.startswith("failed") else cell
+        return _coloured(cell) if column == 3 else cell
 
-    yield from table(("when", "after", "attempt", "what", ""), rows, right=(1, 2), paint=paint)
+    head = ("when", "after", "attempt", "event", "note")
+    yield from table(head, rows, right=(1, 2), paint=paint, width=terminal_width(), wrap=True)

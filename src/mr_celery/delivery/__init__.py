@@ -1,11 +1,17 @@
-"""Delivery: what a handler returned becomes an outcome, and the outcome reaches the server."""
+"""Packs a handler's return value as an outcome, and delivers outcomes to the server."""
 
-from .away import Away
-from .consignment import Consignment
-from .deliver import Delivery
-from .hold import HOLD_SECONDS
-from .parcel import Parcel, pack, pack_failure
-from .stores import Stores
-from .stow import Stow
+from .deliver import DELIVERY_LEASE, USUAL_RATE, Delivery, DeliveryRequest
+from .packing import PackedOutcome, pack, pack_attachments, pack_failure
+from .staging import Staging
 
-__all__ = ["HOLD_SECONDS", "Away", "Consignment", "Delivery", "Parcel", "Stores", "Stow", "pack", "pack_failure"]
+__all__ = [
+    "DELIVERY_LEASE",
+    "USUAL_RATE",
+    "Delivery",
+    "DeliveryRequest",
+    "PackedOutcome",
+    "Staging",
+    "pack",
+    "pack_attachments",
+    "pack_failure",
+]

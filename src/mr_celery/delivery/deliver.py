@@ -1,203 +1,359 @@
-"""Bringing an outcome to the server: artifacts, then reviews, then the close."""
+"""Delivers an outcome to the server: artifacts, then reviews, then the close."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
-from .. import tracing
-from ..backoff import backoff
-from ..client import TERMINAL, Api, status_of
-from ..errors import WorkerError
-from ..ledger import Ledger
-from ..log import JobLog
+from ..errors import LedgerUnavailable, WorkerError
+from ..ledger import DeliveryKey, Ledger
 from ..outcome import Outcome
-from ..spool import SpoolUnavailable
-from .answers import Answers
-from .consignment import Consignment
-from .hold import HOLD_SECONDS, Hold, Overtaken
-from .shipment import Shipment, Undeliverable, content
-from .stores import Stores
+from ..server import Api, is_same_end, phase_of, status_of
+from ..server.api import UPLOAD_TIMEOUT
+from ..spool import Spool, SpoolUnavailable
+from ..telemetry import tracing
+from ..telemetry.logs import JobLog
+from ..telemetry.quantities import duration
+from .blobs import BlobStore
+from .failed_delivery import Attempt, FailedDelivery, superseded
+from .failures import BOUNDS, Bound, Evidence, Failures
+from .placeholders import Placeholders
+from .server_routes import Routes
+from .texts import GIVEN_UP, REFUSAL, THE_OUTPUT
+from .uploads import OUTPUT, PartDelivery, Undeliverable, raise_if_refused
 
 logger = logging.getLogger("mr_celery.delivery")
 
+DELIVERY_LEASE = 15.0
+"""Seconds after which a delivery's claim on its job expires without a renewal, unless a lease is shorter."""
+
 NOT_RUNNING = (404, 409, 410)
-"""Statuses with which a server says that there is no such job to close."""
+"""Statuses of a server that has no such job to close."""
 
 UNHEARD_OF = 5
-"""How many deliveries a server may answer with 404 and a job it lists nowhere, before the job counts as gone."""
+"""Number of deliveries answered with 404 after which a job that the server lists nowhere counts as gone."""
 
-REFUSAL = "the server refused"
-"""How the output of a job begins of which the server did not take something."""
+USUAL_RATE = 32 * 2**10
+"""Bytes per second below which a delivery counts as slow. A run then leaves it to the courier, which waits for longer.
 
-OUTPUT, THE_OUTPUT = "output", "the job's output"
-OUTPUT_REFUSED = f"{REFUSAL} {THE_OUTPUT}"
+Otherwise a server that reads slowly would hold the slots of workers.
+"""
+
+TOO_SLOW = "the server reads too slowly"
+"""The reason of a delivery that ended because it took too long."""
+
+MOST_UNREADABLE = 8
+"""Number of deliveries after which a job fails if its outcome cannot be read from the ledger."""
+
+
+@dataclass(frozen=True)
+class DeliveryRequest:
+    """The request to deliver an outcome.
+
+    Args:
+        key: identifies the delivery and its job, and fences its records in the ledger.
+        outcome: the outcome to deliver.
+        parts: the server's answers to the delivered parts: ``artifact:0``, ``review:0``, …
+        blobs: the contents of the uploads that the ledger stores, in order, if the caller has them.
+        failures: the failures of earlier deliveries, as :class:`~.failures.Failures` wrote them.
+    """
+
+    key: DeliveryKey
+    outcome: Outcome
+    parts: Mapping[str, str]
+    blobs: Sequence[bytes] | None = field(default=None, repr=False)
+    failures: str = field(default="", repr=False)
+
+    @property
+    def job_id(self) -> int:
+        """The job's id."""
+        return self.key.job_id
+
+    @property
+    def number(self) -> int:
+        """The number of this delivery of the job, from 1."""
+        return self.key.number
+
+    @property
+    def parts_left(self) -> tuple[str, ...]:
+        """The artifacts and reviews that were not delivered when this delivery began."""
+        uploads = (
+            f"artifact:{index}"
+            for index, upload in enumerate(self.outcome.uploads)
+            if not (upload.slug or upload.refused)
+        )
+        reviews = (f"review:{index}" for index, review in enumerate(self.outcome.reviews) if not review.refused)
+        return tuple(part for part in (*uploads, *reviews) if part not in self.parts)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether this delivery, or an earlier one, may have delivered artifacts or reviews."""
+        return bool(self.parts or self.outcome.uploads or self.outcome.reviews)
+
+    @property
+    def usual_seconds(self) -> float:
+        """Seconds after which the delivery counts as slow."""
+        size = len(self.outcome.text) + sum(upload.size for upload in self.outcome.uploads if not upload.slug)
+        return UPLOAD_TIMEOUT + size / USUAL_RATE
+
+    def linked_elsewhere(self, part: str) -> bool:
+        """Whether a part refers to another job, or to a review that is not in this outcome."""
+        kind, _, index = part.partition(":")
+        if kind == "artifact":
+            upload = self.outcome.uploads[int(index)]
+            return upload.review_id is not None or upload.job_id not in (None, self.job_id)
+        return self.outcome.reviews[int(index)].job_id not in (None, self.job_id)
+
+
+class Overtaken(Exception):
+    """Another delivery has taken the job, or the job was aborted."""
+
+
+class TookTooLong(Exception):
+    """The caller of a delivery waits no longer. A later delivery continues."""
+
+
+class DeliveryLease:
+    """A delivery's exclusive claim on its job. Each step of the delivery checks and renews it.
+
+    Args:
+        ledger: the ledger.
+        key: the delivery.
+        seconds: seconds until the claim expires without a renewal.
+        is_over: returns whether the delivery must end, because its caller waits no longer.
+    """
+
+    def __init__(
+        self, ledger: Ledger, key: DeliveryKey, seconds: float, is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._is_over = is_over
+        self._ledger = ledger
+        self._key = key
+        self._seconds = seconds
+        self._confirmed_at = time.monotonic()
+
+    def confirm(self) -> None:
+        """Check and renew the claim if a third of its time has passed. This process may have been frozen.
+
+        Raises:
+            Overtaken: the claim is lost.
+            TookTooLong: the caller waits no longer.
+        """
+        if self._is_over():
+            raise TookTooLong
+        now = time.monotonic()
+        if now - self._confirmed_at < self._seconds / 3:
+            return
+        if not self._ledger.renew_delivery(self._key, lease=self._seconds):
+            raise Overtaken
+        self._confirmed_at = now
+
+    def record(self, part: str, answer: str) -> None:
+        """Record that a part is delivered, and renew the claim.
+
+        Raises:
+            Overtaken: the claim is lost.
+        """
+        now = time.monotonic()
+        if not self._ledger.delivered_part(self._key, part, answer, lease=self._seconds):
+            raise Overtaken
+        self._confirmed_at = now
 
 
 class Delivery:
-    """Delivers outcomes; each step is written down, so that a later try goes on where the last one stopped.
+    """Delivers outcomes. Each step is recorded, so that a later delivery continues after the last one.
 
     Args:
         api: the server.
         ledger: the ledger of the same worker name.
-        stores: where the bytes of its uploads wait.
-        hold_seconds: how long a delivery keeps its job from others, from one sign of life to the next.
+        spool: returns the spool of the same worker name; called for outcomes with artifacts or reviews.
+        lease: seconds until the delivery's claim on its job expires without a renewal.
+        without_artifacts: the result of a job with artifacts or reviews on a server that accepts none. ``fail`` fails
+            the job, ``close`` closes it with the handler's status. Its output lists the missing parts in both cases.
+        bounds: the limits after which repeated failures of the same kind end a delivery.
     """
 
     def __init__(
-        self, api: Api, ledger: Ledger, stores: Stores | None = None, *, hold_seconds: float = HOLD_SECONDS
+        self,
+        api: Api,
+        ledger: Ledger,
+        *,
+        spool: Callable[[], Spool | None] = lambda: None,
+        lease: float = DELIVERY_LEASE,
+        without_artifacts: Literal["fail", "close"] = "fail",
+        bounds: Mapping[Evidence, Bound] = BOUNDS,
     ) -> None:
+        self._bounds = bounds
         self._api = api
         self._ledger = ledger
-        self._stores = stores or Stores(ledger, None)
-        self._hold_seconds = hold_seconds
+        self._spool = spool
+        self._without_artifacts = without_artifacts
+        self._lease = lease
 
-    def deliver(self, consignment: Consignment) -> WorkerError | None:
-        """Deliver what is left, and record the close. Returns the error that put the rest off; ``None`` if none did.
+    @cached_property
+    def routes(self) -> Routes:
+        """The known routes of the server."""
+        bound = self._bounds.get("passes")
+        return Routes(self._api, self._ledger, without=self._without_artifacts, bound=bound)
 
-        A delivery that was put off is recorded with the time of the next one, which is the courier's.
+    def deliver(
+        self, delivery_request: DeliveryRequest, *, is_over: Callable[[], bool] = lambda: False
+    ) -> WorkerError | None:
+        """Deliver the remaining parts and record the close. Returns the error that postponed the rest, if any.
+
+        A postponed delivery is recorded with the time of the next one, which the courier makes.
+
+        Args:
+            delivery_request: the outcome.
+            is_over: returns whether the rest is to be postponed, because the caller waits no longer. It is called
+                before each part, and for each block of an upload.
 
         Raises:
-            LedgerUnavailable: a step could not be written down; it is repeated by the courier.
+            LedgerUnavailable: a step could not be recorded; the courier repeats it.
         """
-        key = consignment.key
-        with tracing.deliver(self._ledger.worker, key.job_id, key.task_id, key.number) as span:
-            return self._try(consignment, span)
+        key = delivery_request.key
+        with tracing.deliver(self._ledger.worker_name, key.job_id, key.task_id, key.number) as span:
+            return self._try(delivery_request, span, is_over)
 
-    def _try(self, consignment: Consignment, span: tracing.Span) -> WorkerError | None:
+    def unreadable(self, key: DeliveryKey, error: Exception) -> None:
+        """Fail a job whose outcome was unreadable in ``MOST_UNREADABLE`` deliveries.
+
+        Raises:
+            LedgerUnavailable: the failure could not be recorded; the courier repeats it.
+        """
+        if key.number < MOST_UNREADABLE:
+            return
+        why = f"{GIVEN_UP} what its handler returned: the ledger's record of it cannot be read ({type(error).__name__})"
+        if self._ledger.replace_outcome(
+            key, Outcome.failed(why, reason="its outcome cannot be read"), note="unreadable"
+        ):
+            log = JobLog(logger, key.job_id, worker_name=self._ledger.worker_name, task_id=key.task_id)
+            log.error("refused", f"failed: {why}", reason=type(error).__name__)
+
+    def _try(
+        self, delivery_request: DeliveryRequest, span: tracing.Span, is_over: Callable[[], bool]
+    ) -> WorkerError | None:
         began = time.monotonic()
-        job_id, hold = consignment.job_id, Hold(self._ledger, consignment.key, self._hold_seconds)
+        lease = DeliveryLease(self._ledger, delivery_request.key, self._lease, is_over)
+        attempt = Attempt(delivery_request, lease, span)
         try:
-            how = self._deliver(consignment, hold)
+            how = self._deliver(attempt)
         except Overtaken:
             span.set({tracing.DELIVERY_OUTCOME: "overtaken"})
-            why = f"delivery {consignment.number} ended: the job is not its any more"
-            self._log(consignment).info("overtaken", why, number=consignment.number)
+            why = f"delivery {delivery_request.number} ended: the job is over, or another delivery has it"
+            self._log(delivery_request).info("overtaken", why, number=delivery_request.number)
             return None
         except Undeliverable as problem:
             span.set({tracing.DELIVERY_OUTCOME: "refused"})
             span.fail(problem.error or problem)
-            return self._replace(consignment, problem)
-        except SpoolUnavailable as error:
-            _put_off_in(span, error)
-            return self._put_off(consignment, WorkerError(str(error)), why=str(error))
-        except WorkerError as error:
-            _put_off_in(span, error)
-            return self._put_off(consignment, error, why=error.summary)
+            return self._failed(attempt).undeliverable(problem)
+        except LedgerUnavailable:
+            raise
+        except (SpoolUnavailable, TookTooLong) as error:
+            span.set({tracing.DELIVERY_OUTCOME: "put_off"})
+            span.fail(error)
+            why = TOO_SLOW if isinstance(error, TookTooLong) else str(error)
+            failures = Failures.from_json(delivery_request.failures)
+            return self._failed(attempt).put_off(WorkerError(why), why, "later", failures)
+        except Exception as error:
+            span.set({tracing.DELIVERY_OUTCOME: "put_off"})
+            span.fail(error)
+            return self._failed(attempt).failed(error)
         span.set({tracing.DELIVERY_OUTCOME: how})
-        if self._ledger.close(job_id, consignment.key.task_id, how):
-            self._tell_closed(consignment, how, time.monotonic() - began)
+        self._closed(delivery_request, how, began)
         return None
 
-    def _log(self, consignment: Consignment) -> JobLog:
-        key = consignment.key
-        return JobLog(logger, key.job_id, worker_name=self._ledger.worker, task_id=key.task_id)
+    def _failed(self, attempt: Attempt) -> FailedDelivery:
+        def closed(how: str) -> None:
+            self._closed(attempt.delivery_request, how, time.monotonic())
 
-    def _tell_closed(self, consignment: Consignment, how: str, seconds: float) -> None:
-        log, number, status = self._log(consignment), consignment.number, consignment.outcome.status
+        return FailedDelivery(self._api, self._ledger, self.routes, self._bounds, attempt, closed)
+
+    def _closed(self, delivery_request: DeliveryRequest, how: str, began: float) -> None:
+        has_parts = delivery_request.has_parts
+        if self._ledger.close(delivery_request.job_id, delivery_request.key.task_id, how, has_parts=has_parts):
+            self._log_closed(delivery_request, how, time.monotonic() - began)
+
+    def _log(self, delivery_request: DeliveryRequest) -> JobLog:
+        key = delivery_request.key
+        return JobLog(logger, key.job_id, worker_name=self._ledger.worker_name, task_id=key.task_id)
+
+    def _log_closed(self, delivery_request: DeliveryRequest, how: str, seconds: float) -> None:
+        log, number, status = self._log(delivery_request), delivery_request.number, delivery_request.outcome.status
         if how == "superseded":
-            log.warning("superseded", "superseded: the server says it was closed by somebody else", number=number)
+            log.warning("superseded", "superseded: the server says that something else closed it", number=number)
         else:
-            log.info(
-                "delivered",
-                f"delivered as {status} after {seconds:.3f} s, try {number}",
-                status=status,
-                seconds=seconds,
-                number=number,
-            )
+            tries = f", try {number}" if number > 1 else ""
+            text = f"delivered as {status} in {duration(seconds)}{tries}"
+            log.info("delivered", text, status=status, seconds=seconds, number=number)
 
-    def _deliver(self, consignment: Consignment, hold: Hold) -> str:
-        """Deliver. Returns how the job is closed then."""
-        if consignment.number > 1 and consignment.parts_left:
-            # It waited: for a job that was aborted meanwhile nothing is uploaded or filed.
-            status = status_of(self._api, consignment.job_id)
-            if status in TERMINAL:
-                return self._superseded(consignment, status)
-        shipment = Shipment(self._api, self._stores, consignment, hold)
-        shipment.ship()
-        hold.confirm()
-        return self._close(consignment, closing_text(consignment.outcome, shipment.answers))
+    def _deliver(self, attempt: Attempt) -> str:
+        """Deliver the remaining parts and close the job. Returns ``delivered`` or ``superseded``."""
+        delivery_request, text = attempt.delivery_request, attempt.delivery_request.outcome.text
+        if delivery_request.number > 1 and delivery_request.parts_left:
+            # The job may have been aborted since the last delivery. Then nothing is uploaded or filed.
+            status = status_of(self._api, delivery_request.job_id)
+            if phase_of(status) == "over":
+                return superseded(delivery_request, status)
+        if delivery_request.outcome.uploads or delivery_request.outcome.reviews:
+            blob_store = BlobStore(self._ledger, self._spool())
+            part_delivery = PartDelivery(self._api, blob_store, delivery_request, attempt.lease, self.routes)
+            attempt.part_delivery = part_delivery
+            part_delivery.deliver()
+            attempt.closing = True
+            text = closing_text(delivery_request.outcome, part_delivery.placeholders)
+        attempt.closing = True
+        attempt.lease.confirm()
+        return self._close(delivery_request, text)
 
-    def _close(self, consignment: Consignment, text: str) -> str:
-        job_id, status = consignment.job_id, consignment.outcome.status
+    def _close(self, delivery_request: DeliveryRequest, text: str) -> str:
+        job_id, status = delivery_request.job_id, delivery_request.outcome.status
         try:
-            with content(THE_OUTPUT, OUTPUT):
-                self._api.close(job_id, text, status)
+            self._api.close(job_id, text, status)
         except WorkerError as refusal:
-            if refusal.status not in NOT_RUNNING:
-                raise
-            return self._close_refused(consignment, text, refusal)
+            raise_if_refused(THE_OUTPUT, OUTPUT, refusal)
+            if refusal.status in NOT_RUNNING:
+                return self._close_refused(delivery_request, text, refusal)
+            if refusal.status is not None and refusal.status < 300:
+                now = status_of(self._api, job_id)
+                if phase_of(now) == "over":  # the answer is unreadable, but the server closed the job
+                    return "delivered" if is_same_end(now, status) else "superseded"
+            raise
         return "delivered"
 
-    def _close_refused(self, consignment: Consignment, text: str, refusal: WorkerError) -> str:
-        """What it means that the server has no such job to close, by its own lists."""
-        job_id = consignment.job_id
+    def _close_refused(self, delivery_request: DeliveryRequest, text: str, refusal: WorkerError) -> str:
+        """Handle a refused close by the job's status in the server's lists. Returns as :meth:`_deliver`."""
+        job_id = delivery_request.job_id
         status = status_of(self._api, job_id)
-        if status == "pending":
-            # The server gave the job up and put it back: it is ours as soon as we claim it again.
+        phase = phase_of(status)
+        if phase == "pending":
+            # The server gave the run up and returned the job to its queue. Claim it again to close it.
             self._api.claim(job_id)
-            with content(THE_OUTPUT, OUTPUT):
-                self._api.close(job_id, text, consignment.outcome.status)
+            try:
+                self._api.close(job_id, text, delivery_request.outcome.status)
+            except WorkerError as error:
+                raise_if_refused(THE_OUTPUT, OUTPUT, error)
+                raise
             return "delivered"
-        if status is not None and status not in TERMINAL:
+        if phase == "running":
             raise WorkerError(
-                f"{refusal.summary} (though the server says that the job is {status[:40]})",
+                f"{refusal.summary} (though the server says that the job is running)",
                 status=refusal.status,
                 retryable=True,
             )
-        if status is None and refusal.status == 404 and consignment.number < UNHEARD_OF:
-            raise refusal  # it may as well be a lapse of whatever stands before the server
-        return self._superseded(consignment, status)
-
-    def _superseded(self, consignment: Consignment, status: str | None) -> str:
-        """The job is over on the server: by an earlier delivery whose answer was lost, or by somebody else."""
-        if consignment.number > 1 and status in (None, consignment.outcome.status):
-            return "delivered"
-        return "superseded"
-
-    def _replace(self, consignment: Consignment, problem: Undeliverable) -> WorkerError | None:
-        """The job fails and says what can't be delivered; if the server does not take that either, it is put off."""
-        outcome, error, why = consignment.outcome, problem.error, problem.why
-        if error is not None:
-            why = f"{REFUSAL} {why}"
-        if OUTPUT not in problem.parts:
-            why = outcome.text_after(why)
-        elif error is not None and outcome.text.startswith(OUTPUT_REFUSED):
-            return self._put_off(consignment, error, why=error.summary)
-        self._ledger.replace_outcome(
-            consignment.key, outcome.failing(why).without(problem.parts), note=", ".join(problem.parts)
-        )
-        reason = error.summary if error else problem.why
-        self._log(consignment).error("refused", f"failed, what it made can't be delivered: {reason}", reason=reason)
-        return error
-
-    def _put_off(self, consignment: Consignment, error: WorkerError, *, why: str) -> WorkerError:
-        pause = backoff(consignment.number, first=0.5, most=15.0)
-        if error.unauthorized:
-            pause = max(pause, 5.0)
-        if error.retry_after is not None:
-            pause = max(pause, error.retry_after)
-        self._ledger.undelivered(consignment.key, why[:500], wait_seconds=pause, error=error.label)
-        self._log(consignment).warning(
-            "put_off",
-            f"not delivered yet, next try in {pause:.1f} s: {why}",
-            reason=why,
-            seconds=pause,
-            number=consignment.number,
-        )
-        return error
+        if status is None and refusal.status == 404 and delivery_request.number < UNHEARD_OF:
+            raise refusal  # the 404 may be a temporary fault of a proxy
+        return superseded(delivery_request, status)
 
 
-def closing_text(outcome: Outcome, answers: Answers) -> str:
-    """The output that the job is closed with: what the handler said, and of a job that failed what there is of it."""
-    text = answers.resolved(outcome.text)
-    refused = any(upload.refused for upload in outcome.uploads) or text.startswith(REFUSAL)
-    if refused and answers.uploads:
-        text += f"\n\nThe server has these artifacts of the job:\n{answers.kept()}"
+def closing_text(outcome: Outcome, placeholders: Placeholders) -> str:
+    """The output for the close. For a job with refused parts, it lists the artifacts that the server has."""
+    text = placeholders.resolved(outcome.text)
+    refused = any(upload.refused for upload in outcome.uploads) or text.startswith((REFUSAL, GIVEN_UP))
+    if refused and placeholders.uploads:
+        text += f"\n\nThe server has these artifacts of the job:\n{placeholders.kept()}"
     return text
-
-
-def _put_off_in(span: tracing.Span, error: Exception) -> None:
-    """Tell a trace that a delivery was put off."""
-    span.set({tracing.DELIVERY_OUTCOME: "put_off"})
-    span.fail(error)

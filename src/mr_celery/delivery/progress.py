@@ -1,4 +1,4 @@
-"""How far an upload has come."""
+"""Logs the progress of an upload while its file is read."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO, cast
 
+from ..telemetry.quantities import data_size
+
 logger = logging.getLogger("mr_celery.delivery")
 
-TELL_SECONDS = 10.0
-"""Seconds between two lines of the log about one upload: small ones are over before the first."""
-
-MIB = 2**20
+LOG_SECONDS = 10.0
+"""Seconds between two log lines about one upload. Small uploads end before the first."""
 
 
 class Progress:
-    """A binary file that tells of itself while it is read.
+    """A binary file that logs how much of it has been read.
 
     Args:
         file: the file.
-        what: what it is, for the log: ``job=7 artifact 'film.mp4'``.
-        size: its length in bytes.
-        beat: called before each part that is read; what it raises ends the upload.
-        clock: the time in seconds.
+        what: the upload's name in the log: ``job=7 artifact 0``.
+        size: length in bytes.
+        beat: called before each read; an exception ends the upload.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Progress:
         self._beat = beat
         self._clock = clock
         self._began = clock()
-        self._tell_at = self._began + TELL_SECONDS
+        self._log_at = self._began + LOG_SECONDS
 
     def seekable(self) -> bool:
-        """It can."""
+        """Always true."""
         return True
 
     def tell(self) -> int:
@@ -52,29 +52,24 @@ class Progress:
         return self._file.tell()
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a position."""
+        """Change the position."""
         return self._file.seek(offset, whence)
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, at most ``size``."""
+        """Read up to ``size`` bytes."""
         self._beat()
         data = self._file.read(size)
-        if self._clock() >= self._tell_at:
-            self._tell()
+        if self._clock() >= self._log_at:
+            self._log()
         return data
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         now, done = self._clock(), self._file.tell()
-        self._tell_at = now + TELL_SECONDS
-        logger.info(
-            "%s: %.0f of %.0f MiB sent, %.1f MiB/s",
-            self._what,
-            done / MIB,
-            self._size / MIB,
-            done / MIB / max(now - self._began, 0.001),
-        )
+        self._log_at = now + LOG_SECONDS
+        rate = round(done / max(now - self._began, 0.001))
+        logger.info("%s: %s of %s sent, %s/s", self._what, data_size(done), data_size(self._size), data_size(rate))
 
 
 def watched(file: BinaryIO, what: str, size: int, *, beat: Callable[[], object]) -> BinaryIO:
-    """A file that tells of itself while it is read: a :class:`Progress`, for whoever wants a binary file."""
+    """A :class:`Progress`, typed as a binary file."""
     return cast(BinaryIO, Progress(file, what, size, beat=beat))

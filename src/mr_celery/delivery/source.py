@@ -1,4 +1,4 @@
-"""What an artifact is made of, measured once, and opened each time it is read."""
+"""Reads the content of an artifact, and checks that it did not change."""
 
 from __future__ import annotations
 
@@ -9,35 +9,38 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, BinaryIO, cast
 
-from ..errors import JobError
-from ..foreign import copied, guarded, told
-from ..media import HEAD_BYTES, default_name, media_type
+from ..errors import JobError, as_text
+from ..files import converted_errors, copied, guarded
+from ..media_types import HEAD_BYTES, default_name, media_type
 from ..outcome import Upload
 from ..result import Artifact
 
 
 class Source:
-    """An artifact's content.
+    """The content of an artifact.
 
     Args:
         artifact: the artifact.
 
     Raises:
-        JobError: it cannot be read; the message says why.
+        JobError: it cannot be read; the message gives the reason.
     """
 
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
-        with self._told():
+        with self._explained():
             self._data = _that_can_seek(artifact.data)
-        with self._readable() as file, self._told():
+        with self._readable() as file, self._explained():
             self._stamp = _stamp(file)
             file.seek(0)
             head = file.read(HEAD_BYTES)
             if not isinstance(head, bytes):
-                raise JobError(f"the artifact {artifact} is a file that was opened as text: open it with mode 'rb'")
+                raise JobError(
+                    f"the artifact {artifact} is a file that was opened as text: open it with mode 'rb'",
+                    about="an artifact is a file that was opened as text",
+                )
         self.size = self._stamp[0]
-        """Its length in bytes."""
+        """Length in bytes."""
         content_type = artifact.content_type or media_type(artifact.given_name, head)
         self.upload = Upload(
             content_type=content_type,
@@ -45,38 +48,43 @@ class Source:
             size=self.size,
             expires_at=artifact.expiry,
         )
-        """What the server is told of it."""
+        """The artifact's metadata."""
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The content as a binary file, from its beginning.
+        """Open the content as a binary file, from its beginning.
 
         Raises:
-            JobError: it cannot be read any more, or has changed since it was measured, or while it was read. What is
-                read from the file raises it, too.
+            JobError: it cannot be read any longer, or it changed after the handler returned. Reads of the file raise
+                it as well.
         """
         with self._readable() as file:
-            self._must_be_as_it_was(file)
-            yield guarded(file, self._told)
-            self._must_be_as_it_was(file)
+            self._check_unchanged(file)
+            yield guarded(file, self._explained)
+            self._check_unchanged(file)
 
     def read(self) -> bytes:
-        """The whole content.
+        """Read the whole content.
 
         Raises:
-            JobError: as :meth:`open`.
+            JobError: as for :meth:`open`.
         """
         with self.open() as file:
             return file.read()
 
-    def _told(self) -> AbstractContextManager[None]:
-        """Around what the file does: each kind of file raises errors of its own."""
-        return told(lambda why: JobError(f"the artifact {self._artifact} cannot be read: {why}"))
+    def _explained(self) -> AbstractContextManager[None]:
+        """Context manager that converts the file's errors, which differ between kinds of files."""
+        return converted_errors(
+            lambda error: JobError(
+                f"the artifact {self._artifact} cannot be read: {as_text(error)}",
+                about=f"an artifact cannot be read: {type(error).__name__}",
+            )
+        )
 
     @contextmanager
     def _readable(self) -> Iterator[BinaryIO]:
         with ExitStack() as stack:
-            with self._told():
+            with self._explained():
                 file = self._begin(stack)
             yield file
 
@@ -91,18 +99,23 @@ class Source:
         made.seek(0)
         return made
 
-    def _must_be_as_it_was(self, file: BinaryIO) -> None:
-        with self._told():
+    def _check_unchanged(self, file: BinaryIO) -> None:
+        with self._explained():
             stamp = _stamp(file)
         if stamp != self._stamp:
             raise JobError(
-                f"the artifact {self._artifact} changed after the handler had returned it: return a file when all of "
-                "it is written"
+                f"the artifact {self._artifact} changed after the handler had returned it: return a file only "
+                "once it is completely written",
+                about="an artifact changed after the handler had returned it",
             )
 
 
 def _must_be_regular(path: str | os.PathLike[str]) -> None:
-    """Raises OSError: there is none, or it is a directory, a pipe, a device."""
+    """Check that a path is a regular file.
+
+    Raises:
+        OSError: it does not exist, or is a directory, a pipe or a device.
+    """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError("it is a directory: pack it into one file first")
@@ -111,19 +124,19 @@ def _must_be_regular(path: str | os.PathLike[str]) -> None:
 
 
 def _stamp(file: BinaryIO) -> tuple[int, ...]:
-    """What tells whether a file has changed: its size, and the time of the last write where it has one."""
+    """A file's size, and its modification time if it has one. They change with the file."""
     position = file.tell()
     size = file.seek(0, io.SEEK_END)
     file.seek(position)
     try:
         status = os.fstat(file.fileno())
-    except (OSError, AttributeError):  # no file of the system's
+    except (OSError, AttributeError):  # not a file of the operating system
         return (size,)
     return (size, status.st_mtime_ns)
 
 
 def _that_can_seek(data: Any) -> Any:
-    """What an artifact is made of, or a copy of it where that cannot seek: a pipe, an answer of HTTP."""
+    """The content, or a copy of it if it is not seekable, like a pipe or an HTTP answer."""
     if not hasattr(data, "read") or _can_seek(data):
         return data
     return copied(data)

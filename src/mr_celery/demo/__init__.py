@@ -1,1 +1,1 @@
-"""``mr-celery demo``: the whole thing at work, on this machine, in half a minute."""
+"""The command ``mr-celery demo``: a complete installation on this machine, in half a minute."""

@@ -1,4 +1,4 @@
-"""A picture made of a prompt, without any outside service: it stands in for a text-to-image API."""
+"""Draws a picture from a prompt. Replaces a text-to-image API in the demo."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import zlib
 
 
 def paint(prompt: str, *, size: int = 256) -> bytes:
-    """A PNG whose colours and pattern follow from the prompt.
+    """Draw a PNG whose colours and pattern are derived from the prompt.
 
     Args:
-        prompt: what to paint.
+        prompt: the prompt.
         size: width and height in pixels.
 
     Returns:

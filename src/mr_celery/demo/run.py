@@ -1,4 +1,4 @@
-"""The demo: a sandbox, an embedded Redis, a worker and a bridge; a dozen jobs, live; a table at the end."""
+"""Runs the demo: a dozen jobs on a sandbox, an embedded Redis, a worker and a bridge."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..local.browser import show
+from ..local.browser import logged_in
 from ..local.processes import Processes
 from ..local.redis import EmbeddedRedis
 from ..local.up import programs
 from ..sandbox import Sandbox
 
 WORKER = "demo"
-PATIENCE = 60.0
-"""Seconds after which the demo gives up."""
+TIMEOUT = 60.0
+"""Time for all jobs to end, in seconds."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A job of the demo, and how it should end."""
+    """A job of the demo, and its expected status."""
 
     prompt: str
     capability: str | None = None
-    becomes: str = "done"
+    expected: str = "done"
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -52,7 +53,7 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Line:
-    """What became of one job."""
+    """A line of the final table: one job and its result."""
 
     id: int
     asked: str
@@ -66,7 +67,7 @@ class Line:
 
 def run_demo(
     say: Callable[[str], None],
-    tell: Callable[[int, str, str], None],
+    report: Callable[[int, str, str], None],
     show_lines: Callable[[list[Line]], None],
     *,
     verbose: bool = False,
@@ -75,31 +76,32 @@ def run_demo(
     """Run the demo.
 
     Args:
-        say: called with what is being done.
-        tell: called with a job's id, what it asks for, and its new status.
-        show_lines: called with what became of each job, once all are over.
-        verbose: say what the worker and the bridge print, too.
-        keep: then go on until SIGINT or SIGTERM, with the sandbox's page open.
+        say: called with progress messages.
+        report: called with a job's id, the requested capability or priority, and its new status.
+        show_lines: called with the results once all jobs are over.
+        verbose: also report the output of the worker and the bridge.
+        keep: afterwards keep running until SIGINT or SIGTERM, with the sandbox's page open.
 
     Returns:
-        What became of each job.
+        The result of each job.
 
     Raises:
-        MrCeleryError: there is no Redis server program, or the sandbox's extra is missing.
+        MrCeleryError: no Redis server program was found, or the extra ``sandbox`` is missing.
     """
     with tempfile.TemporaryDirectory(prefix="mr-celery-demo-") as folder, Sandbox() as sandbox:
         say(f"sandbox at {sandbox.url}")
-        if keep:
-            _show_page(sandbox, say)
-        with EmbeddedRedis(Path(folder) / "redis") as redis:
+        with _page(sandbox, folder, say) if keep else nullcontext(), EmbeddedRedis(Path(folder) / "redis") as redis:
+            if redis.warning:
+                say(redis.warning)
             environment = {
                 **{name: value for name, value in os.environ.items() if not name.startswith("MODELREINS_")},
-                "CELERY_BROKER_URL": redis.url(0),
-                "MODELREINS_LEDGER_URL": redis.url(1),
+                "CELERY_BROKER_URL": redis.broker_url(),
+                "MODELREINS_LEDGER_URL": redis.ledger_url(),
                 "MODELREINS_URL": sandbox.url,
                 "MODELREINS_TOKEN": sandbox.token,
                 "MODELREINS_NAME": WORKER,
                 "MODELREINS_POLL_INTERVAL": "0.5",
+                "MODELREINS_SHOW_OUTPUT": "1",
             }
             output: deque[str] = deque(maxlen=30)
 
@@ -111,36 +113,33 @@ def run_demo(
             processes = Processes(programs("mr_celery.demo.app", ["--concurrency", "4"]), environment, relay)
             processes.start()
             try:
-                say(f"a Celery worker with 4 slots and a bridge are starting; {len(EXAMPLES)} jobs wait for them")
+                say(f"starting a Celery worker with 4 slots and a bridge; {len(EXAMPLES)} jobs are waiting")
                 examples = {_dispatch(sandbox, example): example for example in EXAMPLES}
-                finished = _watch(sandbox, processes, examples, tell)
+                finished = _watch(sandbox, processes, examples, report)
                 if not finished and not verbose:
-                    say("not all jobs ended; the last lines of the worker and the bridge:")
+                    say("not all jobs ended; last output of the worker and the bridge:")
                     for line in output:
                         say(line)
                 lines = [_line(sandbox, job_id, example) for job_id, example in examples.items()]
                 show_lines(lines)
                 if keep:
-                    _go_on(sandbox, processes, say)
+                    _keep_running(sandbox, processes, say)
                 return lines
             finally:
                 processes.stop()
 
 
-def _show_page(sandbox: Sandbox, say: Callable[[str], None]) -> None:
-    link = sandbox.login_link()
-    say(f"the sandbox's page, at your first visit: {link}")
-    show(link)
+def _page(sandbox: Sandbox, folder: str, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    say(f"log in to the sandbox's page (this link works once): {sandbox.login_link()}")
+    return logged_in(sandbox.login_link, Path(folder))
 
 
-def _go_on(sandbox: Sandbox, processes: Processes, say: Callable[[str], None]) -> None:
-    told_to_stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: told_to_stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+def _keep_running(sandbox: Sandbox, processes: Processes, say: Callable[[str], None]) -> None:
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        say(f"everything goes on until Ctrl-C; jobs for worker {WORKER!r} are run: {sandbox.url}/ui/jobs")
-        processes.watch(told_to_stop)
+        say(f"running until Ctrl-C; dispatch jobs to worker {WORKER!r} at {sandbox.url}/ui/jobs")
+        processes.watch(stop)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -154,16 +153,16 @@ def _dispatch(sandbox: Sandbox, example: Example) -> int:
 
 
 def _watch(
-    sandbox: Sandbox, processes: Processes, examples: dict[int, Example], tell: Callable[[int, str, str], None]
+    sandbox: Sandbox, processes: Processes, examples: dict[int, Example], report: Callable[[int, str, str], None]
 ) -> bool:
-    """Tell each change of a job's status, until all are over. Returns ``False`` where they cannot be any more."""
+    """Report status changes until all jobs are over. Returns ``False`` after the timeout or if a process ended."""
     shown = dict.fromkeys(examples, "")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline and not processes.ended:
         for job in reversed(sandbox.store.jobs()):
             if job["id"] in shown and shown[job["id"]] != job["status"]:
                 shown[job["id"]] = job["status"]
-                tell(job["id"], _asked(examples[job["id"]]), job["status"])
+                report(job["id"], _asked(examples[job["id"]]), job["status"])
         if not {"pending", "running"} & set(shown.values()):
             return True
         time.sleep(0.05)
@@ -183,7 +182,7 @@ def _line(sandbox: Sandbox, job_id: int, example: Example) -> Line:
         id=job_id,
         asked=_asked(example),
         status=job["status"],
-        as_expected=job["status"] == example.becomes,
+        as_expected=job["status"] == example.expected,
         output=result.splitlines()[-1] if result else "",
         artifacts=len(sandbox.store.artifacts(job_id)),
         reviews=sum(review["job_id"] == job_id for review in sandbox.store.reviews()),

@@ -1,618 +1,180 @@
-"""The ledger: what has become of every claimed job.
+"""The ledger: the state of every claimed job.
 
-::
-
-    admitted ─► claimed ─► sent ─► running ─► finished ─► closed
-       │           │         │      │  ▲         (outcome recorded; delivering)
-       └ dropped   └─────────┴──────┘  │ lease lost: attempt + 1, sent again, up to max_attempts
-         (not ours)    aborted ◄───────┘
-
-Each method of :class:`Ledger` is one step in this picture: one atomic round trip, one script in
-``lua/``. Only this package knows the keys.
+Each part has its own module: ``transitions`` (the steps of a job's life), ``workflows`` (those of a
+job that a handler has handed over to other tasks), ``queries`` (reads), ``events`` (history and
+notifications), ``coordination`` (of the processes that share the ledger) and ``healing`` (of lost keys). Only this
+package knows the keys.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from types import MappingProxyType
-from typing import Any, cast
-from urllib.parse import quote
+from collections.abc import Mapping
 
-from ..job import Job
-from ..outcome import Outcome
-from .connection import server_version
-from .figures import Figures
-from .records import (
-    IN_FLIGHT,
-    Admission,
-    Adoption,
-    Aged,
-    BridgeProcess,
-    DeliveryKey,
-    Holding,
-    Inventory,
-    Line,
-    Loss,
-    Missed,
-    Pause,
-    Record,
-    Registration,
-    Route,
-    RunKey,
-    Standing,
-    Started,
-    Survey,
-    Unstarted,
-    read_holding,
-    read_line,
-    read_record,
+from redis.exceptions import ResponseError
+
+from ..errors import LedgerUnavailable, SettingsError
+from .coordination import Coordination
+from .events import Events
+from .healing import Healing
+from .queries import Queries
+from .scripts import FLEET
+from .transitions import Transitions
+from .workflows import Workflows
+
+LEDGER_VERSION = "3"
+"""The version of the ledger's format: its keys, their fields, and what they mean."""
+
+MINIMUM_VERSION = (6, 2)
+"""The lowest version of Redis that a ledger can be in."""
+
+EVICTION_HINT = (
+    "Set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in redis.conf), or give the ledger a Redis "
+    "of its own (MODELREINS_LEDGER_URL)"
 )
-from .register import Register
-from .scripts import Scripts
+"""Advice for a Redis that evicts."""
 
-ENDINGS = ("done", "failed", "escalated", "superseded", "aborted")
-"""How a job may have ended, as far as the ledger knows."""
-
-PREFIX = "modelreins"
-
-KEPT_OUTCOME = 120.0
-"""Seconds for which a closed job's outcome is kept, in case the server did not do what it said."""
-
-MOST_REDELIVERIES = 5
-"""How often a job is closed once more because the server goes on listing it as running."""
-
-PAGE = 200
-"""How many jobs one script is about at the most, where it may be about very many: Redis does nothing else meanwhile."""
+CONTAINER_FOLDERS = ("/data/", "/opt/bitnami/")
+"""Folders of the Redis program in the usual container images: it reports one in the working directory there."""
 
 
-class Ledger:
+class Ledger(Transitions, Workflows, Queries, Events, Coordination, Healing):
     """The jobs of one worker name.
 
     Args:
         url: the Redis address.
-        worker: the ModelReins worker name.
-        history: seconds that a job is remembered after its end.
+        worker_name: the ModelReins worker name.
+        prefix: a text in front of all keys and channels.
+        replicas: the number of replicas that must have the steps without which a job would run again. Not on a Cluster.
+        history: seconds for which an ended job is remembered.
         timeout: seconds that one step may take.
 
-    Every method raises :class:`LedgerUnavailable` when Redis cannot be reached or refuses. A step whose
-    answer was lost may be repeated: it is either done or found done.
+    Every method raises :class:`LedgerUnavailable` if Redis cannot be reached or refuses. A step whose answer was lost
+    may be repeated: it is done now, or found done.
     """
 
-    def __init__(self, url: str, worker: str, *, history: float = 86400.0, timeout: float = 5.0) -> None:
-        self._redis = Scripts(url, timeout)
-        self._prefix = f"{PREFIX}:{{{quote(worker, safe='')}}}:"
-        self._bridges = Register(self._redis, f"{self._prefix}bridges", f"{self._prefix}bridges_online")
-        self._history = history
-        self.worker = worker
+    @property
+    def version_key(self) -> str:
+        """The key that holds the version, for all worker names with the same prefix in one Redis."""
+        return f"{self._fleet_prefix}version"
 
-    def _script(self, names: Sequence[str], job_id: int | str, arguments: Sequence[object]) -> Any:
-        keys = [f"{self._prefix}job:{job_id}"]
-        return self._redis.run(*names, keys=keys, arguments=[self._prefix, job_id, *arguments])
-
-    def _take_in(self, name: str, job_id: int | str, *arguments: object) -> Any:
-        """A step that takes in work: Redis refuses it when its memory is full."""
-        return self._script(("record", name), job_id, arguments)
-
-    def _run(self, name: str, job_id: int | str, *arguments: object) -> Any:
-        """A step of work that was taken in: it is done even when Redis' memory is full."""
-        return self._script(("record", "known_work", name), job_id, arguments)
-
-    def _look(self, name: str, *arguments: object) -> Any:
-        """A look at several jobs, which changes nothing."""
-        return self._script(("record", name), "", arguments)
-
-    # -- claiming ------------------------------------------------------------------------------------
-
-    def admit(
-        self,
-        jobs: Sequence[tuple[Job, Route]],
-        *,
-        asked_at: float,
-        queue_limits: Mapping[str, int | None] = MappingProxyType({}),
-        total_limit: int | None = None,
-        settle_seconds: float = 60.0,
-    ) -> list[Admission]:
-        """(nothing) → admitted, before the claims are requested. Each job for itself, in order.
-
-        Args:
-            jobs: the jobs as the inbox listed them, and how they are to be run.
-            asked_at: the ledger's time before the inbox was asked: what has happened since is known better here.
-            queue_limits: how many slots a queue has; ``None``, or not named: no limit.
-            total_limit: how many slots there are in all; ``None``: no limit.
-            settle_seconds: after how long somebody must ask the server whether the claims happened.
-
-        Returns:
-            What becomes of each.
-        """
-        asked: list[object] = []
-        for job, route in jobs:
-            asked += (job.id, job.to_json(), *_route(route), _limit(queue_limits.get(route.queue)))
-        answer = self._take_in("admit", "", _limit(total_limit), asked_at, settle_seconds, *asked)
-        return [cast(Admission, each.decode()) for each in answer]
-
-    def drop(self, job_id: int) -> bool:
-        """Admitted → (nothing): the server gave the job to somebody else."""
-        return bool(self._run("drop", job_id))
-
-    def settle_later(self, job_id: int, seconds: float, *, trace: str = "") -> bool:
-        """Admitted → admitted: the claim's answer was lost; its fate is to be asked for after ``seconds``.
-
-        ``trace`` is as in :meth:`claimed`.
-        """
-        return bool(self._run("settle_later", job_id, seconds, trace))
-
-    def claimed(self, job_id: int, *, wait_seconds: float = 5.0, trace: str = "") -> str | None:
-        """Admitted → claimed. Returns the task id to publish under; ``None`` if somebody else settled the claim.
-
-        If it is not sent within ``wait_seconds``, the reaper sends it. ``trace`` is the carrier of the job's trace, to
-        be kept with it; empty: there is none, or it is known.
-        """
-        answer = self._run("claimed", job_id, wait_seconds, trace)
-        return answer.decode() if answer else None
-
-    def adopt(self, job: Job, route: Route, *, asked_at: float, wait_seconds: float, trace: str = "") -> Adoption:
-        """(nothing) → claimed, or closed → finished: the server says the job is ours and running, the ledger does not.
-
-        Args:
-            job: the job as the server listed it.
-            route: how it is to be run.
-            asked_at: the ledger's time before the list was asked for.
-            wait_seconds: until it is sent.
-            trace: the carrier of the trace that begins with it; empty: there is none.
-
-        Returns:
-            ``adopted``: it is to be run. ``redelivered``: it was closed just now, and is to be closed again.
-            ``known``: it is in flight here, or was in flight when the list was asked for.
-        """
-        answer = self._take_in(
-            "adopt", job.id, job.to_json(), *_route(route), asked_at, wait_seconds, MOST_REDELIVERIES, trace
-        )
-        return cast(Adoption, answer.decode())
-
-    # -- running -------------------------------------------------------------------------------------
-
-    def sent(self, tasks: Mapping[int, str], *, wait_seconds: float) -> dict[int, str]:
-        """Claimed → sent, of each job under that task id. Returns the states that the jobs are in now.
-
-        If no worker has it within ``wait_seconds``, the reaper looks into it.
-        """
-        pairs = [part for task in tasks.items() for part in task]
-        answer = self._run("sent", "", wait_seconds, *pairs)
-        return {job_id: (state or b"").decode() for job_id, state in zip(tasks, answer, strict=True)}
-
-    def start(self, run: RunKey, *, node: str, holder: str, lease: float, nonce: str) -> Started:
-        """Claimed or sent → running, for ``lease`` seconds: the fence that one message of an attempt passes.
-
-        Args:
-            run: the execution that wants to start.
-            node: the Celery worker's node name.
-            holder: what tells this worker from others, also from an earlier one of the same name.
-            lease: seconds until the run counts as lost, unless it is held.
-            nonce: the same in each repetition of this call, and in no other.
-        """
-        answer = self._run("start", run.job_id, run.task_id, run.retries, node, holder, lease, nonce)
-        if answer[0] == b"started":
-            job, attempt, trace = Job.from_json(answer[1]), int(answer[2]), answer[3].decode()
-            return Started(job=job, attempt=attempt, nonce=nonce, trace=trace)
-        return Started(refusal=answer[0].decode())
-
-    def hold(
-        self, runs: Iterable[tuple[int, str]], *, holder: str, lease: float, wait_seconds: float
-    ) -> dict[int, str]:
-        """Running, sent, finished → the same: a live worker has these messages, as (job id, task id).
-
-        Args:
-            runs: the messages.
-            holder: the worker, as in :meth:`start`: only what it has started is held as running.
-            lease: seconds for those that run, or whose outcome their run delivers.
-            wait_seconds: seconds for those that wait to be run.
-
-        Returns:
-            Those that are not the worker's any more, with the reason.
-        """
-        lost: dict[int, str] = {}
-        whole = list(runs)
-        for start in range(0, len(whole), PAGE):
-            pairs = [part for run in whole[start : start + PAGE] for part in run]
-            answer = self._run("hold", "", holder, lease, wait_seconds, *pairs)
-            lost.update((int(answer[i]), answer[i + 1].decode()) for i in range(0, len(answer), 2))
-        return lost
-
-    def retry(self, run: RunKey, *, nonce: str, wait_seconds: float) -> bool:
-        """Running → sent: the handler asked Celery for a retry, expected to start within ``wait_seconds``.
-
-        ``nonce`` is that of the run's :meth:`start`.
-        """
-        return bool(self._run("retry", run.job_id, run.task_id, nonce, run.retries + 1, wait_seconds))
-
-    def give_back(self, run: RunKey, *, nonce: str, wait_seconds: float) -> bool:
-        """Running → sent: the handler gave its message back to the broker, to start again within ``wait_seconds``.
-
-        ``nonce`` is that of the run's :meth:`start`.
-        """
-        return bool(self._run("retry", run.job_id, run.task_id, nonce, run.retries, wait_seconds))
-
-    def finish(self, run: RunKey, outcome: Outcome, *, blobs: Sequence[bytes] = (), deliver_seconds: float) -> str:
-        """Running → finished, from the run that holds the lease and from no other.
-
-        Args:
-            run: the execution that ended.
-            outcome: what it ended with.
-            blobs: the bytes of the outcome's uploads, in order (empty for one that is uploaded already).
-            deliver_seconds: how long the caller has for the delivery before the courier takes over; 0: at once.
-
-        Returns:
-            ``"finished"``; ``"carried"`` if it is recorded, but a courier has it by now; or the state that stands
-            against it.
-        """
-        answer = self._run(
-            "finish",
-            run.job_id,
-            run.task_id,
-            run.retries,
-            outcome.status,
-            outcome.to_json(),
-            deliver_seconds,
-            *blobs,
-        )
-        return str(answer.decode())
-
-    def fail(
-        self,
-        job_id: int,
-        task_id: str,
-        outcome: Outcome,
-        *,
-        note: str = "",
-        unstarted: bool = False,
-        retries: int | None = None,
-        holder: str = "",
-    ) -> bool:
-        """Claimed, sent or running → finished, when the attempt ended without its handler's doing.
-
-        Args:
-            job_id: the job.
-            task_id: the attempt.
-            outcome: what is known.
-            note: the same for the job's story: without anything of the job's content.
-            unstarted: a message of it did not start: then a run of another copy goes on.
-            retries: the number of Celery retries of the run that ended, where it is known: then no other one is ended.
-            holder: the worker whose run ended, likewise.
-        """
-        which = "" if retries is None else retries
-        return bool(
-            self._run("fail", job_id, task_id, int(unstarted), which, holder, outcome.status, outcome.to_json(), note)
+    @property
+    def version_hint(self) -> str:
+        """Advice for a ledger of another version."""
+        return (
+            "run the same minor version of mr-celery in all bridges and workers. To change over: drain, stop all of "
+            f"them, delete the key {self.version_key}, upgrade, and start"
         )
 
-    def lose(
-        self,
-        job_id: int,
-        task_id: str,
-        *,
-        retries: int | None,
-        holder: str = "",
-        why: str,
-        must_not: Outcome,
-        too_often: Outcome,
-    ) -> Loss:
-        """Running → claimed with the next attempt, or → finished if it may not run again.
+    def version(self) -> str | None:
+        """The version of the format that this Redis' ledger has; ``None`` if the ledger is new."""
+        with self._redis.client() as client:
+            version = client.get(self.version_key)
+        return None if version is None else version.decode(errors="replace")
+
+    def check_version(self, *, prefix_is_derived: bool = False) -> None:
+        """Make sure that the ledger has the version of this process. A new ledger gets it.
 
         Args:
-            job_id: the job.
-            task_id: the attempt that was lost.
-            retries: the number of Celery retries of the run whose process died; ``None``: whatever runs, if its lease
-                has run out by now.
-            holder: the worker whose process died, as in :meth:`start`.
-            why: what is known of the loss, for the record.
-            must_not: the outcome when the handler says ``on_lost="fail"``.
-            too_often: the outcome when this was the last attempt.
+            prefix_is_derived: the prefix is that of Celery's own keys, and nobody has set it for the ledger.
+
+        Raises:
+            SettingsError: it has another version; or it would be a new one, beside one without the prefix.
         """
-        which = "" if retries is None else retries
-        answer = self._run("lose", job_id, task_id, which, holder, why, must_not.to_json(), too_often.to_json())
-        return cast(Loss, answer.decode())
+        version = self.version()
+        if version is None:
+            if prefix_is_derived and (why := self.would_be_second()):
+                raise SettingsError(why)
+            with self._redis.client() as client:
+                client.set(self.version_key, LEDGER_VERSION, nx=True)
+            version = self.version()  # another process may have been first
+        if version not in (None, LEDGER_VERSION):
+            needed = f"this process needs version {LEDGER_VERSION}"
+            raise SettingsError(f"the ledger has version {version}, {needed}: {self.version_hint}")
 
-    def resend(
-        self,
-        job_id: int,
-        task_id: str,
-        *,
-        why: str,
-        budget: int | None,
-        wait_seconds: float,
-        exhausted: Outcome,
-    ) -> Loss:
-        """Sent → claimed with the same attempt, or → finished when ``budget`` sendings are spent.
+    def would_be_second(self) -> str:
+        """What speaks against making this ledger, which is new, if its prefix is only derived; empty if nothing does.
 
-        Args:
-            job_id: the job.
-            task_id: the attempt that nobody started.
-            why: what is known, for the record.
-            budget: how often it may be sent again; ``None``: this time does not count.
-            wait_seconds: before it is sent again.
-            exhausted: the outcome when the budget is spent.
+        Version 0.1 does not read a prefix from Celery. Its ledger, without the prefix, may have jobs in flight.
         """
-        limit = -1 if budget is None else budget
-        answer = self._run("resend", job_id, task_id, why, limit, wait_seconds, exhausted.to_json())
-        return cast(Loss, answer.decode())
-
-    def abort(self, job_id: int, why: str) -> str | None:
-        """Claimed, sent, running or finished → aborted. Returns the attempt's task id; ``None`` if it was over."""
-        answer = self._run("abort", job_id, why, self._history)
-        return answer.decode() if answer else None
-
-    def requeue(self, job_id: int, note: str, *, wait_seconds: float) -> str | None:
-        """Claimed, sent or running → claimed with the next attempt: an operator wants the job to be started again.
-
-        Args:
-            job_id: the job.
-            note: who and why, for the job's story.
-            wait_seconds: before it is sent again, if it runs: until then its worker is to have stopped it.
-
-        Returns:
-            The task id of the attempt that this ends; ``None`` if the job is in none of these states.
-        """
-        answer = self._run("requeue", job_id, wait_seconds, note)
-        return answer.decode() if answer else None
-
-    # -- delivering ----------------------------------------------------------------------------------
-
-    def collect(self, limit: int, *, hold_seconds: float) -> list[DeliveryKey]:
-        """Finished → finished: take up to ``limit`` outcomes that are due, to deliver them.
-
-        Returns:
-            The deliveries that this begins. For ``hold_seconds`` from now, or from the last step that says so, the
-            caller is the one who delivers these jobs.
-        """
-        answer = self._run("collect", "", limit, hold_seconds)
-        return [
-            DeliveryKey(int(job_id), task_id.decode(), int(number))
-            for job_id, task_id, number in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
-        ]
-
-    def _deliver(self, step: str, delivery: DeliveryKey, *arguments: object) -> bool:
-        return bool(self._run(step, delivery.job_id, delivery.task_id, delivery.number, *arguments))
-
-    def carry(self, delivery: DeliveryKey, *, hold_seconds: float) -> bool:
-        """Finished → finished: go on delivering. Returns ``False`` if somebody else does, or nobody is to."""
-        return self._deliver("carry", delivery, hold_seconds)
-
-    def delivered_part(self, delivery: DeliveryKey, part: str, answer: str, *, hold_seconds: float) -> bool:
-        """Finished → finished: one artifact or review is delivered, with the server's ``answer``.
-
-        Returns ``False`` if it is not the caller's delivery any more.
-        """
-        return self._deliver("delivered_part", delivery, part, answer, hold_seconds)
-
-    def undelivered(self, delivery: DeliveryKey, why: str, *, wait_seconds: float, error: str = "") -> bool:
-        """Finished → finished: the delivery failed and is to be tried again after ``wait_seconds``.
-
-        ``error`` names the request that failed and its status, ``close 503``, for the figures.
-        """
-        return self._deliver("undelivered", delivery, why, wait_seconds, error)
-
-    def replace_outcome(self, delivery: DeliveryKey, outcome: Outcome, *, note: str = "") -> bool:
-        """Finished → finished: the server will never take the outcome; this one, due at once, says so.
-
-        ``note`` says what it refused, for the job's story.
-        """
-        return self._deliver("replace_outcome", delivery, outcome.to_json(), note)
-
-    def close(self, job_id: int, task_id: str, how: str) -> bool:
-        """Finished → closed: the job is terminal on the server; ``how`` is ``delivered`` or ``superseded``."""
-        return bool(self._run("close", job_id, task_id, how, self._history, KEPT_OUTCOME))
-
-    # -- looking after ---------------------------------------------------------------------------------
-
-    def take(self, state: str, limit: int = 100, *, hold_seconds: float) -> list[int]:
-        """Take up to ``limit`` jobs that are due as *admitted* or *claimed*; nobody else gets them for
-        ``hold_seconds``."""
-        return [int(job_id) for job_id in self._run("take", "", state, limit, hold_seconds)]
-
-    def unstarted(self, limit: int = 200, *, hold_seconds: float, patience: float, silence: float) -> list[Unstarted]:
-        """Take up to ``limit`` messages of which no worker has told for a while; nobody else gets them for
-        ``hold_seconds``.
-
-        Args:
-            limit: how many.
-            hold_seconds: until each is due again, unless it is started.
-            patience: by how many seconds those may have been sent later that are started before it.
-            silence: for how many seconds nothing of its queue may be started, before its own age tells.
-        """
-        answer = self._run("unstarted", "", limit, hold_seconds, patience, silence)
-        return [Unstarted.read(each) for each in answer]
-
-    def lost(self, limit: int = 100, *, lease: float) -> list[int]:
-        """Up to ``limit`` runs whose lease has run out. Each is lost only once :meth:`lose` says so.
-
-        None is, for half a ``lease`` (seconds), after a time in which nobody could look: the workers could not renew
-        their leases then either.
-        """
-        return [int(job_id) for job_id in self._look_for_lost("lost", lease, limit)]
-
-    def watch(self, *, lease: float) -> Mapping[str, int]:
-        """How many jobs somebody must look at now, by state; of those that run, the ones that :meth:`lost` names.
-
-        It counts as a look for lost runs, as :meth:`lost` does: while it is done, somebody could look.
-        """
-        return dict(zip(IN_FLIGHT, map(int, self._look_for_lost("watch", lease)), strict=True))
-
-    def _look_for_lost(self, name: str, lease: float, *arguments: object) -> Any:
-        return self._script(("record", "known_work", "patience", name), "", (lease, *arguments))
-
-    def missed(self, job_ids: Iterable[int]) -> dict[int, Missed]:
-        """Note which jobs in flight the server does not list. Returns for each since when that is so."""
-        named = list(job_ids)
-        answer = self._run("missed", "", *named)
-        return {job_id: Missed(int(answer[2 * i]), float(answer[2 * i + 1])) for i, job_id in enumerate(named)}
-
-    # -- reading -------------------------------------------------------------------------------------
-
-    def due(self, state: str, limit: int = 100) -> list[int]:
-        """Up to ``limit`` jobs of a state that somebody must look at now."""
-        return [int(job_id) for job_id in self._look("due", state, limit)]
-
-    def survey(self, queues: Sequence[str] = ()) -> Survey:
-        """What is in flight, by state and by queue."""
-        answer = self._look("survey", *queues)
-        states = dict(zip(IN_FLIGHT, answer[2:7], strict=True))
-        return Survey(float(answer[0]), states, dict(zip(queues, answer[7:], strict=True)), paused=bool(answer[1]))
-
-    def standing(self, periods: Sequence[float]) -> Standing:
-        """How the work stands: what waits longest, and how many jobs ended in the last so many seconds."""
-        paused, waiting, undelivered, *ended = self._look("standing", *periods)
-        counts = [dict(zip(ENDINGS, each, strict=True)) for each in ended]
-        return Standing(
-            pause=Pause.from_json(paused) if paused else None,
-            waiting=Aged.read(waiting),
-            undelivered=Aged.read(undelivered),
-            ended=dict(zip(periods, counts, strict=True)),
+        prefix = self._fleet_prefix.removesuffix(FLEET)
+        if not prefix:
+            return ""
+        try:
+            with self._redis.client() as client:
+                exists = client.exists(f"{FLEET}version")
+        except LedgerUnavailable as error:
+            if isinstance(error.__cause__, ResponseError):  # the Redis user may only use keys with the prefix
+                return ""
+            raise
+        if not exists:
+            return ""
+        return (
+            f"this Redis has a ledger without the prefix {prefix!r}, which is the global_keyprefix of Celery's "
+            'transport options. To go on with that ledger, set modelreins_ledger_prefix = "" in the Celery '
+            f"configuration. To begin another one, set MODELREINS_LEDGER_PREFIX={prefix}"
         )
 
-    def figures(self) -> Figures:
-        """What has happened, counted."""
-        with self._redis.errors():
-            return Figures(self._redis.client.hgetall(f"{self._prefix}figures"))
+    def eviction(self) -> str | None:
+        """Redis' ``maxmemory-policy``; ``None`` if Redis does not report it.
 
-    def story(self, job_id: int) -> list[Line]:
-        """What has happened to a job, in order; empty if the ledger does not know it."""
-        with self._redis.errors():
-            return [read_line(line) for line in self._redis.client.lrange(f"{self._prefix}story:{job_id}", 0, -1)]
-
-    def in_state(self, state: str) -> list[int]:
-        """The jobs in one state in flight, in the order of their ids."""
-        with self._redis.errors():
-            members = self._redis.client.zscan_iter(f"{self._prefix}{state}", count=1000)
-            return sorted({int(job_id) for job_id, _ in members})
-
-    def ended(self, ending: str, limit: int) -> list[tuple[int, float]]:
-        """The jobs that ended in one of :data:`ENDINGS`, the last one first, each with the time of its end."""
-        key, since = f"{self._prefix}ended:{ending}", self.survey().now - self._history
-        with self._redis.errors():
-            found = self._redis.client.zrevrangebyscore(key, "+inf", f"({since:.6f}", 0, limit, withscores=True)
-        return [(int(job_id), float(at)) for job_id, at in found]
-
-    def read(self, job_id: int) -> Record | None:
-        """One job's record; ``None`` if the ledger does not know it."""
-        record, payload = self._script(("record", "read"), job_id, ())
-        return read_record(job_id, dict(zip(*[iter([*record, *payload])] * 2, strict=True)))
-
-    def holds(self, run: RunKey) -> bool:
-        """Whether a run still has its job: nobody aborted it, and no other run was started in its place.
-
-        A job that the ledger does not know counts as held: its data was lost, which tells nothing of the job.
+        On a Cluster it is the first policy that is not ``noeviction``.
         """
-        with self._redis.errors():
-            known = self._redis.client.hmget(f"{self._prefix}job:{run.job_id}", "state", "task", "retries")
-        state, task_id, retries = (value and value.decode() for value in known)
-        return state is None or (state, task_id, int(retries or 0)) == ("running", run.task_id, run.retries)
+        for command, section, name in (
+            ("info", "memory", "maxmemory_policy"),
+            ("config_get", "maxmemory-policy", "maxmemory-policy"),
+        ):
+            if policies := sorted(set(self._reported(command, section, name)), key="noeviction".__eq__):
+                return policies[0]
+        return None
 
-    def blob(self, job_id: int, index: int) -> bytes | None:
-        """The bytes of an outcome's upload."""
-        with self._redis.errors():
-            blob: bytes | None = self._redis.client.hget(f"{self._prefix}payload:{job_id}", f"blob:{index}")
-        return blob
+    def persists(self) -> bool | None:
+        """Whether Redis keeps its data when it restarts; ``None`` if it does not report it."""
+        logs = self._reported("info", "persistence", "aof_enabled")
+        if logs and all(each == "1" for each in logs):
+            return True
+        snapshots = self._reported("config_get", "save", "save")
+        return all(snapshots) if logs and snapshots else None
 
-    def in_flight(self) -> dict[int, str]:
-        """Every job that is not over, with its state."""
-        found: dict[int, str] = {}
-        with self._redis.errors():
-            for state in IN_FLIGHT:
-                for job_id, _ in self._redis.client.zscan_iter(f"{self._prefix}{state}", count=1000):
-                    found[int(job_id)] = state
-        return found
+    def unlimited_in_container(self) -> bool:
+        """Whether Redis has no ``maxmemory`` and seems to run in a container, which has a limit of its own."""
+        programs = self._reported("info", "server", "executable")
+        limits = self._reported("info", "memory", "maxmemory")
+        return "0" in limits and any(program.startswith(CONTAINER_FOLDERS) for program in programs)
 
-    def inventory(self, also: Iterable[int] = ()) -> Inventory:
-        """Everything held of the jobs in flight, to see whether it fits together.
+    def is_full(self) -> bool:
+        """Whether Redis has reached its ``maxmemory``, so that it refuses new work."""
+        used, limits = (self._reported("info", "memory", name) for name in ("used_memory", "maxmemory"))
+        return any(0 < int(limit) <= int(taken) for taken, limit in zip(used, limits, strict=False))
 
-        It is read in pages, which keep nobody else waiting: what is held of one job is of one moment, but not what is
-        held of two.
+    def confirming_replicas(self) -> int:
+        """The number of replicas that have confirmed a write. It waits for no more than the steps do."""
+        return self._redis.confirmed([self._prefix, ""])
 
-        Args:
-            also: further jobs to read the records of.
-        """
-        ids = set(also)
-        load = f"{self._prefix}load:"
-        with self._redis.errors():
-            client = self._redis.client
-            for state in IN_FLIGHT:
-                ids.update(int(member) for member, _ in client.zscan_iter(f"{self._prefix}{state}", count=PAGE))
-            # The prefix has no character that is special in a pattern; on a Cluster every node is asked.
-            keys = set(client.scan_iter(match=f"{load}*", count=PAGE))
-            for key in keys:
-                ids.update(int(member) for member in client.sscan_iter(key, count=PAGE))
-            looked_at = client.hget(f"{self._prefix}looked", "at")
-        queues = [key.decode()[len(load) :] for key in keys]
-        holdings: dict[int, Holding] = {}
-        ordered = sorted(ids)
-        for start in range(0, len(ordered), PAGE):
-            page = ordered[start : start + PAGE]
-            answer = self._look("holdings", len(queues), *queues, *page)
-            holdings.update((job_id, read_holding(job_id, *held)) for job_id, held in zip(page, answer, strict=True))
-        return Inventory(holdings, None if looked_at is None else self.survey().now - float(looked_at))
+    def _reported(self, command: str, section: str, name: str) -> list[str]:
+        """What each node reports under a name; empty if Redis does not know it, or does not allow the question."""
+        try:
+            with self._redis.client() as client:
+                answer = getattr(client, command)(section)
+        except LedgerUnavailable as error:
+            if isinstance(error.__cause__, ResponseError):
+                return []
+            raise
+        nodes = [each for each in answer.values() if isinstance(each, Mapping)] or [answer]
+        return [str(node[name]) for node in nodes if name in node]
 
-    # -- what an operator decides ----------------------------------------------------------------------
-
-    def pause(self, pause: Pause) -> None:
-        """From now on no bridge admits a job, until :meth:`resume`."""
-        self._run("pause", "", pause.to_json())
-
-    def resume(self) -> bool:
-        """Jobs are admitted again. Returns whether it was paused."""
-        return bool(self._run("resume", ""))
-
-    def note_registration(self, registration: Registration) -> None:
-        """Keep how the worker name was registered on the server, until it is registered again."""
-        with self._redis.errors():
-            self._redis.client.set(f"{self._prefix}registered", registration.to_json())
-
-    def registered(self) -> Registration | None:
-        """How the worker name was registered last; ``None`` if that is not known."""
-        with self._redis.errors():
-            kept = self._redis.client.get(f"{self._prefix}registered")
-        return Registration.from_json(kept) if kept else None
-
-    # -- among bridges -------------------------------------------------------------------------------
-
-    def announce_bridge(self, bridge: BridgeProcess, *, seconds: float) -> None:
-        """A bridge is online, for ``seconds`` from now unless it announces itself again."""
-        self._bridges.announce(bridge.id, asdict(bridge), seconds=seconds)
-
-    def withdraw_bridge(self, bridge_id: str) -> None:
-        """A bridge has stopped."""
-        self._bridges.withdraw(bridge_id)
-
-    def bridges(self) -> list[BridgeProcess]:
-        """The bridges that are online."""
-        return sorted((BridgeProcess(**about) for about in self._bridges.online()), key=lambda each: each.id)
-
-    def my_turn(self, what: str, seconds: float) -> bool:
-        """Whether this caller may do ``what`` now; nobody else may for ``seconds``."""
-        return bool(self._run("turn", "", what, seconds))
-
-    def server_version(self) -> tuple[int, ...]:
-        """The version of the ledger's Redis."""
-        with self._redis.errors():
-            return server_version(self._redis.client)
-
-    def found(self) -> bool:
-        """Mark the ledger as in use. Returns ``True`` if it was new: nothing of an earlier life is in it."""
-        return bool(self._run("found", "", self._history))
-
-    def bell(self, timeout: float) -> Iterator[str]:
-        """Rings, with what has changed, for as long as it is iterated; an empty text after ``timeout`` seconds
-        without one, so that the caller can stop."""
-        with self._redis.errors(), self._redis.client.pubsub(ignore_subscribe_messages=True) as subscription:
-            subscription.subscribe(f"{self._prefix}bell")
-            while True:
-                message = subscription.get_message(timeout=timeout)
-                yield message["data"].decode() if message else ""
+    def server_version(self) -> tuple[int, ...] | None:
+        """The version of the ledger's Redis; ``None`` if Redis does not report it. On a Cluster it is one node's."""
+        found = self._reported("info", "server", "redis_version")
+        return tuple(int(part) for part in found[0].split(".")[:3]) if found else None
 
 
-def _limit(limit: int | None) -> int:
-    return -1 if limit is None else limit
-
-
-def _route(route: Route) -> tuple[object, ...]:
-    return (route.task, route.queue, secrets.token_hex(4), route.max_attempts, route.on_lost)
+def evicts(policy: str | None) -> str:
+    """The effect of a ``maxmemory-policy`` on the ledger; empty if it has none or is not known."""
+    if policy is None or policy == "noeviction":
+        return ""
+    if policy.startswith("volatile-"):
+        return (
+            "if its memory is full, it evicts keys that expire: of the ledger the history, the stats, the list of "
+            "workers that are online, and what keeps a job that has just ended from running again"
+        )
+    return "if its memory is full, it evicts any key, also jobs in flight, which then may run again"

@@ -1,77 +1,444 @@
-"""Running the scripts in ``lua/``, and turning every failure of Redis into one kind of error."""
+"""Runs the scripts in ``lua/``, over connections to the ledger's Redis."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
+from urllib.parse import quote
 
 import redis
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from ..errors import LedgerUnavailable
-from .connection import Client, connect, shown
+from ..settings.redis_address import FILES, RedisAddress, shown
+from .key_types import drop_wrong_types
+
+PREFIX = "modelreins"
+"""The beginning of all keys and channels, after the prefix of the settings."""
+
+FLEET = f"{PREFIX}:{{fleet}}:"
+"""The beginning of the keys that all worker names share, likewise."""
+
+PAGE = 200
+"""Jobs that one script handles at most. Redis serves no other client while a script runs."""
+
+AWAITED = frozenset(
+    {"admit", "start", "reference", "defer", "finish", "complete"}
+    | {"hand_over", "handed_over", "member_sent", "start_member", "end_member", "finish_member"}
+)
+"""The scripts that wait for replicas, if the settings name some.
+
+Without what they write, a job that has started or ended would run again, and a reference that was given away would be
+void. As the first of a job's steps, ``admit`` keeps a bridge from claiming jobs that could not start. Replicas have the
+steps in order, so they also have all steps before.
+"""
+
+LOOK_SECONDS = 2.0
+"""Seconds after which Sentinels are asked again which server is the master."""
+
+_clients: dict[tuple[int, str, float], RedisClients] = {}
+_stand_ins: dict[str, Callable[[], Any]] = {}
+_lock = threading.Lock()
 
 
-@cache
-def source_of(names: tuple[str, ...]) -> str:
-    """The source of a script that is made of the named files, one after the other."""
-    folder = files(__package__).joinpath("lua")
-    return "\n".join(folder.joinpath(f"{name}.lua").read_text() for name in names)
+class RedisClients:
+    """This process' clients of one Redis address.
 
-
-class Scripts:
-    """A Redis, reached by scripts.
+    Each step uses a redis-py client with a single connection. The next step gets the client only after a complete
+    answer. So redis-py need not look for unread data before each command, as its pool does. If the server has closed
+    the connection in the meantime, redis-py repeats the command once on a new one.
 
     Args:
-        url: its address.
-        timeout: seconds that one step may take.
-
-    It connects when it is first used: a Redis that is away when a process starts is no reason to end it.
+        url: the address, see :class:`.RedisAddress`.
+        timeout: seconds for connecting, and for each answer.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url
         self._timeout = timeout
-        self._registered: dict[tuple[str, ...], Any] = {}
+        self._idle: deque[Any] = deque()
+        self._disconnects = 0
+        self._cluster: Any = None
+        self._sentinels: Sentinels | None = None
+        self._lock = threading.Lock()
 
-    @property
-    def client(self) -> Any:
-        """The connection, for plain reads inside of :meth:`errors`."""
-        return connect(self._url, timeout=self._timeout)
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """A client for the block.
+
+        Raises:
+            LedgerUnavailable: the address is invalid.
+            redis.RedisError: Redis cannot be reached.
+            RedisClusterException: no node of a Cluster can be reached.
+        """
+        if "+cluster://" in self._url:
+            yield self._shared()  # it has a pool for each node
+            return
+        if self._url.startswith("sentinel://"):
+            self._follow_master()
+        disconnects = self._disconnects
+        try:
+            client = self._idle.pop()
+        except IndexError:
+            client = _connect(self._url, self._timeout)
+        try:
+            yield client
+        except redis.ResponseError:
+            self._put_back(client, disconnects)
+            raise
+        except BaseException:  # also that of a time limit, in the middle of an answer
+            client.close()
+            raise
+        self._put_back(client, disconnects)
+
+    def _put_back(self, client: Any, disconnects: int) -> None:
+        if disconnects == self._disconnects:
+            self._idle.append(client)
+        else:
+            client.close()
+
+    def _follow_master(self) -> None:
+        """Close the connections to a former master: one that is cut off from the Sentinels may accept steps."""
+        if self._sentinels is None:
+            with self._lock:
+                self._sentinels = self._sentinels or Sentinels(self._url, self._timeout)
+        if self._sentinels.name_another():
+            self.disconnect()
+
+    def _shared(self) -> Any:
+        with self._lock:
+            if self._cluster is None:
+                self._cluster = _connect(self._url, self._timeout)
+            return self._cluster
+
+    def disconnect(self) -> None:
+        """Close the connections, those in use after their step. A Cluster's client replaces its own."""
+        self._disconnects += 1
+        while self._idle:
+            self._idle.pop().close()
+
+
+class Sentinels:
+    """The Sentinels of a ledger, asked from time to time which server is the master.
+
+    Args:
+        url: their address.
+        timeout: seconds for a step.
+
+    Raises:
+        LedgerUnavailable: the address is invalid.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._address = _address_of(url)
+        self._sentinels = _sentinels(self._address, timeout)
+        self._master: tuple[str, int] | None = None
+        self._next_look = 0.0
+        self._lock = threading.Lock()
+
+    def name_another(self) -> bool:
+        """Whether they name another master than before. Between two looks it is ``False``."""
+        if time.monotonic() < self._next_look or not self._lock.acquire(blocking=False):
+            return False
+        began = time.monotonic()
+        try:
+            master = self._sentinels.discover_master(self._address.master_name)
+        except (redis.RedisError, OSError):  # in the middle of a failover, or they cannot be reached
+            return False
+        finally:
+            # Sentinels that do not answer take little of the steps' time.
+            self._next_look = time.monotonic() + max(LOOK_SECONDS, 10 * (time.monotonic() - began))
+            self._lock.release()
+        former, self._master = self._master, master
+        return former not in (None, master)
+
+
+def clients_of(url: str, timeout: float) -> RedisClients:
+    """This process' clients of a Redis address. A forked child has its own."""
+    key = (os.getpid(), url, timeout)
+    found = _clients.get(key)
+    if found is None:
+        with _lock:
+            found = _clients.setdefault(key, RedisClients(url, timeout))
+    return found
+
+
+@contextmanager
+def standing_in(url: str, make: Callable[[], Any]) -> Iterator[None]:
+    """Replaces the clients of an address in the block, for tests with a Redis inside their process.
+
+    After an error in the block they stay replaced. Otherwise a task that still runs would wait for its ledger, and the
+    process for the task.
+
+    Args:
+        url: the address. No other block may have it.
+        make: makes a client.
+    """
+    _stand_ins[url] = make
+    yield
+    with _lock:
+        del _stand_ins[url]
+        for key in [key for key in _clients if key[1] == url]:
+            del _clients[key]
+
+
+def _address_of(url: str) -> RedisAddress:
+    try:
+        return RedisAddress.parse(url)
+    except ValueError as error:
+        raise LedgerUnavailable(f"the ledger at {shown(url)}: {error}") from error
+
+
+def _connect(url: str, timeout: float) -> Any:
+    if url in _stand_ins:
+        return _stand_ins[url]()
+    address = _address_of(url)
+    given = {**address.options, **address.sentinel}
+    for name in (*FILES, *(f"sentinel_{name}" for name in FILES)):
+        if name in given and not os.access(given[name], os.R_OK):
+            raise LedgerUnavailable(f"the ledger at {shown(url)}: the file in {name} does not exist or is not readable")
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+        # Once, immediately, for a connection that died unnoticed. Callers that can wait longer repeat the step.
+        "retry": Retry(NoBackoff(), 1),
+        "retry_on_error": [redis.ConnectionError, redis.TimeoutError],
+        **address.connection,
+    }
+    if address.is_sentinel:
+        # redis-py's retry does not ask the Sentinels again. A master that hangs would hang a second time.
+        options["retry"] = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+        options["retry_on_error"] = [redis.ConnectionError]
+    if address.is_cluster:
+        del options["retry_on_error"]
+        return RedisCluster(ssl=address.is_tls, **options)
+    client = redis.Redis(connection_pool=_pool(address, options), single_connection_client=True)
+    client.auto_close_connection_pool = True
+    return client
+
+
+def _pool(address: RedisAddress, options: dict[str, Any]) -> Any:
+    # Not from_url(): older versions of redis-py decode the options twice.
+    if address.is_sentinel:
+        sentinels = _sentinels(address, options["socket_timeout"])
+        return cast(Any, SentinelConnectionPool)(address.master_name, sentinels, ssl=address.is_tls, **options)
+    kind: Any = redis.SSLConnection if address.is_tls else redis.Connection
+    if address.scheme == "unix":
+        del options["socket_keepalive"]
+        kind = redis.UnixDomainSocketConnection
+    return redis.ConnectionPool(connection_class=kind, **options)
+
+
+def _sentinels(address: RedisAddress, timeout: float) -> Any:
+    # One that hangs must not use up the time for the others.
+    times = {"socket_timeout": timeout / 3, "socket_connect_timeout": timeout / 3}
+    return cast(Any, Sentinel)(address.sentinels, sentinel_kwargs={**address.sentinel_connection, **times})
+
+
+FULL = "OOM: its Redis has reached maxmemory"
+"""The description of a Redis whose memory is full."""
+
+
+_COMMENT = re.compile(r"^ *--.*\n| +-- .*", re.MULTILINE)
+_DEFINITION = re.compile(r"^local (?:function )?(\w+)(?:\(.*?^end| = \{.*?\})\n", re.MULTILINE | re.DOTALL)
+
+
+@cache
+def source_of(names: tuple[str, ...]) -> str:
+    """The source of a script that is made of the named files, one after the other.
+
+    It has neither comments nor unused definitions: Redis would create all functions anew in each run, which took a
+    sixth of its time for a job.
+    """
+    folder = files(__package__).joinpath("lua")
+    source = _COMMENT.sub("", "\n".join(folder.joinpath(f"{name}.lua").read_text() for name in names))
+    used, end = "", len(source)
+    for definition in reversed(list(_DEFINITION.finditer(source))):
+        used = source[definition.end() : end] + used
+        if re.search(rf"\b{definition[1]}\b", used):
+            used = definition[0] + used
+        end = definition.start()
+    return source[:end] + used
+
+
+class Scripts:
+    """Runs scripts in a Redis, and turns each failure into a :class:`LedgerUnavailable`.
+
+    Args:
+        url: its address.
+        timeout: seconds for each request.
+        prefix: the prefix of the keys.
+        replicas: the number of replicas that must have a step of :data:`AWAITED`.
+
+    It connects on first use, so a process can start while Redis is away.
+    """
+
+    def __init__(self, url: str, timeout: float, prefix: str, *, replicas: int = 0) -> None:
+        self._replicas = replicas
+        self._url = url
+        self._timeout = timeout
+        self._prefix = prefix
+        self._registered: dict[tuple[str, ...], Any] = {}
 
     def run(self, *names: str, keys: Sequence[str], arguments: Sequence[object]) -> Any:
         """Run a script, made of the named files one after the other.
 
         Raises:
-            LedgerUnavailable: Redis cannot be reached, or refuses.
+            LedgerUnavailable: Redis cannot be reached, or refuses, or too few replicas have confirmed the step.
         """
-        with self.errors():
-            client = self.client
-            script = self._registered.get(names)
-            if script is None:
-                script = self._registered[names] = client.register_script(source_of(names))
-            return script(keys=keys, args=arguments, client=client)
+        *before, step = names
+        if not (self._replicas and step in AWAITED):
+            with self.client() as client:
+                return self._evaluate(client, names, keys, arguments)
+        answer, confirmed = self._replicated((*before, "replicated", step), keys, arguments)
+        if confirmed < self._replicas:
+            # The next try asks for the master's address again: this one may have been replaced.
+            clients_of(self._url, self._timeout).disconnect()
+            raise LedgerUnavailable(
+                f"the ledger at {shown(self._url)}: {confirmed} of {self._replicas} replicas have confirmed a step "
+                f"within {self._timeout / 2:g} s (MODELREINS_LEDGER_REPLICAS)"
+            )
+        return answer
+
+    def confirmed(self, arguments: Sequence[object]) -> int:
+        """The number of replicas that confirm a write now; at least those that a step waits for, if there are.
+
+        Args:
+            arguments: the first arguments of all scripts.
+        """
+        return self._replicated(("record", "known_work", "replicated"), [], arguments)[1]
+
+    def _replicated(self, names: tuple[str, ...], keys: Sequence[str], arguments: Sequence[object]) -> tuple[Any, int]:
+        """Run a script that writes in any case. Returns its answer, and the number of replicas that have it."""
+        with self.client() as client:
+            answer = self._evaluate(client, names, keys, arguments)
+            # On the connection of the script, as WAIT is about the writes of its own. For a command of the client,
+            # redis-py would replace a connection that fails, and a new one has nothing to wait for.
+            connection = client.connection
+            connection.send_command("WAIT", self._replicas, int(self._timeout * 500))
+            return answer, int(connection.read_response())
+
+    def _evaluate(self, client: Any, names: tuple[str, ...], keys: Sequence[str], arguments: Sequence[object]) -> Any:
+        script = self._registered.get(names)
+        if script is None:
+            script = self._registered[names] = client.register_script(source_of(names))
+        # While a Cluster moves the keys to another node, both nodes refuse a command with several keys if one of them
+        # does not exist. Otherwise a script could find the job on one node, and its lists on the other.
+        declared = [*keys, f"{self._prefix}nothing"]
+        try:
+            return script(keys=declared, args=arguments, client=client)
+        except redis.ResponseError as error:
+            if not self._mends(client, error):
+                raise
+        # If it had written anything before the error, that is mended.
+        return script(keys=declared, args=arguments, client=client)
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Turn what goes wrong with Redis inside of the block into a :class:`LedgerUnavailable`."""
+    def client(self) -> Iterator[Any]:
+        """A client for the commands of the block, whose errors it turns into :class:`LedgerUnavailable`."""
+        clients = clients_of(self._url, self._timeout)
         try:
-            yield
+            with clients.client() as client:
+                try:
+                    yield client
+                except redis.ResponseError as error:
+                    with suppress(redis.RedisError):
+                        self._mends(client, error)  # the next try finds it lost
+                    raise
         except (redis.RedisError, RedisClusterException, OSError) as error:
-            if _is_replica(error):
-                # By now: its address may belong to another server, which only a new connection reaches.
-                # A Cluster's client finds out by itself.
-                if isinstance(self.client, Client):
-                    self.client.disconnect()
-                raise LedgerUnavailable(f"the ledger at {shown(self._url)} is read-only, a replica: {error}") from error
-            raise LedgerUnavailable(f"the ledger at {shown(self._url)}: {type(error).__name__}: {error}") from error
+            if why := _refused_writes(error):
+                # Another server may be the master by now, which only a new connection reaches.
+                clients.disconnect()
+                why = f" {why}: {_words(error)}"
+            elif "used memory > 'maxmemory'" in str(error):
+                why = f" is full ({FULL})"
+            else:
+                why = f": {type(error).__name__}: {_words(error)}"
+            raise LedgerUnavailable(f"the ledger at {shown(self._url)}{why}") from error
+
+    def _mends(self, client: Any, error: Exception) -> bool:
+        """Whether an error came from a key of a wrong type, which is deleted by now."""
+        return "WRONGTYPE" in str(error) and drop_wrong_types(client, self._prefix)
 
 
-def _is_replica(error: Exception) -> bool:
-    """Whether Redis refused a write because it is a replica. Redis 6.2 says so inside of a script's error."""
-    return isinstance(error, redis.ReadOnlyError) or (
-        isinstance(error, redis.ResponseError) and "-READONLY " in str(error)
-    )
+def _words(error: Exception) -> str:
+    """The text of an error without the arguments of the command, which may have a job's content."""
+    return str(error).partition(", with args beginning with")[0]
+
+
+def _refused_writes(error: Exception) -> str:
+    """Why Redis accepts no writes, if it is a replica or has too few of them; else empty."""
+    if not isinstance(error, redis.ResponseError):
+        return ""
+    if "NOREPLICAS " in str(error):
+        return "accepts no writes, as it has too few replicas (min-replicas-to-write)"
+    # Redis 6.2 says so inside of a script's error.
+    return "is read-only, a replica" if isinstance(error, redis.ReadOnlyError) or "-READONLY " in str(error) else ""
+
+
+class LedgerBase:
+    """The keys of a worker name's ledger, and how its scripts are run.
+
+    Args:
+        url: the Redis address.
+        worker_name: the ModelReins worker name.
+        prefix: a text in front of all keys and channels.
+        replicas: the number of replicas that must have the steps in :data:`AWAITED`. Not on a Cluster.
+        history: seconds for which an ended job is remembered.
+        timeout: seconds that one step may take.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        worker_name: str,
+        *,
+        prefix: str = "",
+        replicas: int = 0,
+        history: float = 86400.0,
+        timeout: float = 5.0,
+    ) -> None:
+        self._fleet_prefix = f"{prefix}{FLEET}"
+        self._prefix = f"{prefix}{PREFIX}:{{{quote(worker_name, safe='')}}}:"
+        self._redis = Scripts(url, timeout, self._prefix, replicas=replicas)
+        self._history = history
+        self.worker_name = worker_name
+        self.notifications = f"{self._prefix}notifications"
+
+    def _script(self, names: Sequence[str], job_id: int | str, arguments: Sequence[object]) -> Any:
+        keys = [f"{self._prefix}job:{job_id}"]
+        return self._redis.run(*names, keys=keys, arguments=[self._prefix, job_id, *arguments])
+
+    def _take_in(self, name: str, job_id: int | str, *arguments: object) -> Any:
+        """Run a script that accepts new work. Redis refuses it if its memory is full."""
+        return self._script(("record", "mending", name), job_id, arguments)
+
+    def _run(self, name: str, job_id: int | str, *arguments: object) -> Any:
+        """Run a script of accepted work. It succeeds even if Redis' memory is full."""
+        return self._script(("record", "known_work", name), job_id, arguments)
+
+    def _move(self, name: str, job_id: int | str, *arguments: object) -> Any:
+        """Run a script of accepted work whose first write removes something, which a full Redis allows, too."""
+        return self._script(("record", name), job_id, arguments)
+
+    def _look(self, name: str, *arguments: object) -> Any:
+        """Run a script that reads several jobs and changes nothing."""
+        return self._script(("record", name), "", arguments)
+
+    def _now(self) -> float:
+        """The ledger's time, in seconds since 1970."""
+        return float(self._script(("record", "surveying", "survey"), "", ())[0])

@@ -1,1 +1,1 @@
-"""Everything on one machine in one command: an embedded Redis, a worker and a bridge as processes."""
+"""Runs an embedded Redis, a worker and a bridge as processes of one command, for a single machine."""

@@ -1,13 +1,15 @@
-"""A sandbox beside bridge and worker: ``mr-celery up --sandbox``."""
+"""Runs a sandbox for ``mr-celery up --sandbox``."""
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import MrCeleryError
+from ..private_files import Folder, private_folder
 from ..sandbox import Sandbox
 from ..settings import load
 
@@ -16,37 +18,49 @@ PORT = 8765
 
 @contextlib.contextmanager
 def sandbox_for(
-    app: Any, folder: Path, environment: Mapping[str, str], tell: Callable[[str], None]
-) -> Iterator[dict[str, str]]:
-    """The environment in which bridge and workers find a sandbox, for as long as the block lasts.
+    app: Any, folder: Path, environment: Mapping[str, str], say: Callable[[str, str], None]
+) -> Iterator[tuple[dict[str, str], Sandbox]]:
+    """Run a sandbox inside the block.
+
+    Yields the environment that connects bridge and workers to it, and the sandbox.
 
     Args:
         app: the Celery application.
-        folder: where the sandbox keeps its state.
-        environment: the environment so far.
-        tell: called with the link to its page.
+        folder: the folder for the sandbox's state.
+        environment: the environment to extend.
+        say: called with a name and a line of output.
 
     Raises:
-        MrCeleryError: it cannot listen, or its file cannot be used.
-        SettingsError: a setting is wrong.
+        MrCeleryError: the sandbox cannot listen, or its file cannot be used.
+        SettingsError: a setting is invalid.
     """
     settings = load(app.conf, environment=environment)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _on_its_port(str(folder / "sandbox.db")) as sandbox:
-        tell(sandbox.login_link())
+    with private_folder(folder) as private, _running(str(folder / "sandbox.db"), _token(private), say) as sandbox:
         tokens = {"MODELREINS_TOKEN", *(each.token_env for each in settings.workers if each.token_env)}
-        yield {**environment, "MODELREINS_URL": sandbox.url, **dict.fromkeys(tokens, sandbox.token)}
+        connected = {**environment, "MODELREINS_URL": sandbox.url, **dict.fromkeys(tokens, sandbox.token)}
+        yield connected, sandbox
 
 
 @contextlib.contextmanager
-def _on_its_port(db: str) -> Iterator[Sandbox]:
-    """On the usual port, where a page that is open goes on; on another one if that is taken."""
-    sandbox = Sandbox(db=db, port=PORT)
+def _running(db: str, token: str, say: Callable[[str, str], None]) -> Iterator[Sandbox]:
+    """Run a sandbox on the usual port, so that an open page stays connected, or on a free one if it is taken."""
+    sandbox = Sandbox(token, db=db, port=PORT)
     try:
         sandbox.start()
-    except MrCeleryError:
-        sandbox = Sandbox(db=db).start()
+    except MrCeleryError as error:
+        sandbox = Sandbox(token, db=db).start()
+        say("up", f"{error}; it uses port {sandbox.port} instead")
     try:
         yield sandbox
     finally:
         sandbox.stop()
+
+
+def _token(folder: Folder) -> str:
+    """The sandbox's token, which stays the same over restarts, so that other terminals stay connected."""
+    with folder.open("token", "a+") as file:
+        file.seek(0)
+        token = str(file.read()).strip() or secrets.token_urlsafe(24)
+        file.truncate(0)
+        file.write(token)
+    return token

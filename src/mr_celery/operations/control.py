@@ -1,4 +1,4 @@
-"""What an operator decides: pause and drain the claiming, start a job again, or fail it."""
+"""Controls claiming and single jobs: pause, drain, requeue and fail."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from collections.abc import Callable, Sequence
 
 from ..errors import MrCeleryError
 from ..ledger import Ledger, Pause, Record
-from ..log import JobLog
 from ..outcome import Outcome
+from ..telemetry.logs import JobLog
+from ..telemetry.printing import printable
+from .jobs import OPEN
 
 logger = logging.getLogger("mr_celery.operations")
 
-LOOK_SECONDS = 0.5
-"""Seconds between two looks while the ledger drains."""
+DRAIN_POLL_SECONDS = 0.5
+"""Seconds between two readings of the ledger while it drains."""
 
-OPEN = ("claimed", "sent", "running")
-"""The states from which a job can be started again, or failed."""
+ENDED = "Only the server starts an ended job again: on its page, or by its API with a user's API key"
+"""The advice for jobs that have ended. A worker token cannot reopen them."""
 
 Announce = Callable[[str, str], None]
-"""Tells the worker that runs a task (its id, the worker's node name) that the job is over; see ``Sender``."""
+"""Notifies the worker that runs a task: called with the task id and the worker's node name. See ``Publisher``."""
 
 
 class NotPossible(MrCeleryError):
-    """What an operator asked for cannot be done to that job in its state; the message says why, and what can."""
+    """The operation is not possible in the job's state. The message gives the reason and an alternative."""
 
 
 def operator() -> str:
-    """Who gives the command: user and host."""
+    """The operator, as ``user@host``."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
@@ -39,12 +41,12 @@ def operator() -> str:
 
 
 def pause(ledger: Ledger, why: str = "") -> None:
-    """No bridge of the worker name claims from now on, until ``ledger.resume()``; also after restarts.
+    """Stop claiming for the worker name, on all bridges and across restarts, until ``ledger.resume()``.
 
-    What is in flight goes on, and is delivered.
+    Jobs in flight continue and are delivered.
 
     Raises:
-        LedgerUnavailable: the ledger is away.
+        LedgerUnavailable: the ledger cannot be reached.
     """
     ledger.pause(Pause(by=operator(), at=ledger.survey().now, why=why))
 
@@ -54,115 +56,138 @@ def drain(
     *,
     why: str = "",
     timeout: float | None = None,
-    tell: Callable[[int], object] = lambda left: None,
+    deferred: bool = False,
+    report: Callable[[int], object] = lambda left: None,
     wait: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Pause, and wait until nothing is in flight. It stays paused.
+    """Pause claiming and wait until no job is in flight, apart from deferred ones. Claiming stays paused.
 
     Args:
         ledgers: the ledgers of the worker names.
-        why: why, for others who look.
-        timeout: seconds to wait at the most; ``None``: as long as it takes.
-        tell: called with how many jobs are in flight, whenever that has changed.
-        wait: waits for that many seconds.
-        clock: seconds, monotonic.
+        why: the reason that ``status`` shows.
+        timeout: maximum seconds to wait; ``None`` for no limit.
+        deferred: also wait for deferred jobs.
+        report: called with the number of jobs that it waits for whenever it has changed.
+        wait: sleeps for a number of seconds.
+        clock: a monotonic clock, in seconds.
 
     Returns:
-        How many jobs are in flight; 0: it is drained.
+        The number of jobs that it still waits for: 0 if drained.
 
     Raises:
-        LedgerUnavailable: the ledger is away.
+        LedgerUnavailable: the ledger cannot be reached.
     """
     for ledger in ledgers:
         pause(ledger, why)
-    ends_at, told = (float("inf") if timeout is None else clock() + timeout), -1
+    ends_at, reported = (float("inf") if timeout is None else clock() + timeout), -1
     while True:
-        left = sum(ledger.survey().in_flight for ledger in ledgers)
-        if left != told:
-            tell(left)
-            told = left
+        surveys = [ledger.survey() for ledger in ledgers]
+        left = sum(each.in_flight - (0 if deferred else each.states["deferred"]) for each in surveys)
+        if left != reported:
+            report(left)
+            reported = left
         if not left or clock() >= ends_at:
             return left
-        wait(min(LOOK_SECONDS, max(0.0, ends_at - clock())))
+        wait(min(DRAIN_POLL_SECONDS, max(0.0, ends_at - clock())))
 
 
 def requeue(ledger: Ledger, job_id: int, *, announce: Announce, lease: float, force: bool = False) -> Record:
-    """Start a job again: as a new attempt, that counts as none of its ``max_attempts``.
+    """Start a job again, as a new attempt that does not count towards ``max_attempts``.
 
-    A run that goes on loses the job, is interrupted where its pool can do that, and gets one lease to stop.
+    A current run loses the job. It is interrupted if its pool can do that, and has one lease to stop.
 
     Args:
         ledger: the ledger.
         job_id: the job.
-        announce: tells the worker.
-        lease: seconds.
-        force: also where its handler says that it must not be run again (``on_lost="fail"``) and was started.
+        announce: notifies the worker of a current run.
+        lease: the lease, in seconds.
+        force: also requeue a running or deferred job whose handler must not run twice (``on_lost="fail"``).
 
     Returns:
-        The job's record before that.
+        The job's previous record.
 
     Raises:
-        NotPossible: there is nothing to start again.
-        LedgerUnavailable: the ledger is away.
+        NotPossible: the job cannot be requeued in its state.
+        LedgerUnavailable: the ledger cannot be reached.
     """
-    record = _open(ledger, job_id, "started again")
-    if record.state == "running" and record.route.on_lost == "fail" and not force:
+    record = _open(ledger, job_id, "requeued")
+    if record.state in ("running", "deferred") and record.route.on_lost == "fail" and not force:
         raise NotPossible(
-            f"job {job_id} runs, and its handler is declared with on_lost='fail': it must not be started twice. "
-            "With --force it is"
+            f"job {job_id} is {record.state}, and its handler must not run twice (on_lost='fail'). Use --force to "
+            "requeue it anyway"
         )
+    nodes = ledger.nodes(record)
     task_id = ledger.requeue(job_id, f"by {operator()}", wait_seconds=lease)
     if task_id is None:
-        raise NotPossible(f"job {job_id} has just ended: look at it again")
-    _log(ledger, record).info("requeued", f"to be started again, by {operator()}", by=operator())
-    _announce(announce, _log(ledger, record), record)
+        raise NotPossible(f"job {job_id} has just ended; see `celery -A proj modelreins jobs {job_id}`")
+    _log(ledger, record).info("requeued", f"requeued by {operator()}", by=operator())
+    _announce(announce, _log(ledger, record), record, nodes)
     return record
 
 
 def fail(ledger: Ledger, job_id: int, why: str, *, announce: Announce) -> Record:
-    """End a job as failed, with ``why`` as its output. Its run is interrupted where its pool can do that.
+    """End a job as failed, with ``why`` as its output. Its run is interrupted if the pool can do that.
+
+    The job's history, its reason and the log show the operator and the first 200 characters of ``why``.
 
     Returns:
-        The job's record before that.
+        The job's previous record.
 
     Raises:
-        NotPossible: it has ended already.
-        LedgerUnavailable: the ledger is away.
+        NotPossible: the job cannot be failed in its state.
+        LedgerUnavailable: the ledger cannot be reached.
     """
     record = _open(ledger, job_id, "failed")
-    if not ledger.fail(job_id, record.task_id, Outcome.failed(why), note=f"by {operator()}"):
-        raise NotPossible(f"job {job_id} has just come to another state: look at it again")
-    _log(ledger, record).info("failed", f"failed by {operator()}", by=operator())
-    _announce(announce, _log(ledger, record), record)
+    by, nodes = f"by {operator()}: {printable(why, 200)}", ledger.nodes(record)
+    if not ledger.fail(job_id, record.task_id, Outcome.failed(why, reason=by)):
+        raise NotPossible(f"the state of job {job_id} has just changed; see `celery -A proj modelreins jobs {job_id}`")
+    _log(ledger, record).info("failed", f"failed {by}", by=operator(), reason=printable(why, 200))
+    _announce(announce, _log(ledger, record), record, nodes)
     return record
 
 
 def _log(ledger: Ledger, record: Record) -> JobLog:
-    return JobLog(logger, record.id, worker_name=ledger.worker, task_id=record.task_id, task=record.route.task)
+    return JobLog(
+        logger, record.id, worker_name=ledger.worker_name, task_id=record.task_id, task_name=record.route.task_name
+    )
 
 
 def _open(ledger: Ledger, job_id: int, what: str) -> Record:
     record = ledger.read(job_id)
     if record is None:
-        raise NotPossible(f"job {job_id} is not in the ledger of {ledger.worker!r}: is it another worker name's?")
+        if ledger.listed(job_id):
+            raise NotPossible(
+                f"the record of job {job_id} is gone: Redis lost a part of the ledger. A bridge will adopt the job "
+                "again from the server's list; try again in a few seconds"
+            )
+        raise NotPossible(
+            f"job {job_id} is not in the ledger of {ledger.worker_name!r}: it is another worker name's, or Redis lost "
+            "it. If the server lists it as running for this name, a bridge adopts it within seconds"
+        )
     if record.state == "admitted":
-        raise NotPossible(f"job {job_id} is being claimed right now: try again in a few seconds")
+        raise NotPossible(f"job {job_id} is being claimed; try again in a few seconds")
+    if record.state == "finished" and record.outcome is None:
+        raise NotPossible(
+            f"the outcome of job {job_id} ({record.status}) is gone: Redis lost a part of the ledger. Unless it is "
+            "being delivered, the job is adopted again from the server's list; try again in a few seconds"
+        )
     if record.state == "finished":
         raise NotPossible(
-            f"job {job_id} cannot be {what}: its outcome ({record.status}) is recorded and waits for its delivery"
+            f"job {job_id} cannot be {what}: its outcome ({record.status}) is recorded and waits for delivery"
         )
     if record.state not in OPEN:
-        raise NotPossible(f"job {job_id} cannot be {what}: it is {record.state}. On the server it can be put back")
+        raise NotPossible(f"job {job_id} cannot be {what}: it has ended ({record.status or record.state}). {ENDED}")
     return record
 
 
-def _announce(announce: Announce, log: JobLog, record: Record) -> None:
+def _announce(announce: Announce, log: JobLog, record: Record, nodes: Sequence[str]) -> None:
     if record.state != "running":
         return
     try:
-        announce(record.task_id, record.node)
+        for node in nodes:
+            announce(record.task_id, node)
     except Exception as error:
-        # The worker finds out when it renews the lease.
+        # The worker notices when it renews the lease.
         why = type(error).__name__
-        log.warning("not_announced", f"its worker could not be told at once: {why}", reason=why)
+        log.warning("not_announced", f"its worker could not be notified at once: {why}", reason=why)

@@ -1,39 +1,45 @@
-"""The sandbox as an ASGI application: the token, the routes, and one form for all errors."""
+"""The sandbox as an ASGI application: routes and error responses."""
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
-import python_multipart  # noqa: F401 - Starlette asks for it only once a form arrives
+import python_multipart  # noqa: F401 - Starlette imports it only when a form arrives
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..web import Brake
+from .access import Authentication, Tokens
+from .body_limit import BodyLimit
 from .chaos import Chaos
 from .chaos_asgi import ChaosLayer
 from .chaos_routes import ChaosRoutes
+from .killswitch import KillswitchError
 from .operator_routes import OperatorRoutes
 from .page import Logins, Page
 from .registrations import Registrations
+from .routing import NoEligibleWorkerError
 from .states import TransitionError
-from .store import NobodyPresentError, NotFoundError, Store
-from .values import MalformedError
+from .store import Store
+from .user_routes import UserRoutes
+from .values import MalformedError, NotFoundError
 from .worker_routes import WorkerRoutes
 
-_PUBLIC = re.compile(r"/health|/s/[^/]+")
+_JOB = re.compile(r"/jobs/\d+")
 
 _STATUS = {
     MalformedError: 400,
     NotFoundError: 404,
     TransitionError: 409,
-    NobodyPresentError: 503,
+    NoEligibleWorkerError: 503,
+    KillswitchError: 503,
     ClientDisconnect: 400,
 }
 
@@ -43,38 +49,41 @@ def create_app(
     token: str,
     chaos: Chaos | None = None,
     *,
+    api_key: str | None = None,
     admin_token: str | None = None,
     tokens: Mapping[str, str] | None = None,
     logins: Logins | None = None,
     hosts: Collection[str] = (),
 ) -> Starlette:
-    """The server: its protocol, and its web page for browsers.
+    """Create the server's application: the protocol and the web page.
 
     Args:
-        store: its state; whoever made it closes it.
+        store: the state. The caller closes it.
         token: the worker token.
-        chaos: the faults; default: none, until some are set over HTTP.
-        admin_token: what a registration needs; it opens everything else too. Default: the worker token.
-        tokens: further worker tokens by worker name: each is good for that name only. Registered ones need not be
-            named: the store knows them.
-        logins: who is logged in to the page, and the keys that log in.
-        hosts: names under which the page is served, beside ``localhost`` and all addresses.
+        chaos: the faults to inject; by default none, until some are set over HTTP.
+        api_key: required for everything that is not for workers. By default the worker token.
+        admin_token: required for registrations, and accepted everywhere else. By default the API key.
+        tokens: further worker tokens by worker name, each valid for that name only. Tokens of registered workers are
+            in the store.
+        logins: sessions and login keys of the page.
+        hosts: host names under which the page is served, besides ``localhost`` and IP addresses.
     """
     chaos = chaos or Chaos()
-    chaos.on_change = partial(store.changes.tell, "faults")
-    admin_token = admin_token or token
+    chaos.on_change = partial(store.changes.publish, "faults")
     registrations = Registrations(store)
-    page = Page(store, chaos, registrations, logins or Logins(), tokens=(token, admin_token), hosts=hosts)
-    named = _Named(tokens or {}, registrations)
+    known = Tokens(token, api_key, admin_token, tokens)
+    brake = Brake()
+    page = Page(store, chaos, registrations, logins or Logins(), brake, tokens=known.of_users, hosts=hosts)
     app = _App(
         chaos,
         page,
         routes=[
             *WorkerRoutes(store, registrations).routes(),
+            *UserRoutes(store).routes(),
             *OperatorRoutes(store).routes(),
             *ChaosRoutes(chaos).routes(),
         ],
-        middleware=[Middleware(_Token, token=token, admin_token=admin_token, named=named)],
+        middleware=[Middleware(Authentication, tokens=known, registrations=registrations, brake=brake)],
         exception_handlers={
             HTTPException: _http_error,
             **dict.fromkeys(_STATUS, _known_error),
@@ -86,7 +95,7 @@ def create_app(
 
 
 class _App(Starlette):
-    """Starlette, with the faults around all of it: what it calls middleware is inside its own error handling."""
+    """Starlette with limits and fault injection around it, since its own middleware runs inside its error handling."""
 
     def __init__(self, chaos: Chaos, page: Page, **options: Any) -> None:
         self._chaos = chaos
@@ -94,63 +103,33 @@ class _App(Starlette):
         super().__init__(**options)
 
     def build_middleware_stack(self) -> ASGIApp:
-        return ChaosLayer(_PageOrProtocol(self._page, super().build_middleware_stack()), self._chaos)
+        return BodyLimit(ChaosLayer(_PageOrProtocol(self._page, super().build_middleware_stack()), self._chaos))
 
 
 class _PageOrProtocol:
-    """The page is for browsers, which send no token: the protocol is the same with or without it."""
+    """Routes requests for the page's paths without an ``Authorization`` header to the page, others to the protocol.
+
+    A browser that opens the address of a job is redirected to the page of that job.
+    """
 
     def __init__(self, page: Page, protocol: ASGIApp) -> None:
         self._page = page
         self._protocol = protocol
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        of_page = scope["type"] == "http" and self._page.has(scope["path"])
-        if of_page and b"authorization" not in dict(scope["headers"]):
+        headers = dict(scope.get("headers", ()))
+        if scope["type"] != "http" or b"authorization" in headers:
+            await self._protocol(scope, receive, send)
+        elif self._page.has(scope["path"]):
             await self._page(scope, receive, send)
+        elif _JOB.fullmatch(scope["path"]) and scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
+            await RedirectResponse(f"/ui{scope['path']}")(scope, receive, send)
         else:
             await self._protocol(scope, receive, send)
 
 
-class _Named:
-    """The tokens that are good for one worker name only."""
-
-    def __init__(self, tokens: Mapping[str, str], registrations: Registrations) -> None:
-        self._given = {name: f"Bearer {each}".encode() for name, each in tokens.items()}
-        self._registrations = registrations
-
-    def name_of(self, header: bytes) -> str | None:
-        """The worker name of an ``Authorization`` header."""
-        given = next((name for name, each in self._given.items() if hmac.compare_digest(header, each)), None)
-        if given or not header.startswith(b"Bearer "):
-            return given
-        return self._registrations.name_of(header.removeprefix(b"Bearer ").decode("latin-1"))
-
-
-class _Token:
-    """Refuses every request without the token in the same words, before anything else is looked at."""
-
-    def __init__(self, app: ASGIApp, token: str, admin_token: str, named: _Named) -> None:
-        self._app = app
-        self._worker = f"Bearer {token}".encode()
-        self._admin = f"Bearer {admin_token}".encode()
-        self._named = named
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            admin, worker = (hmac.compare_digest(given, expected) for expected in (self._admin, self._worker))
-            public = scope["method"] in ("GET", "HEAD") and _PUBLIC.fullmatch(scope["path"])
-            name = None if admin or worker or public else self._named.name_of(given)
-            if not (admin or worker or name or public):
-                await JSONResponse({"error": "Unauthorized"}, 401)(scope, receive, send)
-                return
-            scope["admin"], scope["worker"] = admin, name
-        await self._app(scope, receive, send)
-
-
 async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
 
@@ -159,4 +138,4 @@ async def _known_error(_: Request, error: Exception) -> Response:
 
 
 async def _unknown_error(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "internal error: the sandbox's log has the traceback"}, 500)
+    return JSONResponse({"error": "internal error: see the traceback in the sandbox's log"}, 500)

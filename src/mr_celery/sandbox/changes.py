@@ -1,4 +1,4 @@
-"""What has changed, for those who look at the page: told from any thread, heard in event loops."""
+"""Notifies open pages of changes. Published from any thread, received in event loops."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-KEPT = 10_000
-"""How many changes are remembered, for those who come back after a break."""
+HISTORY = 10_000
+"""Number of changes that are kept for pages that reconnect."""
 
 
 class Changes:
-    """The latest changes, each with a topic: ``job:17``, ``reviews``, ``workers``, ``faults``.
+    """The latest changes as topics: ``job:17``, ``reviews``, ``workers``, ``faults``.
 
-    A place in them is a text such as ``a1b2c3-42``: of another life of the sandbox, it is known to be unknown.
+    A place in the sequence is a string such as ``a1b2c3-42``. Its prefix identifies the process, so that places of an
+    earlier process are recognized.
     """
 
     def __init__(self) -> None:
         self.closed = False
-        self._life = secrets.token_hex(4)
+        self._process = secrets.token_hex(4)
         self._lock = threading.Lock()
         self._number = 0
-        self._recent: deque[str] = deque(maxlen=KEPT)
+        self._recent: deque[str] = deque(maxlen=HISTORY)
         self._listeners: set[Listener] = set()
 
     @property
     def place(self) -> str:
-        """Where the changes are now."""
-        return f"{self._life}-{self._number}"
+        """The current place in the sequence of changes."""
+        return f"{self._process}-{self._number}"
 
-    def tell(self, *topics: str) -> None:
-        """Something has changed."""
+    def publish(self, *topics: str) -> None:
+        """Record changes of these topics and wake the listeners."""
         with self._lock:
             self._number += len(topics)
             self._recent.extend(topics)
@@ -41,10 +42,10 @@ class Changes:
                 listener.wake()
 
     def since(self, place: str) -> tuple[str, list[str] | None]:
-        """The place now, and each topic that changed since another; ``None`` where that is not known any more."""
+        """The current place, and the topics that changed since ``place``; ``None`` if that is too long ago."""
         with self._lock:
-            life, _, number = place.partition("-")
-            missed = self._number - int(number) if life == self._life and number.isdecimal() else -1
+            process, _, number = place.partition("-")
+            missed = self._number - int(number) if process == self._process and number.isdecimal() else -1
             if not 0 <= missed <= len(self._recent):
                 return self.place, None
             recent = (self._recent[-each] for each in range(missed, 0, -1))
@@ -52,7 +53,7 @@ class Changes:
 
     @contextmanager
     def listening(self) -> Iterator[Listener]:
-        """In a coroutine: someone who is woken by changes, for as long as the block lasts."""
+        """Register a listener of the running event loop for the block."""
         listener = Listener(asyncio.get_running_loop())
         with self._lock:
             self._listeners.add(listener)
@@ -63,7 +64,7 @@ class Changes:
                 self._listeners.discard(listener)
 
     def close(self) -> None:
-        """Let go of all who listen."""
+        """Wake all listeners for the last time."""
         self.closed = True
         with self._lock:
             for listener in self._listeners:
@@ -71,7 +72,7 @@ class Changes:
 
 
 class Listener:
-    """One who waits in an event loop."""
+    """Waits for changes in an event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -79,14 +80,14 @@ class Listener:
         self._woken = False
 
     def wake(self) -> None:
-        """From any thread; often without cost, since one wake-up is for all changes until it is heard."""
+        """Wake the listener from any thread. Cheap if it has been woken already and not yet run."""
         if not self._woken:
             self._woken = True
-            with suppress(RuntimeError):  # the loop has ended: nobody waits there
+            with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self, seconds: float) -> bool:
-        """Until something changes; ``False``: nothing did."""
+        """Wait for a change. Returns ``False`` after the timeout."""
         try:
             await asyncio.wait_for(self._event.wait(), seconds)
         except asyncio.TimeoutError:

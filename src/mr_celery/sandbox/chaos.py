@@ -1,10 +1,10 @@
-"""Faults on request: which answers of the sandbox are to be spoilt, how, how often and for how long.
+"""Rules for fault injection: which answers of the sandbox fail, how, how often and for how long.
 
-Off unless rules are set. With them a user rehearses what an outage of the server does to an installation::
+There are no faults unless rules are set. Rules simulate an outage of the server::
 
     sandbox.chaos.set([Rule("status", status=503, rate=0.1, routes=("close",))])
 
-or, for a sandbox in a process of its own, with ``mr-celery sandbox --chaos FILE`` or ``PUT /chaos``::
+For a sandbox in another process, use ``mr-celery sandbox --chaos FILE`` or ``PUT /chaos``::
 
     {"seed": 7, "rules": [{"fault": "hang", "routes": ["claim", "close"], "rate": 0.2, "seconds": 60}]}
 """
@@ -39,50 +39,50 @@ _PATHS = {
 }
 
 ROUTES = ("presence", "inbox", "running", "claim", "close", "artifact", "review", "job", "register")
-"""What can be spoilt: the worker protocol. ``running`` is the inbox asked for ``status=running``."""
+"""Routes of the worker protocol that faults apply to. ``running`` is the inbox with ``status=running``."""
 
 LISTS = ("inbox", "running")
 
 FAULTS = {
     "status": "any status, with a line of plain text",
     "html": "200 with a login page",
-    "truncated": "a JSON answer that announces its full length and breaks off in the middle",
-    "wrong_types": "fields of the answer, at random, with a value of another JSON type",
+    "truncated": "JSON with the full Content-Length that ends in the middle",
+    "wrong_types": "the correct answer with random fields of a wrong JSON type",
     "null": "null",
     "list": "an empty JSON list",
-    "empty_list": "no jobs, whatever there is (inbox and running only)",
-    "large": "the right answer, with a field that makes it 10 MB long",
+    "empty_list": "no jobs, even if there are some (inbox and running only)",
+    "large": "the correct answer with a field that makes it 10 MB long",
     "drop": "the connection is closed without an answer",
     "hang": "no answer for `delay` seconds, then the connection is closed",
-    "trickle": "the right answer, one byte of the body every `delay` seconds",
-    "latency": "the right answer, `delay` seconds late",
+    "trickle": "the correct answer, one byte of the body every `delay` seconds",
+    "latency": "the correct answer after `delay` seconds",
 }
 
 DELAYS = {"hang": 3600.0, "trickle": 1.0, "latency": 1.0}
-"""The faults that take a ``delay``, and its default in seconds."""
+"""The faults with a ``delay``, and its default in seconds."""
 
 MAX_SECONDS = 10**9
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One kind of fault, and when it happens.
+    """A kind of fault, and the requests it applies to.
 
     Args:
         fault: one of :data:`FAULTS`.
-        routes: the requests it may happen to, of :data:`ROUTES`; default: all.
-        rate: the share of these requests, 0 to 1; default: all.
-        seconds: how long the rule holds after it was set; default: until the rules change.
-        times: how often it happens; default: without end.
-        status: for ``status``: the HTTP status, 200 to 599.
-        retry_after: for ``status``: whole seconds, sent as ``Retry-After``; default: not sent.
-        after: the request has its effect first, and only the answer is spoilt. Without it the request has no
-            effect, but for ``wrong_types``, ``large`` and ``trickle``, which spoil the right answer and so always
-            come after the effect, and ``latency``, whose effect comes after the delay.
-        delay: for ``hang``, ``trickle``, ``latency``: seconds; default: 3600, 1, 1.
+        routes: the affected requests, from :data:`ROUTES`; by default all.
+        rate: the fraction of these requests that fail, from 0 to 1; by default all.
+        seconds: duration of the rule after it was set; by default until the rules change.
+        times: maximum number of faults; by default unlimited.
+        status: HTTP status of the fault ``status``, from 200 to 599.
+        retry_after: ``Retry-After`` header of the fault ``status``, in whole seconds; by default not sent.
+        after: carry out the request before its answer fails. By default the request has no effect. The faults
+            ``wrong_types``, ``large`` and ``trickle`` always change the correct answer, so their requests have an
+            effect. ``latency`` carries out the request after the delay.
+        delay: seconds for ``hang``, ``trickle`` and ``latency``; by default 3600, 1 and 1.
 
     Raises:
-        MalformedError: a value is not allowed; the message names it and what is.
+        MalformedError: a value is not allowed. The message has the field, its value and the allowed values.
     """
 
     fault: str
@@ -138,31 +138,31 @@ class Rule:
 
     @property
     def delay_seconds(self) -> float:
-        """The delay, given or by default."""
+        """The given or default delay, in seconds."""
         return DELAYS.get(self.fault, 0.0) if self.delay is None else self.delay
 
-    def concerns(self, route: str) -> bool:
-        """Whether it may happen to a request of this route."""
+    def applies_to(self, route: str) -> bool:
+        """Whether the fault can happen to requests of this route."""
         return route in self.routes and (self.fault != "empty_list" or route in LISTS)
 
     def as_data(self) -> dict[str, Any]:
-        """What :func:`rules_from` reads as this rule."""
-        said = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in {**said, "routes": list(self.routes)}.items() if value is not None}
+        """The rule as JSON data for :func:`rules_from`."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in {**values, "routes": list(self.routes)}.items() if value is not None}
 
 
 @dataclass
-class _InForce:
-    """A rule that was set, and what is left of it."""
+class _ActiveRule:
+    """A rule that was set, with its remaining time and number of faults."""
 
     rule: Rule
     ends_at: float
     times_left: float
 
-    def holds(self, now: float) -> bool:
+    def is_active(self, now: float) -> bool:
         return self.ends_at > now and self.times_left > 0
 
-    def as_it_stands(self, now: float) -> Rule:
+    def remaining(self, now: float) -> Rule:
         rule = self.rule
         return replace(
             rule,
@@ -172,35 +172,37 @@ class _InForce:
 
 
 class Chaos:
-    """The rules in force, the dice, and what they have done. Every method may be called from any thread.
+    """The active rules, a random generator, and counts of faults. Thread-safe.
 
     Args:
-        seed: for the dice; default: a new one. The same seed, rules and requests in the same order have the
-            same faults.
-        clock: seconds, for the rules that end.
+        seed: the seed of the random generator; by default random. The same seed, rules and requests in the same order
+            give the same faults.
+        clock: returns seconds, for rules with a duration.
 
     Attributes:
-        seed: what the dice were seeded with last.
-        stopping: set while the server stops: what hangs lets go.
-        on_change: called when the rules were set, and when a fault has happened.
+        seed: the last seed.
+        replaced: the rules that the last change of the rules ended.
+        stopping: set while the server stops, to end delays.
+        on_change: called when rules were set and when a fault has happened.
     """
 
     def __init__(self, seed: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.stopping = False
+        self.replaced: list[Rule] = []
         self.on_change: Callable[[], object] = lambda: None
         self._clock = clock
         self._lock = threading.Lock()
-        self._rules: list[_InForce] = []
+        self._rules: list[_ActiveRule] = []
         self._counts: Counter[tuple[str, str]] = Counter()
         self._seed(random.SystemRandom().randrange(10**6) if seed is None else seed)
 
     def _seed(self, seed: int) -> None:
         self.seed = seed
-        self._random = random.Random(seed)  # noqa: S311 - dice, no secrets
+        self._random = random.Random(seed)  # noqa: S311 - not used for secrets
 
     @classmethod
     def parse(cls, data: Any) -> Chaos:
-        """What JSON data say, as :func:`rules_from` reads them."""
+        """Create from JSON data, as described in :func:`rules_from`."""
         rules, seed = rules_from(data)
         chaos = cls(seed)
         chaos.set(rules)
@@ -208,10 +210,10 @@ class Chaos:
 
     @classmethod
     def from_file(cls, path: str) -> Chaos:
-        """What a JSON file says.
+        """Read the rules from a JSON file.
 
         Raises:
-            MrCeleryError: it cannot be read, or says something that is not allowed.
+            MrCeleryError: the file cannot be read, or a value is not allowed.
         """
         try:
             return cls.parse(json.loads(Path(path).read_bytes()))
@@ -220,19 +222,21 @@ class Chaos:
         except (ValueError, RecursionError) as error:
             raise MrCeleryError(f"the faults in {path} are not JSON: {str(error)[:200]}") from error
         except MalformedError as error:
-            raise MrCeleryError(f"the faults in {path} are wrong: {error}") from error
+            raise MrCeleryError(f"the faults in {path} are invalid: {error}") from error
 
     def set(self, rules: Sequence[Rule], *, seed: int | None = None) -> None:
         """Replace all rules.
 
         Args:
-            rules: the new ones. Of those that concern a request, the first whose dice say yes happens.
-            seed: throw the dice anew from this seed; default: go on.
+            rules: the new rules, in order. The first one that applies to a request, given its rate, is used.
+            seed: a new seed; by default the random generator continues.
         """
         with self._lock:
             now = self._clock()
+            staying = [_lasting(rule) for rule in rules]
+            self.replaced = [rule for rule in self._active(now) if _lasting(rule) not in staying]
             self._rules = [
-                _InForce(
+                _ActiveRule(
                     rule,
                     ends_at=math.inf if rule.seconds is None else now + rule.seconds,
                     times_left=math.inf if rule.times is None else rule.times,
@@ -244,27 +248,32 @@ class Chaos:
         self.on_change()
 
     def clear(self) -> None:
-        """No faults from now on. The counts stay; a request that hangs or trickles goes on to do so."""
+        """Remove all rules. The counts stay, and requests that hang or trickle already are not affected."""
         self.set([])
 
     @property
     def rules(self) -> list[Rule]:
-        """Those that hold now, with the ``seconds`` and ``times`` that are left of them."""
+        """The active rules, with the remaining ``seconds`` and ``times``."""
         with self._lock:
-            now = self._clock()
-            return [each.as_it_stands(now) for each in self._rules if each.holds(now)]
+            return self._active(self._clock())
+
+    def _active(self, now: float) -> list[Rule]:
+        return [each.remaining(now) for each in self._rules if each.is_active(now)]
 
     @property
     def counts(self) -> Counter[tuple[str, str]]:
-        """How often each (route, fault) has happened."""
+        """Number of faults by (route, fault)."""
         with self._lock:
             return self._counts.copy()
 
     def choose(self, route: str) -> tuple[Rule, random.Random] | None:
-        """What happens to a request: a rule, with dice for what it leaves open; ``None``: the request is answered.
+        """Choose a fault for a request. ``None`` if the request is answered normally.
 
         Args:
             route: one of :data:`ROUTES`.
+
+        Returns:
+            The rule, and a random generator for details of the fault.
         """
         if not self._rules:
             return None
@@ -272,37 +281,37 @@ class Chaos:
             now = self._clock()
             for each in self._rules:
                 rule = each.rule
-                if rule.concerns(route) and each.holds(now) and self._random.random() < rule.rate:
+                if rule.applies_to(route) and each.is_active(now) and self._random.random() < rule.rate:
                     each.times_left -= 1
                     self._counts[route, rule.fault] += 1
                     self.on_change()
-                    return rule, random.Random(self._random.getrandbits(64))  # noqa: S311 - dice, no secrets
+                    return rule, random.Random(self._random.getrandbits(64))  # noqa: S311 - not used for secrets
         return None
 
 
 def route_of(method: str, path: str, query: str) -> str | None:
-    """Which of :data:`ROUTES` a request is; ``None``: another one, which is never spoilt."""
-    for name, (its_method, its_path) in _PATHS.items():
-        if method == its_method and its_path.fullmatch(path):
+    """The route of a request, from :data:`ROUTES`. ``None`` for others, which have no faults."""
+    for name, (route_method, route_path) in _PATHS.items():
+        if method == route_method and route_path.fullmatch(path):
             running = name == "inbox" and parse_qs(query).get("status", [""])[-1] == "running"
             return "running" if running else name
     return None
 
 
 def rules_from(data: Any) -> tuple[list[Rule], int | None]:
-    """The rules and the seed that JSON data say.
+    """Parse rules and seed from JSON data.
 
     Args:
-        data: an object with ``rules``, a list of objects with the fields of :class:`Rule`, and maybe a ``seed``.
+        data: an object with ``rules``, a list of objects with the fields of :class:`Rule`, and optionally ``seed``.
 
     Raises:
-        MalformedError: something is not allowed; the message names the rule, the field, its value and what is.
+        MalformedError: a value is not allowed. The message has the rule, the field, its value and the allowed values.
     """
     if not isinstance(data, Mapping):
-        raise _wrong("the whole", data, 'an object: {"seed": 7, "rules": [{"fault": "drop", "rate": 0.1}]}')
+        raise _wrong("the document", data, 'an object: {"seed": 7, "rules": [{"fault": "drop", "rate": 0.1}]}')
     for name in data:
         if name not in ("seed", "rules"):
-            raise MalformedError(f"there is no field {_shown(name)}: beside the rules there may be a seed")
+            raise MalformedError(f"unknown field {_shown(name)}: allowed are rules and seed")
     seed, listed = data.get("seed"), data.get("rules")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise _wrong("seed", seed, "a whole number, or null")
@@ -311,18 +320,23 @@ def rules_from(data: Any) -> tuple[list[Rule], int | None]:
     return [_rule(number, each) for number, each in enumerate(listed, 1)], seed
 
 
+def _lasting(rule: Rule) -> Rule:
+    """A rule without its limits, which count down."""
+    return replace(rule, seconds=None, times=None)
+
+
 def _rule(number: int, data: Any) -> Rule:
     if not isinstance(data, Mapping):
         raise _wrong(f"rule {number}", data, 'an object: {"fault": "drop", "rate": 0.1}')
     names = [each.name for each in fields(Rule)]
     for name in data:
         if name not in names:
-            raise MalformedError(f"rule {number}: there is no field {_shown(name)}: it may have {', '.join(names)}")
-    said = {"fault": None, **data}
-    if isinstance(said.get("routes"), list):
-        said["routes"] = tuple(said["routes"])
+            raise MalformedError(f"rule {number}: unknown field {_shown(name)}: allowed are {', '.join(names)}")
+    values = {"fault": None, **data}
+    if isinstance(values.get("routes"), list):
+        values["routes"] = tuple(values["routes"])
     try:
-        return Rule(said.pop("fault"), **said)
+        return Rule(values.pop("fault"), **values)
     except MalformedError as error:
         raise MalformedError(f"rule {number}: {error}") from None
 
@@ -332,11 +346,11 @@ def _wrong(field: str, value: Any, allowed: str) -> MalformedError:
 
 
 def _shown(value: Any) -> str:
-    """A value as JSON says it, cut short."""
+    """A value as JSON, shortened."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=repr)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, or a list without end
-        text = f"a value of the type {type(value).__name__} beyond all bounds"
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or deep nesting
+        text = f"a value of type {type(value).__name__} that is too large to show"
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 

@@ -1,4 +1,4 @@
-"""Answers as values, and how a fault spoils them."""
+"""HTTP answers as values, and their corruption by faults."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from .chaos import Rule
 
 LARGE_BYTES = 10_000_000
-"""How long the fault ``large`` makes an answer."""
+"""Size of an answer with the fault ``large``."""
 
 _WRONG_SHARE = 0.3
-"""The share of the fields that ``wrong_types`` replaces; one at least."""
+"""Fraction of the fields that ``wrong_types`` replaces. It replaces at least one."""
 
 _LOGIN_PAGE = b"<!doctype html><html><title>Log in</title><form method=post><input name=password></form></html>"
 
@@ -34,8 +34,8 @@ class Answer:
 
     Attributes:
         status: the HTTP status.
-        headers: names in lower case, and values.
-        body: the body; ``content-length`` among the headers is its length in bytes.
+        headers: pairs of a lower-case name and a value.
+        body: the body. The header ``content-length`` has its length.
     """
 
     status: int
@@ -43,40 +43,40 @@ class Answer:
     body: bytes
 
     def with_body(self, body: bytes) -> Answer:
-        """The same with another body."""
+        """A copy with another body."""
         others = [each for each in self.headers if each[0] != b"content-length"]
         return replace(self, headers=(*others, (b"content-length", str(len(body)).encode())), body=body)
 
 
-def made_up(body: bytes, content_type: str = "application/json", status: int = 200) -> Answer:
-    """An answer out of nothing."""
+def make_answer(body: bytes, content_type: str = "application/json", status: int = 200) -> Answer:
+    """Create an answer with a body."""
     return Answer(status, ((b"content-type", content_type.encode()),), b"").with_body(body)
 
 
-def without_effect() -> Answer:
-    """What there is to spoil where the request was not carried out."""
-    return made_up(b'{"success": true, "id": 1, "status": "pending"}')
+def placeholder() -> Answer:
+    """The answer to corrupt if the request was not carried out."""
+    return make_answer(b'{"success": true, "id": 1, "status": "pending"}')
 
 
-def spoilt(rule: Rule, answer: Answer, dice: random.Random) -> Answer:
-    """The answer that a rule gives.
+def corrupt(rule: Rule, answer: Answer, dice: random.Random) -> Answer:
+    """Apply a fault to an answer. Faults of the transmission, such as ``hang``, do not change it.
 
     Args:
-        rule: the rule. One that spoils how an answer is sent, and not what it says, leaves it as it is.
-        answer: the right answer.
-        dice: for what the rule leaves open.
+        rule: the rule with the fault.
+        answer: the correct answer.
+        dice: the random generator for details of the fault.
     """
     fault = rule.fault
     if fault == "status":
         return _status(rule.status or 500, rule.retry_after)
     if fault == "html":
-        return made_up(_LOGIN_PAGE, "text/html; charset=utf-8")
+        return make_answer(_LOGIN_PAGE, "text/html; charset=utf-8")
     if fault == "null":
-        return made_up(b"null")
+        return make_answer(b"null")
     if fault == "list":
-        return made_up(b"[]")
+        return make_answer(b"[]")
     if fault == "empty_list":
-        return made_up(b'{"jobs": []}')
+        return make_answer(b'{"jobs": []}')
     if fault == "wrong_types":
         return answer.with_body(json.dumps(wrong_types(json.loads(answer.body), dice)).encode())
     if fault == "large":
@@ -89,42 +89,42 @@ def spoilt(rule: Rule, answer: Answer, dice: random.Random) -> Answer:
 def _status(status: int, retry_after: int | None) -> Answer:
     try:
         text = f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:  # one that no standard knows, such as a proxy's 520
+    except ValueError:  # not standard, such as 520 of some proxies
         text = str(status)
-    if status in (204, 304):  # which have no body
+    if status in (204, 304):  # without a body
         return Answer(status, (), b"")
-    answer = made_up(text.encode(), "text/plain; charset=utf-8", status)
+    answer = make_answer(text.encode(), "text/plain; charset=utf-8", status)
     if retry_after is None:
         return answer
     return replace(answer, headers=(*answer.headers, (b"retry-after", str(retry_after).encode())))
 
 
 def wrong_types(value: Any, dice: random.Random) -> Any:
-    """A JSON value in which some fields and entries, one at least, have another JSON type."""
-    places = _places(value)
-    chosen = [each for each in places if dice.random() < _WRONG_SHARE] or (places and [dice.choice(places)])
+    """Replace some fields and list entries of a JSON value, at least one, by values of another JSON type."""
+    paths = _paths(value)
+    chosen = [each for each in paths if dice.random() < _WRONG_SHARE] or (paths and [dice.choice(paths)])
     changed = json.loads(json.dumps(value))
-    # The deepest first: else a place may be gone before its turn.
+    # Deepest first, because replacing a container removes the paths below it.
     for *path, last in sorted(chosen, key=len, reverse=True):
-        holder = changed
+        container = changed
         for step in path:
-            holder = holder[step]
-        holder[last] = _other(holder[last], dice)
+            container = container[step]
+        container[last] = _value_of_another_type(container[last], dice)
     return changed
 
 
-def _places(value: Any) -> list[tuple[Any, ...]]:
-    """The path of each field and entry, at any depth."""
+def _paths(value: Any) -> list[tuple[Any, ...]]:
+    """The paths of all fields and list entries, at any depth."""
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path for key, each in entries for path in [(key,), *((key, *rest) for rest in _places(each))]]
+    return [path for key, each in entries for path in [(key,), *((key, *rest) for rest in _paths(each))]]
 
 
-def _other(value: Any, dice: random.Random) -> Any:
-    kind = dice.choice([each for each in _VALUES if each != kind_of(value)])
-    return dice.choice(_VALUES[kind])
+def _value_of_another_type(value: Any, dice: random.Random) -> Any:
+    other = dice.choice([each for each in _VALUES if each != json_type(value)])
+    return dice.choice(_VALUES[other])
 
 
-def kind_of(value: Any) -> str:
+def json_type(value: Any) -> str:
     """The JSON type of a value."""
     if value is None:
         return "null"

@@ -1,4 +1,4 @@
-"""The layer around the sandbox's application that spoils answers. It must be the outermost."""
+"""ASGI middleware that injects faults. It must be the outermost layer."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import random
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .chaos import Chaos, Rule, route_of
-from .chaos_answers import Answer, spoilt, without_effect
+from .chaos_answers import Answer, corrupt, placeholder
 
 _TICK = 0.1
-"""Seconds between two looks at whether a delay has become pointless."""
+"""Interval in seconds of checks whether to end a delay early."""
 
-_RIGHT_ANSWER = ("wrong_types", "large", "trickle", "latency")
-"""The faults that need the application's own answer."""
+_CORRECT_ANSWER = ("wrong_types", "large", "trickle", "latency")
+"""Faults that start from the application's answer."""
 
 
 class ChaosLayer:
-    """Lets a request through, or does to it what the rules say.
+    """Passes requests to the application, or applies a fault.
 
     Args:
         app: the application.
@@ -41,7 +41,7 @@ class ChaosLayer:
         elif rule.fault == "drop" and not rule.after:
             await _cut(receive, send)
         else:
-            await self._spoil(rule, dice, scope, receive, send)
+            await self._inject(rule, dice, scope, receive, send)
 
     def _choose(self, scope: Scope) -> tuple[Rule, random.Random] | None:
         if scope["type"] != "http":
@@ -49,13 +49,13 @@ class ChaosLayer:
         route = route_of(scope["method"], scope["path"], scope["query_string"].decode("latin-1"))
         return self._chaos.choose(route) if route else None
 
-    async def _spoil(self, rule: Rule, dice: random.Random, scope: Scope, receive: Receive, send: Send) -> None:
-        if rule.after or rule.fault in _RIGHT_ANSWER:
-            right = await _answer_of(self._app, scope, receive)
+    async def _inject(self, rule: Rule, dice: random.Random, scope: Scope, receive: Receive, send: Send) -> None:
+        if rule.after or rule.fault in _CORRECT_ANSWER:
+            correct = await _answer_of(self._app, scope, receive)
         else:
-            right = without_effect()
-            await _throw_away(receive)
-        answer = spoilt(rule, right, dice)
+            correct = placeholder()
+            await _discard_body(receive)
+        answer = corrupt(rule, correct, dice)
         if rule.fault == "drop":
             await _cut(receive, send)
         elif rule.fault == "hang":
@@ -83,7 +83,7 @@ class ChaosLayer:
         await send({"type": "http.response.body"})
 
     async def _pause(self, seconds: float, send: Send) -> bool:
-        """Wait; ``False``: not to the end, since the client has gone or the server stops."""
+        """Wait. Returns ``False`` if it ended early because the client disconnected or the server stops."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while not (self._chaos.stopping or _transport(send).is_closing()):
@@ -95,7 +95,7 @@ class ChaosLayer:
 
 
 async def _answer_of(app: ASGIApp, scope: Scope, receive: Receive) -> Answer:
-    """Let the application carry out the request, and keep its answer."""
+    """Call the application and collect its answer."""
     start: Message = {}
     body = bytearray()
 
@@ -109,8 +109,8 @@ async def _answer_of(app: ASGIApp, scope: Scope, receive: Receive) -> Answer:
     return Answer(start["status"], tuple((bytes(name), bytes(value)) for name, value in start["headers"]), bytes(body))
 
 
-async def _throw_away(receive: Receive) -> None:
-    """Read the request to its end: the client is to wait for the answer, and not to be stuck in its sending."""
+async def _discard_body(receive: Receive) -> None:
+    """Read the whole request, so that the client waits for the answer instead of blocking while sending."""
     more = True
     while more:
         more = (await receive()).get("more_body", False)
@@ -125,19 +125,19 @@ async def _send_part(part: bytes, send: Send) -> None:
 
 
 async def _cut(receive: Receive, send: Send) -> None:
-    """Close the connection, after what was sent and before anything else is."""
+    """Close the connection after the data sent so far."""
     _transport(send).close()
-    # The server answers 500 where an application returns without an answer, unless it knows that the client is gone.
+    # uvicorn answers 500 if an application returns without an answer, unless the client has disconnected.
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def _transport(send: Send) -> asyncio.Transport:
-    """The connection. ASGI has no way to it: ``send`` is a method of uvicorn's request cycle, which has.
+    """The connection's transport. ASGI does not provide it, but ``send`` is a method of uvicorn's request cycle.
 
-    So nothing may have wrapped ``send``, and an exception would not do: uvicorn makes an answer of it, a 500.
+    Therefore ``send`` must not be wrapped. Raising an exception would not do, because uvicorn answers it with 500.
     """
     transport: asyncio.Transport | None = getattr(getattr(send, "__self__", None), "transport", None)
     if transport is None:
-        raise RuntimeError("only uvicorn's connections can be cut, and only where no other layer is around this one")
+        raise RuntimeError("closing a connection needs uvicorn, and ChaosLayer as the outermost layer")
     return transport

@@ -1,4 +1,4 @@
-"""How an operator looks at the faults, sets and clears them while the sandbox runs. These routes are never spoilt."""
+"""Routes that show, set and clear the faults at run time. Faults do not apply to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .values import parse_object
 
 
 class ChaosRoutes:
-    """One method for each route; each answers what holds then."""
+    """One method per route. Each answers with the new state."""
 
     def __init__(self, chaos: Chaos) -> None:
         self._chaos = chaos

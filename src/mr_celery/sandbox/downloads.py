@@ -1,4 +1,4 @@
-"""How an artifact is served: whatever a job has made must not run script where the operator looks at it."""
+"""Headers for serving artifacts, so that a job's files cannot run script in the operator's browser."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CONTENT_SECURITY_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline
 
 
 def media_type(content_type: str) -> str:
-    """The content type as a header may say it; what is none is bytes."""
+    """The content type if it is valid in a header, else ``application/octet-stream``."""
     return content_type if _MEDIA_TYPE.fullmatch(content_type) else "application/octet-stream"
 
 
 def headers(content_type: str, filename: str) -> dict[str, str]:
-    """The headers beside the content type: shown in the page only what cannot act, all else is a download."""
+    """Headers besides the content type. Only passive content is shown inline, everything else is a download."""
     essence = media_type(content_type).split(";")[0].strip().lower()
     shown = "inline" if _INLINE.fullmatch(essence) else "attachment"
     return {
@@ -32,7 +32,7 @@ def headers(content_type: str, filename: str) -> dict[str, str]:
 
 
 def usable_range(header: str, size: int) -> bool:
-    """Whether a ``Range`` header asks for one part that the file has; any other is ignored, as HTTP allows."""
+    """Whether a ``Range`` header has one range inside the file. Others are ignored, as HTTP allows."""
     match = _RANGE.fullmatch(header)
     if match is None:
         return False

@@ -1,4 +1,4 @@
-"""Multipart forms, read strictly: the whole form or none of it."""
+"""Parses multipart forms strictly. Incomplete forms are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .values import MalformedError
 
 
 class _Parser(MultiPartParser):
-    """Starlette's parser, which notes whether the closing boundary came: without it a part may be missing."""
+    """Starlette's parser, which also records whether the closing boundary was received."""
 
     ended = False
 
@@ -23,14 +23,14 @@ class _Parser(MultiPartParser):
 
 @asynccontextmanager
 async def read_form(request: Request, fields: Collection[str]) -> AsyncIterator[FormData]:
-    """The form in the request's body. Its files are in temporary files, for as long as the block lasts.
+    """Parse the form in the request's body. Uploaded files are temporary and are deleted after the block.
 
     Args:
         request: the request.
-        fields: the names that may appear, each of them once.
+        fields: allowed field names. Each may appear once.
 
     Raises:
-        MalformedError: the body is no form, not a whole one, or has other fields.
+        MalformedError: the body is not a form, is incomplete, or has other fields.
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise MalformedError("the body must be multipart/form-data")
@@ -43,7 +43,7 @@ async def read_form(request: Request, fields: Collection[str]) -> AsyncIterator[
         raise MalformedError(f"the form's texts cannot be decoded: {error}") from error
     try:
         if not parser.ended:
-            raise MalformedError("the form breaks off before its closing boundary")
+            raise MalformedError("the form ends before its closing boundary")
         names = [name for name, _ in form.multi_items()]
         for name in names:
             if name not in fields:

@@ -1,31 +1,43 @@
-"""Workers that were registered: the address that reveals the token once, and the tokens' hashes."""
+"""Registered workers: URLs that show a token once, and hashes of the tokens."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import MrCeleryError
-from .store import NotFoundError, Store
+from .store import Store
+from .values import NotFoundError
 
 
-class OpenedError(MrCeleryError):
-    """The token was revealed before (410)."""
+class LinkGoneError(MrCeleryError):
+    """The token was already shown, or its link has expired (410)."""
 
 
 class Registrations:
-    """What is kept of a token and of the address that reveals it is a hash: the token is made when it is revealed.
+    """The registrations in the store. It has only hashes, since a token is created at the moment it is shown.
 
     Args:
-        store: where it is kept.
+        store: the state.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def add(self, name: str) -> str:
-        """Register a worker name; the key of the address that reveals its token."""
+    def add(
+        self, name: str, description: str | None = None, capabilities: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
+        """Register a worker name. Returns the key of the URL that shows its token.
+
+        Args:
+            name: the worker name.
+            description: text about the worker.
+            capabilities: its capabilities, which are in force at once; ``None`` if it may run any job.
+        """
         key = secrets.token_urlsafe(24)
+        self._store.directory.register(name, description, capabilities)
         with self._store.transaction() as connection:
             connection.execute(
                 "INSERT INTO registrations (view_hash, name, registered_at) VALUES (?, ?, ?)",
@@ -34,19 +46,25 @@ class Registrations:
         return key
 
     def reveal(self, key: str) -> tuple[str, str]:
-        """The worker name and its new token, which takes the place of the one that the name had.
+        """Create the token of a registration. It replaces an earlier token of the worker name.
+
+        Returns:
+            The worker name and the token.
 
         Raises:
-            NotFoundError: there is no such registration.
-            OpenedError: its token was revealed before.
+            NotFoundError: the registration does not exist.
+            LinkGoneError: its token was already shown, or its link has expired.
         """
         token = secrets.token_urlsafe(24)
         with self._store.transaction() as connection:
-            found = self._store.rows("SELECT name, opened_at FROM registrations WHERE view_hash = ?", _hash(key))
+            query = "SELECT name, registered_at, opened_at FROM registrations WHERE view_hash = ?"
+            found = self._store.rows(query, _hash(key))
             if not found:
                 raise NotFoundError("there is no such registration")
             if found[0]["opened_at"] is not None:
-                raise OpenedError("this token was shown before: register the worker again for a new one")
+                raise LinkGoneError("this token was already shown: register the worker again to get a new one")
+            if self._store.clock() >= found[0]["registered_at"] + self._store.options.link_seconds:
+                raise LinkGoneError("this link has expired: register the worker again to get a new one")
             name = str(found[0]["name"])
             connection.execute(
                 "UPDATE registrations SET opened_at = ? WHERE view_hash = ?", (self._store.clock(), _hash(key))
@@ -55,11 +73,11 @@ class Registrations:
         return name, token
 
     def name_of(self, token: str) -> str | None:
-        """The worker name that a token is good for."""
+        """The worker name that a token belongs to."""
         found = self._store.rows("SELECT name FROM worker_tokens WHERE token_hash = ?", _hash(token))
         return str(found[0]["name"]) if found else None
 
 
 def _hash(secret: str) -> str:
-    # Without salt or stretching: these are random texts of 192 bits, which nobody can try out.
+    # No salt or key stretching is needed for random strings of 192 bits.
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()

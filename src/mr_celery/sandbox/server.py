@@ -1,31 +1,43 @@
-"""Running the sandbox: as a command, or in a thread of a test."""
+"""Runs the sandbox as a command, or in a thread of a test."""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 
 from ..errors import MrCeleryError
+from ..serving import Limits, Server, listen
 from .app import create_app
 from .chaos import Chaos
+from .options import ServerOptions
 from .page import Logins
 from .store import Store
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not listened on, but where a browser finds them
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - maps to addresses for browsers
 _STOP_SECONDS = 10.0
 
+_LONG_TOKEN = 20
 
-class _Server(uvicorn.Server):
-    """uvicorn, which says when it has started. It leaves the logging of the process as it is."""
+_REQUEUE_INTERVAL = 1.0
+"""Interval in seconds of looks for running jobs of workers that do not report any more."""
+
+
+LIMITS = Limits(connections=500)
+"""Limits for the clients. A fleet keeps a few connections for each process open, and a page has one."""
+
+
+class _Server(Server):
+    """The HTTP server, with tasks that run beside it."""
 
     def __init__(
         self,
@@ -34,34 +46,32 @@ class _Server(uvicorn.Server):
         chaos: Chaos,
         logins: Logins,
         *,
+        api_key: str | None = None,
         tokens: Mapping[str, str] | None = None,
         hosts: Collection[str] = (),
     ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                create_app(store, token, chaos, tokens=tokens, logins=logins, hosts=hosts),
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                timeout_graceful_shutdown=3,
-            )
-        )
-        self.up = threading.Event()
+        app = create_app(store, token, chaos, api_key=api_key, tokens=tokens, logins=logins, hosts=hosts)
+        super().__init__(app, LIMITS)
         self._chaos = chaos
-        self._changes = store.changes
+        self._store = store
+        self._requeueing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._chaos.stopping = False
+        self._requeueing = asyncio.create_task(self._requeue_lost())
         await super().startup(sockets)
-        self.up.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._chaos.stopping = True
-        self._changes.close()
+        if self._requeueing is not None:
+            self._requeueing.cancel()
+        self._store.changes.close()
         await super().shutdown(sockets)
+
+    async def _requeue_lost(self) -> None:
+        while True:
+            await asyncio.sleep(_REQUEUE_INTERVAL)
+            self._store.requeue_lost()
 
 
 def run(
@@ -70,53 +80,67 @@ def run(
     token: str | None = None,
     db: str | None = None,
     chaos: str | None = None,
+    *,
+    api_key: str | None = None,
+    options: ServerOptions | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
         host: the address to listen on.
-        port: the port; 0: a free one.
-        token: the worker token; default: a new one, which is printed.
-        db: the SQLite file that keeps the state; default: memory.
-        chaos: the JSON file that says which faults to answer with; default: none.
+        port: the port; 0 for a free one.
+        token: the worker token; by default a new one, which is printed.
+        db: the SQLite file for the state; by default in memory.
+        chaos: a JSON file with faults to inject; by default none.
+        api_key: the API key of users. With one, a worker token may only do what workers do.
+        options: options of the simulated server.
 
     Raises:
-        MrCeleryError: the port is taken, or a file cannot be used.
+        MrCeleryError: the port is in use, or a file cannot be used.
     """
     faults = Chaos.from_file(chaos) if chaos else Chaos()
     secret = token or secrets.token_urlsafe(24)
     logins = Logins()
-    with _listen(host, port) as listening, _store(db) as store:
-        server = _Server(store, secret, faults, logins, hosts=_names(host))
-        with _ended_by_signals(server):
+    with _listen(host, port) as listening, _store(db, options) as store:
+        server = _Server(store, secret, faults, logins, api_key=api_key, hosts=_names(host))
+        with _stopped_by_signals(server):
             address = _address(host, listening)
             print(f"ModelReins sandbox at {address}, state in {db or 'memory'}", flush=True)  # noqa: T201 - a command
             if token is None:
-                print(f"MODELREINS_URL={address} MODELREINS_TOKEN={secret}", flush=True)  # noqa: T201
+                print(f"export MODELREINS_URL={address} MODELREINS_TOKEN={secret}", flush=True)  # noqa: T201
+            if api_key is not None:
+                print("worker tokens may not dispatch, abort or list jobs: users need the API key", flush=True)  # noqa: T201
             if chaos:
                 print(f"faults from {chaos}: rules {len(faults.rules)}, seed {faults.seed}", flush=True)  # noqa: T201
-            print(f"the page, at your first visit: {logins.link(_reachable(host, listening))}", flush=True)  # noqa: T201
+            print(f"log in to the page (this link works once): {logins.link(_reachable(host, listening))}", flush=True)  # noqa: T201
             if host not in _LOOPBACK:
-                warning = f"warning: listening on {host}: whoever reaches it and has the token can do everything"
+                warning = f"warning: listening on {host}: anyone who can connect and has the token has full access"
                 print(warning, file=sys.stderr, flush=True)  # noqa: T201
+                if min(len(each) for each in (secret, api_key or secret)) < _LONG_TOKEN:
+                    warning = (
+                        f"warning: a token of fewer than {_LONG_TOKEN} characters can be guessed: use a generated one"
+                    )
+                    print(warning, file=sys.stderr, flush=True)  # noqa: T201
             server.run(sockets=[listening])
 
 
 class Sandbox:
-    """A sandbox in a thread, on 127.0.0.1, for as long as a ``with`` block lasts.
+    """A context manager that runs a sandbox in a thread, on 127.0.0.1.
 
     Args:
-        token: the worker token; default: a new one.
-        db: the SQLite file that keeps the state; default: memory.
-        port: the port; 0: a free one.
-        chaos: the faults to answer with; default: none, until some are set.
-        tokens: further worker tokens by worker name: each is good for that name only.
+        token: the worker token; by default a new one.
+        db: the SQLite file for the state; by default in memory.
+        port: the port; 0 for a free one.
+        chaos: the faults to inject; by default none, until some are set.
+        tokens: further worker tokens by worker name, each valid for that name only.
+        api_key: the API key of users. With one, a worker token may only do what workers do.
+        options: options of the simulated server.
 
     Attributes:
         token: the worker token.
         chaos: the faults: ``sandbox.chaos.set([Rule("drop", rate=0.1)])``, ``sandbox.chaos.clear()``.
-        url: the base URL, once it was started.
-        store: its state, while it runs.
+        url: the base URL, after the start.
+        store: the state, while the sandbox is running.
 
     Example::
 
@@ -134,12 +158,16 @@ class Sandbox:
         *,
         chaos: Chaos | None = None,
         tokens: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+        options: ServerOptions | None = None,
     ) -> None:
         self.token = token or secrets.token_urlsafe(24)
         self.chaos = chaos or Chaos()
         self.port = port
         self._db = db
         self._tokens = tokens
+        self._api_key = api_key
+        self._options = options
         self._logins = Logins()
         self._store: Store | None = None
         self._server: _Server | None = None
@@ -149,9 +177,13 @@ class Sandbox:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def login_link(self) -> str:
-        """A new address of the page that logs in whoever opens it first."""
-        return self._logins.link(self.url)
+    def login_link(self, when_used: Callable[[], object] | None = None) -> str:
+        """Create a URL of the page that logs in its first visitor.
+
+        Args:
+            when_used: called when the visitor is logged in.
+        """
+        return self._logins.link(self.url, when_used)
 
     @property
     def store(self) -> Store:
@@ -160,35 +192,37 @@ class Sandbox:
         return self._store
 
     def start(self) -> Sandbox:
-        """Serve, and return once requests are answered. After :meth:`stop`, it has the same port again.
+        """Start the server, and return when it accepts requests. After :meth:`stop`, it uses the same port again.
 
         Raises:
-            MrCeleryError: it runs already, the port is taken, or the file cannot be used.
+            MrCeleryError: the sandbox is already running, the port is in use, or the file cannot be used.
         """
         if self._thread is not None:
-            raise MrCeleryError("the sandbox runs already")
+            raise MrCeleryError("the sandbox is already running")
         listening = _listen("127.0.0.1", self.port)
         try:
-            self._store = Store(self._db)
+            self._store = Store(self._db, options=self._options)
         except MrCeleryError:
             listening.close()
             raise
         self.port = int(listening.getsockname()[1])
-        self._server = _Server(self._store, self.token, self.chaos, self._logins, tokens=self._tokens)
+        self._server = _Server(
+            self._store, self.token, self.chaos, self._logins, api_key=self._api_key, tokens=self._tokens
+        )
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listening]}, name="modelreins-sandbox", daemon=True
         )
         self._thread.start()
         if not self._server.up.wait(_STOP_SECONDS):
             self.stop()
-            raise MrCeleryError("the sandbox has not come up: the log says why")
+            raise MrCeleryError("the sandbox did not start: see the log for the reason")
         return self
 
     def stop(self) -> None:
-        """Finish what is being answered, and close the store. Without effect if it does not run.
+        """Finish open requests, and close the store. Does nothing if the sandbox is not running.
 
         Raises:
-            MrCeleryError: a request does not end.
+            MrCeleryError: a request did not end in time.
         """
         thread, self._thread = self._thread, None
         if thread is None or self._server is None or self._store is None:
@@ -198,7 +232,7 @@ class Sandbox:
         self._store.close()
         self._store = None
         if thread.is_alive():
-            raise MrCeleryError(f"the sandbox has not stopped within {_STOP_SECONDS:g} s")
+            raise MrCeleryError(f"the sandbox did not stop within {_STOP_SECONDS:g} s")
 
     def __enter__(self) -> Sandbox:
         return self.start()
@@ -207,24 +241,21 @@ class Sandbox:
         self.stop()
 
     def dispatch(self, prompt: str, *, worker: str | None = None, **fields: Any) -> dict[str, Any]:
-        """A new pending job.
+        """Create a pending job.
 
         Args:
             prompt: the prompt.
-            worker: the worker's name; default: the one that reported presence last.
+            worker: the worker name; by default one that is eligible.
             fields: further fields of the job.
         """
         return self.store.dispatch(prompt, worker, fields)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.create_server((host, port), family=family)
+        return listen(host, port)
     except OSError as error:
         raise MrCeleryError(f"the sandbox cannot listen on {host}:{port}: {error.strerror or error}") from error
-    # Only where a socket says that it is TCP does asyncio set TCP_NODELAY: else each answer is 40 ms late.
-    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listening.detach())
 
 
 def _address(host: str, listening: socket.socket) -> str:
@@ -232,21 +263,21 @@ def _address(host: str, listening: socket.socket) -> str:
 
 
 def _names(host: str) -> set[str]:
-    """The names under which a browser may ask for the page, if others than this machine may reach it."""
+    """Host names of the page, if it is reachable from other machines."""
     return set() if host in _LOOPBACK else {host, socket.gethostname()}
 
 
 def _reachable(host: str, listening: socket.socket) -> str:
-    """The address for a browser on this machine."""
+    """The URL for a browser on this machine."""
     if host in _EVERYWHERE:
         return f"http://{_EVERYWHERE[host]}:{listening.getsockname()[1]}"
     return _address(host, listening)
 
 
 @contextmanager
-def _store(db: str | None) -> Iterator[Store]:
-    """The state, until the block ends."""
-    store = Store(db)
+def _store(db: str | None, options: ServerOptions | None) -> Iterator[Store]:
+    """Open the state for the block."""
+    store = Store(db, options=options)
     try:
         yield store
     finally:
@@ -254,12 +285,13 @@ def _store(db: str | None) -> Iterator[Store]:
 
 
 @contextmanager
-def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Have SIGINT and SIGTERM end a server also before it listens to them itself.
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Stop a server on SIGINT and SIGTERM even before it installs its own handlers.
 
-    They only tell it so: an exception could come in the middle of anything. uvicorn raises them once more at its end.
+    The handlers only set a flag, since an exception could interrupt any code. uvicorn raises the signal again when it
+    has stopped.
     """
-    if threading.current_thread() is not threading.main_thread():  # no signal arrives here
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
 

@@ -1,36 +1,42 @@
-"""A job's states on the server, and what leads from one to the next (product documentation)."""
+"""Job states on the server and their transitions, from the product documentation."""
 
 from __future__ import annotations
 
 from ..errors import MrCeleryError
 
-PENDING, RUNNING = "pending", "running"
+AWAITING, PENDING, RUNNING = "awaiting_approval", "pending", "running"
+OPEN = (AWAITING, PENDING, RUNNING)
+
 CLOSED = ("done", "failed", "escalated")
-STATUSES = (PENDING, RUNNING, *CLOSED)
+"""The statuses with which a worker closes a job. The server may have other words for them."""
+
+_OVER = "over"
+"""Any status that is not in :data:`OPEN`."""
 
 _ALLOWED: dict[str, tuple[str, ...]] = {
     "claim": (PENDING,),
     "close": (RUNNING,),
-    "abort": (PENDING, RUNNING),
-    "requeue": (RUNNING, *CLOSED),
+    "abort": OPEN,
+    "requeue": (RUNNING, _OVER),
+    "retry": (_OVER,),
+    "approve": (AWAITING,),
+    "reject": (AWAITING,),
 }
 
 
 class TransitionError(MrCeleryError):
-    """The job's state does not allow what was asked for (409)."""
+    """The job's state does not allow the action (409)."""
 
 
-def following(status: str, action: str, *, closed_as: str = "done") -> str:
-    """The status that ``action`` leads to.
+def check(status: str, action: str) -> None:
+    """Check that an action is allowed in a status.
 
     Args:
-        status: the job's status now.
-        action: ``claim``, ``close``, ``abort`` or ``requeue``.
-        closed_as: for ``close``: done, failed or escalated.
+        status: the current status.
+        action: ``claim``, ``close``, ``abort``, ``requeue``, ``retry``, ``approve`` or ``reject``.
 
     Raises:
-        TransitionError: the action is not possible in that status.
+        TransitionError: the action is not allowed in this status.
     """
-    if status not in _ALLOWED[action]:
-        raise TransitionError(f"cannot {action} a job that is {status}")
-    return {"claim": RUNNING, "close": closed_as, "abort": "failed", "requeue": PENDING}[action]
+    if (status if status in OPEN else _OVER) not in _ALLOWED[action]:
+        raise TransitionError(f"cannot {action} a job that is {status.replace('_', ' ')}")

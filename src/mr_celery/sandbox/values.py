@@ -1,4 +1,4 @@
-"""What a request may say: checks of its values, whose errors name the field and what it must be."""
+"""Validates the values of requests. Errors name the field and the allowed values."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ Body = Mapping[str, Any]
 
 
 class MalformedError(MrCeleryError):
-    """The request is not what the protocol says (400)."""
+    """The request does not follow the protocol (400)."""
+
+
+class NotFoundError(MrCeleryError):
+    """The job, worker, review or artifact does not exist (404)."""
 
 
 def parse_object(data: bytes) -> Body:
-    """A JSON object of which every value can be kept and answered again.
+    """Parse a JSON object into values that can be stored and serialized again.
 
-    NaN and infinities, which Python's parser takes, are not JSON; lone surrogates, which are, become U+FFFD.
+    NaN and infinities, which Python's parser accepts, are refused. Lone surrogates become U+FFFD.
     """
     try:
         body = json.loads(data, parse_constant=_not_json, parse_float=_finite)
@@ -36,7 +40,7 @@ def parse_object(data: bytes) -> Body:
 
 
 def clean(value: Any, depth: int = 0) -> Any:
-    """The JSON value with every text in it as UTF-8 can say it."""
+    """Make all strings in a JSON value encodable as UTF-8."""
     if depth > MAX_DEPTH:
         raise MalformedError(f"the body is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, str):
@@ -49,12 +53,12 @@ def clean(value: Any, depth: int = 0) -> Any:
 
 
 def clean_text(text: str) -> str:
-    """The text with lone surrogates replaced by U+FFFD."""
+    """Replace lone surrogates by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def required_text(body: Body, name: str) -> str:
-    """A string that is not empty."""
+    """Return a field that must be a non-empty string."""
     value = body.get(name)
     if not isinstance(value, str) or not value:
         raise MalformedError(f"{name} must be a non-empty string")
@@ -62,7 +66,7 @@ def required_text(body: Body, name: str) -> str:
 
 
 def any_text(body: Body, name: str) -> str:
-    """A string, which may be empty."""
+    """Return a field that must be a string."""
     value = body.get(name)
     if not isinstance(value, str):
         raise MalformedError(f"{name} must be a string")
@@ -70,12 +74,12 @@ def any_text(body: Body, name: str) -> str:
 
 
 def optional_text(body: Body, name: str) -> str | None:
-    """A string or null."""
+    """Return a field that must be a string or null."""
     return None if body.get(name) is None else any_text(body, name)
 
 
 def one_of(body: Body, name: str, allowed: tuple[str, ...]) -> str:
-    """One of a few words."""
+    """Return a field that must be one of the allowed strings."""
     value = body.get(name)
     if not isinstance(value, str) or value not in allowed:
         raise MalformedError(f"{name} must be one of {', '.join(allowed)}")
@@ -83,7 +87,7 @@ def one_of(body: Body, name: str, allowed: tuple[str, ...]) -> str:
 
 
 def optional_integer(body: Body, name: str) -> int | None:
-    """An integer that the store can keep, or null."""
+    """Return a field that must be a 64-bit integer or null."""
     value = body.get(name)
     if value is None:
         return None
@@ -93,7 +97,7 @@ def optional_integer(body: Body, name: str) -> int | None:
 
 
 def number(texts: Mapping[str, str], name: str) -> int | None:
-    """A whole number of a query or a form; ``None`` where it is absent."""
+    """Return a whole number from a query or form, or ``None`` if it is missing."""
     text = texts.get(name)
     if text is None:
         return None
@@ -104,12 +108,12 @@ def number(texts: Mapping[str, str], name: str) -> int | None:
 
 
 def digits(text: str) -> int | None:
-    """The number that ASCII digits say, if it is one that the store can keep."""
+    """Parse ASCII digits, or return ``None`` if they are not a number that fits the store."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def timestamp(text: str, name: str) -> float:
-    """Seconds since 1970 of an ISO 8601 time; without a time zone it is UTC."""
+    """Parse an ISO 8601 time to seconds since 1970. Without a time zone it is UTC."""
     try:
         time = dt.datetime.fromisoformat(text.replace("Z", "+00:00"))
         return (time if time.tzinfo else time.replace(tzinfo=dt.timezone.utc)).timestamp()

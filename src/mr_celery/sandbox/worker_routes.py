@@ -1,4 +1,4 @@
-"""The worker protocol: the routes that a worker uses (official SDK 0.2.0 and product documentation)."""
+"""Routes of the worker protocol, from the official SDK 0.2.0 and the product documentation."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from . import downloads
+from .access import caller_of, check_worker
+from .approvals import RISK_TIERS
 from .forms import read_form
 from .registrations import Registrations
-from .states import CLOSED, STATUSES
-from .store import NotFoundError, Store
+from .states import CLOSED, PENDING, RUNNING
+from .store import Store
 from .values import (
     MalformedError,
+    NotFoundError,
     any_text,
     clean_text,
     digits,
@@ -29,80 +32,77 @@ from .values import (
 )
 
 FORM_FIELDS = ("file", "job_id", "review_id", "filename", "expires_at")
-RISK_TIERS = ("auto", "audit", "approve", "session")
 
 
-def job_id_of(request: Request) -> int:
-    """The job's id in the path.
+def id_of(request: Request, what: str = "job") -> int:
+    """The id of a job, or of something else, in the path.
 
     Raises:
-        NotFoundError: it is not a number that an id can be.
+        NotFoundError: the path has no valid id.
     """
     text = request.path_params["id"]
     number = digits(text)
     if number is None:
-        raise NotFoundError(f"there is no job {text[:40]!r}")
+        raise NotFoundError(f"there is no {what} {text[:40]!r}")
     return number
 
 
-def own(request: Request, worker: str) -> str:
-    """The worker name that a request is about.
-
-    Raises:
-        HTTPException: the token is another worker name's.
-    """
-    name = request.scope["worker"]
-    if name not in (None, worker):
-        raise HTTPException(403, f"this token is of worker {name!r}, and not of {worker!r}")
-    return worker
-
-
 class WorkerRoutes:
-    """One method for each route. What SQLite does is quick and done in place; a file is copied in a thread."""
+    """One method per route. Database queries are fast and block the event loop; uploads are copied in a thread."""
 
     def __init__(self, store: Store, registrations: Registrations) -> None:
         self._store = store
         self._registrations = registrations
 
     def routes(self) -> list[Route]:
-        return [
+        routes = [
             Route("/presence", self.report_presence, methods=["PUT"]),
             Route("/my-jobs", self.my_jobs),
             Route("/jobs/{id}/claim", self.claim, methods=["POST"]),
             Route("/jobs/{id}/close", self.close, methods=["POST"]),
             Route("/jobs/{id}", self.job),
-            Route("/artifacts/upload", self.upload, methods=["POST"]),
-            Route("/s/{slug}", self.serve_artifact),
-            Route("/review", self.submit_review, methods=["POST"]),
             Route("/api/v1/workers/register", self.register, methods=["POST"]),
         ]
+        if self._store.options.has_artifacts:
+            routes += [
+                Route("/artifacts/upload", self.upload, methods=["POST"]),
+                Route("/s/{slug}", self.serve_artifact),
+                Route("/review", self.submit_review, methods=["POST"]),
+            ]
+        return routes
 
     async def report_presence(self, request: Request) -> Response:
         body = parse_object(await request.body())
-        texts = {name: optional_text(body, name) for name in ("status", "details", "tags", "worker_type")}
-        self._store.report({**texts, "instance": own(request, required_text(body, "instance"))})
+        names = ("status", "details", "tags", "provider", "worker_type")
+        texts = {name: optional_text(body, name) for name in names}
+        self._store.report({**texts, "instance": check_worker(request, required_text(body, "instance"))})
         return JSONResponse({"success": True})
 
     async def my_jobs(self, request: Request) -> Response:
-        worker = own(request, required_text(request.query_params, "worker"))
-        status = one_of({"status": "pending", **request.query_params}, "status", STATUSES)
+        worker = check_worker(request, required_text(request.query_params, "worker"))
+        statuses = (PENDING, RUNNING, *self._store.options.closed)
+        status = one_of({"status": PENDING, **request.query_params}, "status", statuses)
+        if status == PENDING and self._store.directory.is_paused(worker):
+            return JSONResponse({"jobs": []})
         return JSONResponse({"jobs": self._store.inbox(worker, status)})
 
     async def claim(self, request: Request) -> Response:
         body = parse_object(await request.body())
-        job_id = job_id_of(request)
-        status = self._store.claim(job_id, own(request, required_text(body, "worker")))
+        job_id = id_of(request)
+        status = self._store.claim(job_id, check_worker(request, required_text(body, "worker")))
         return JSONResponse({"success": True, "id": job_id, "status": status})
 
     async def close(self, request: Request) -> Response:
         body = parse_object(await request.body())
-        job_id = job_id_of(request)
-        own(request, self._store.job(job_id)["assigned_to"])
+        job_id = id_of(request)
+        check_worker(request, self._store.job(job_id)["assigned_to"])
         status = self._store.close_job(job_id, any_text(body, "result"), one_of(body, "status", CLOSED))
         return JSONResponse({"success": True, "id": job_id, "status": status})
 
     async def job(self, request: Request) -> Response:
-        return JSONResponse(self._store.job(job_id_of(request)))
+        job = self._store.job(id_of(request))
+        check_worker(request, job["assigned_to"])
+        return JSONResponse(job)
 
     async def upload(self, request: Request) -> Response:
         async with read_form(request, FORM_FIELDS) as form:
@@ -154,11 +154,11 @@ class WorkerRoutes:
         return JSONResponse({"id": review["id"], "status": review["status"], "mode": "review"})
 
     async def register(self, request: Request) -> Response:
-        if not request.scope["admin"]:
-            raise HTTPException(403, "a registration needs the admin token")
+        if not caller_of(request).admin:
+            raise HTTPException(403, "registering a worker needs the admin token")
         body = parse_object(await request.body())
         name = required_text(body, "name")
-        optional_text(body, "description")
+        description = optional_text(body, "description")
         capabilities = body.get("capabilities")
         if not isinstance(capabilities, (list, type(None))):
             raise MalformedError("capabilities must be a list")
@@ -167,5 +167,6 @@ class WorkerRoutes:
                 raise MalformedError("capabilities must be a list of objects with name and risk_tier")
             required_text(capability, "name")
             one_of(capability, "risk_tier", RISK_TIERS)
-        view_url = f"{request.base_url}view/{self._registrations.add(clean_text(name))}"
-        return JSONResponse({"success": True, "name": name, "view_url": view_url})
+        view_url = f"{request.base_url}view/{self._registrations.add(clean_text(name), description, capabilities)}"
+        seconds = self._store.options.link_seconds
+        return JSONResponse({"success": True, "name": name, "view_url": view_url, "expires_in": seconds})

@@ -1,6 +1,7 @@
-"""The spool: where what is too large for the ledger waits for its delivery."""
+"""The spool: shared storage for artifacts that are too large for the ledger, until they are delivered."""
 
+from .base import Entry, Spool, SpoolFull, SpoolUnavailable
+from .factory import spool_of
 from .names import SpoolName
-from .spool import Entry, Spool, SpoolFull, SpoolUnavailable, spool_of
 
 __all__ = ["Entry", "Spool", "SpoolFull", "SpoolName", "SpoolUnavailable", "spool_of"]

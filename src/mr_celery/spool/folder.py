@@ -1,83 +1,96 @@
-"""A spool in a folder that the workers and the bridge share."""
+"""A spool in a folder that workers and bridge share."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
+from ..private_files import Folder, NotPrivate, shared_folder
+from .base import Entry, Spool, SpoolUnavailable
 from .names import SpoolName, folder_of
-from .spool import Entry, Spool, SpoolUnavailable
 
-UNFINISHED = ".part"
+UNFINISHED_SUFFIX = ".part"
 
 
 class FolderSpool(Spool):
-    """Files in ``FOLDER/<worker>``, which only their owner can read.
+    """Files in a subfolder for each worker name, readable by their owner only.
 
     Args:
-        folder: the folder; it is made where it is missing.
+        folder: the folder. It is created if it does not exist. Other users must not be able to write to it.
         worker: the worker name.
-        limit: bytes that it may hold.
+        limit: capacity in bytes.
     """
 
     def __init__(self, folder: str | os.PathLike[str], worker: str, *, limit: int) -> None:
         super().__init__(limit)
-        self._folder = Path(folder) / folder_of(worker)
+        self._path = Path(folder)
+        self._name = folder_of(worker)
 
     def __str__(self) -> str:
-        return str(self._folder.parent)
+        return str(self._path)
+
+    @contextmanager
+    def _folder(self, *, create: bool = False) -> Iterator[Folder]:
+        try:
+            with (
+                shared_folder(self._path, create=create) as shared,
+                shared.private_subfolder(self._name, create=create) as folder,
+            ):
+                yield folder
+        except NotPrivate as error:
+            raise SpoolUnavailable(f"the spool {self} cannot be used: {error}") from None
 
     @contextmanager
     def _writing(self, file: str) -> Iterator[BinaryIO]:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A name of its own, so that a writer that was taken for dead does not write into another one's file.
-        unfinished = self._folder / f"{file}.{secrets.token_hex(4)}{UNFINISHED}"
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with open(descriptor, "wb") as opened:
-                yield opened
-                opened.flush()
-                os.fsync(descriptor)
-            os.replace(unfinished, self._folder / file)
-            self._keep_names()
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(unfinished)
-            raise
-
-    def _keep_names(self) -> None:
-        """See that the folder knows its files after a power cut, too; not every network's folder can."""
-        with suppress(OSError):
-            descriptor = os.open(self._folder, os.O_RDONLY)
+        # A unique name: a writer that lost its lease may still be writing the same upload.
+        unfinished = f"{file}.{secrets.token_hex(4)}{UNFINISHED_SUFFIX}"
+        with self._folder(create=True) as folder:
+            here = folder.descriptor
             try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+                with folder.open(unfinished, "xb") as opened:
+                    yield cast(BinaryIO, opened)
+                    opened.flush()
+                    os.fsync(opened.fileno())
+                os.replace(unfinished, file, src_dir_fd=here, dst_dir_fd=here)
+                with suppress(OSError):  # some network filesystems do not support it
+                    os.fsync(here)  # so that the new name survives a power failure
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(unfinished, dir_fd=here)
+                raise
 
     def _reading(self, file: str) -> BinaryIO:
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(self._folder())
+            except FileNotFoundError:
+                raise SpoolUnavailable(
+                    f"the spool {self} cannot be used: it has no files of this worker name; is it the folder that the "
+                    "workers write to?"
+                ) from None
+            return cast(BinaryIO, folder.open(file, "rb"))
+
+    def free(self) -> int | None:
+        """Free bytes on the disk of the folder; ``None`` without a folder."""
         try:
-            return open(self._folder / file, "rb")
-        except FileNotFoundError:
-            if self._folder.is_dir():
-                raise
-            raise SpoolUnavailable(
-                f"the spool {self} cannot be used: there is nothing of this worker name in it; is it the folder that "
-                "the workers write to?"
-            ) from None
+            return shutil.disk_usage(self._path / self._name).free
+        except OSError:
+            return None
 
     def _remove(self, file: str) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(self._folder / file)
+        with suppress(FileNotFoundError), self._folder() as folder:
+            os.unlink(file, dir_fd=folder.descriptor)
 
     def _entries(self) -> Iterator[Entry]:
-        with suppress(FileNotFoundError), os.scandir(self._folder) as found:
+        with suppress(FileNotFoundError), self._folder() as folder, os.scandir(folder.descriptor) as found:
             for item in found:
-                with suppress(FileNotFoundError):  # gone meanwhile
+                with suppress(FileNotFoundError):  # removed since it was listed
                     status = item.stat(follow_symlinks=False)
                     if stat.S_ISREG(status.st_mode):
                         yield Entry(SpoolName.parse(item.name), item.name, status.st_size, status.st_mtime)

@@ -1,4 +1,4 @@
-"""The names of files in a spool: they are made here only, from numbers, and say whose file it is."""
+"""Names of files in a spool. They identify an upload and have no text that a job could choose."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _NAME = re.compile(rf"(mr-{_NUMBER}-{_NUMBER}-[0-9a-f]+)\.([0-9a-f]+)\.({_NUMBER
 
 @dataclass(frozen=True)
 class SpoolName:
-    """Which upload of which execution a file is.
+    """The name of a file: an upload of one execution.
 
     Args:
-        task_id: the attempt's task id, which the ledger made.
-        nonce: what tells this execution from others of the attempt.
-        index: the upload's place in the outcome.
+        task_id: the attempt's task id, as created by the ledger.
+        nonce: distinguishes executions of the same attempt.
+        index: the upload's position in the outcome.
     """
 
     task_id: str
@@ -29,16 +29,16 @@ class SpoolName:
 
     @property
     def job_id(self) -> int:
-        """The job."""
+        """The job's id."""
         return int(self.task_id.split("-")[1])
 
     @classmethod
     def parse(cls, text: str) -> SpoolName | None:
-        """The name that a text is; ``None`` if it is none, so that no text leads to a place outside the spool."""
+        """Parse a file name strictly, so that no name leads out of the spool. ``None`` if it is not valid."""
         match = _NAME.fullmatch(text)
         return cls(match[1], match[2], int(match[3])) if match else None
 
 
 def folder_of(worker: str) -> str:
-    """The folder of one worker name in a spool: workers of several names may share it."""
+    """The subfolder of one worker name. Several worker names may share a spool."""
     return hashlib.sha256(worker.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A spool wherever ``fsspec`` reaches: S3, Google Cloud Storage, Azure, SFTP, …"""
+"""A spool in any storage that ``fsspec`` supports, such as S3, Google Cloud Storage, Azure and SFTP."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any, BinaryIO
 
 from fsspec.core import url_to_fs
 
+from .base import Entry, Spool
 from .names import SpoolName
-from .spool import Entry, Spool
 
 BLOCK_BYTES = 8 * 2**20
-"""Bytes that are held in memory of a file that is read or written."""
+"""Buffer size for reading and writing a file."""
 
 
 class RemoteSpool(Spool):
-    """Files under an address.
+    """Files under a URL.
 
-    How to get there (keys, endpoints) is set where fsspec reads it: the environment, or its configuration files.
+    ``fsspec`` reads credentials and endpoints from the environment or from its configuration files.
 
     Args:
-        url: the address of the folder.
-        limit: bytes that it may hold.
+        url: the folder's URL.
+        limit: capacity in bytes.
     """
 
     def __init__(self, url: str, *, limit: int) -> None:
@@ -38,7 +38,7 @@ class RemoteSpool(Spool):
         return re.sub(r"(?<=://)[^/]*:[^/]*@", "", self._url.rpartition("/")[0])  # without a password
 
     def _filesystem(self) -> tuple[Any, str]:
-        # One for each thread of each process: it has one transaction at a time, and its connections outlive no fork.
+        # One per thread and process: a filesystem has one transaction at a time, and connections do not survive a fork.
         local = self._local
         if getattr(local, "pid", None) != os.getpid():
             local.found = url_to_fs(self._url, skip_instance_cache=True, use_listings_cache=False)
@@ -49,7 +49,7 @@ class RemoteSpool(Spool):
     @contextmanager
     def _writing(self, file: str) -> Iterator[BinaryIO]:
         filesystem, folder = self._filesystem()
-        with suppress(OSError):  # where folders are none, a key may not be allowed to look for one: writing tells more
+        with suppress(OSError):  # may be forbidden although writing is allowed; writing gives the better error
             filesystem.makedirs(folder, exist_ok=True)
         with filesystem.transaction, filesystem.open(f"{folder}/{file}", "wb", block_size=BLOCK_BYTES) as opened:
             yield opened
@@ -73,7 +73,7 @@ class RemoteSpool(Spool):
 
 
 def _written_at(item: dict[str, Any]) -> float:
-    """When a listed file was written; each filesystem says so under a name of its own."""
+    """Modification time of a listed file, in seconds since 1970. Each filesystem has another name for it."""
     for name in ("mtime", "LastModified", "last_modified", "updated", "created", "modify", "modified"):
         value = item.get(name)
         if isinstance(value, (int, float)):
@@ -83,4 +83,4 @@ def _written_at(item: dict[str, Any]) -> float:
                 value = dt.datetime.fromisoformat(value.replace("Z", "+00:00"))
         if isinstance(value, dt.datetime):
             return value.timestamp()
-    return float("inf")  # not known: never too old
+    return float("inf")  # unknown: the sweeper must not take it for old

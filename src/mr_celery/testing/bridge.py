@@ -1,4 +1,4 @@
-"""``modelreins_bridge``: a real bridge and a real worker for the application under test, in the test's own process."""
+"""The fixture ``modelreins_bridge``: a real bridge and a real worker in the test's process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 
 from ..bridge import Bridge, bridges_of
-from ..celery_hooks import left_as_it_was, load_registry
+from ..bridge.context import BridgeContext
+from ..celery_compat import configured
+from ..celery_worker.setup import undo_set_up
+from ..clients import Clients
+from ..completion import connected
+from ..handlers import load_registry
 from ..settings import load
 from .application import must_take_jobs
-from .broker import broker_inside
-from .celery_inside import configured, current, worker
-from .inside import redis_inside
+from .celery_in_process import current, worker
 from .jobs import SeenJob
+from .memory_broker import memory_broker
+from .memory_redis import memory_redis
 from .server import LocalServer
 
 CONCURRENCY = 4
@@ -27,14 +32,14 @@ QUICK = {
     "MODELREINS_HEARTBEAT_INTERVAL": "0.5",
     "MODELREINS_SHUTDOWN_TIMEOUT": "5",
 }
-"""Settings with which nothing that a test waits for takes long."""
+"""Settings that keep tests fast."""
 
 
 class LocalBridge:
-    """A bridge and a worker at work.
+    """A running bridge and worker.
 
     Args:
-        server: the server whose jobs they take.
+        server: the server that the bridge polls.
         app: the Celery application.
 
     Example::
@@ -55,61 +60,68 @@ class LocalBridge:
         """Dispatch a job, and wait until it has ended.
 
         Args:
-            prompt: its prompt.
-            worker: the worker name that it is assigned to; default: the test's own.
-            seconds: for how long it is waited for; the test fails then, with what bridge and worker have logged.
-            fields: the job's further fields.
+            prompt: the prompt.
+            worker: the worker name that the job is assigned to; by default that of the test.
+            seconds: timeout. The test then fails and shows the log of bridge and worker.
+            fields: further fields of the job.
         """
         __tracebackhide__ = True
         return self.server.wait(self.server.dispatch(prompt, worker=worker, **fields), seconds=seconds)
 
 
 @contextmanager
-def at_work(
+def running_bridge(
     app: Any, server: LocalServer, environment: pytest.MonkeyPatch, *, ledger_url: str | None, folder: str
 ) -> Iterator[LocalBridge]:
-    """A bridge and a worker while the block lasts. The application is left as it was.
+    """Run a bridge and a worker inside the block. Afterwards the application is unchanged.
 
     Args:
         app: the Celery application.
         server: the server.
-        environment: where the settings are put; whoever made it takes them away.
-        ledger_url: the Redis of the ledger; ``None``: one inside of this process.
-        folder: where large artifacts wait, if the application has a spool.
+        environment: sets environment variables. The caller undoes them.
+        ledger_url: the Redis of the ledger; ``None`` for one in memory.
+        folder: the spool's folder, if the application has a spool.
 
     Raises:
-        MrCeleryError: the settings or declarations are wrong, or something does not come up.
+        MrCeleryError: the settings or declarations are invalid, or the bridge or worker does not start.
     """
     with ExitStack() as stack:
-        url = ledger_url or stack.enter_context(redis_inside())
+        url = ledger_url or stack.enter_context(memory_redis())
         _set(environment, app, server, url, folder)
-        broker = stack.enter_context(broker_inside())
+        broker = stack.enter_context(memory_broker())
         stack.enter_context(current(app))
         stack.enter_context(configured(app, _configuration(broker)))
-        stack.enter_context(left_as_it_was(app))
+        stack.callback(undo_set_up, app)
         must_take_jobs(app, load_registry(app))
         bridges = bridges_of(app, load(app.conf))
-        server.worker = bridges[0].office.settings.name
-        queues = {queue for bridge in bridges for queue in bridge.office.queues} | set(app.amqp.queues)
+        server.worker = bridges[0].context.settings.name
+        queues = {queue for bridge in bridges for queue in _queues(bridge.context)} | set(app.amqp.queues)
         hostname = f"test-{secrets.token_hex(4)}@localhost"
         stack.enter_context(worker(app, hostname=hostname, queues=sorted(queues), concurrency=CONCURRENCY))
         stack.enter_context(_running(bridges))
+        stack.enter_context(connected(app, Clients(load(app.conf))))  # for mr_celery.complete() in the test
         yield LocalBridge(server, app)
 
 
+def _queues(context: BridgeContext) -> Iterator[str]:
+    for handler in context.registry.handlers:
+        for destination in context.routes.destinations(handler):
+            yield from destination.queues
+
+
 def _set(environment: pytest.MonkeyPatch, app: Any, server: LocalServer, ledger_url: str, folder: str) -> None:
-    """Put the settings of the test where both bridge and worker read them: they go before all others."""
+    """Set the test's settings as environment variables, which override the application's configuration."""
     if app.conf.get("modelreins_workers") or os.environ.get("MODELREINS_WORKERS"):
-        environment.delenv("MODELREINS_NAME", raising=False)  # the bridge is for all of them
+        environment.delenv("MODELREINS_NAME", raising=False)  # run a bridge for every worker name
     given = load(app.conf)
     for name, value in {**QUICK, "MODELREINS_LEDGER_URL": ledger_url}.items():
         environment.setenv(name, value)
     environment.delenv("MODELREINS_HTTP", raising=False)
     if given.spool_url:
         environment.setenv("MODELREINS_SPOOL_URL", folder)
-    for identity in given.workers:
-        if identity.token_env:
-            environment.setenv(identity.token_env, server.token)
+    for options in given.workers:
+        if options.token_env:
+            environment.setenv(options.token_env, server.token)
     for name in ("URL", "READ_URL", "WRITE_URL"):
         environment.delenv(f"CELERY_BROKER_{name}", raising=False)
     environment.delenv("CELERY_RESULT_BACKEND", raising=False)

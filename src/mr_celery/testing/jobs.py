@@ -1,9 +1,9 @@
-"""Jobs as a test looks at them: what the server knows of them, now."""
+"""Jobs, artifacts and reviews on the server, as a test sees them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ ENDED = ("done", "failed", "escalated")
 
 @dataclass(frozen=True)
 class SeenArtifact:
-    """A file that the server has.
+    """An uploaded file.
 
     Attributes:
-        slug: what the server calls it.
-        filename: its name for people.
-        content_type: its media type.
-        expires_at: when the server may delete it; ``None``: never.
+        slug: the server's identifier.
+        filename: the file name.
+        content_type: the media type.
+        expires_at: the time after which the server may delete it; ``None`` for never.
     """
 
     slug: str
@@ -32,12 +32,12 @@ class SeenArtifact:
 
     @property
     def data(self) -> bytes:
-        """Its content."""
+        """The content."""
         return self.path.read_bytes()
 
     @property
     def text(self) -> str:
-        """Its content as UTF-8 text."""
+        """The content as UTF-8 text."""
         return self.data.decode()
 
 
@@ -46,11 +46,11 @@ class SeenReview:
     """An item of the human-review queue.
 
     Attributes:
-        type: what kind of thing it is.
+        type: the kind of item.
         title: one line for the queue.
-        content: what the reviewer reads.
-        preview: what the reviewer looks at: the artifact, where the server has it; else the text that was given.
-        target: where it goes once approved.
+        content: the text for the reviewer.
+        preview: the artifact to look at, or the given text if it names no artifact of this server.
+        target: the destination once it is approved.
         status: ``pending``, ``approved`` or ``rejected``.
     """
 
@@ -63,7 +63,7 @@ class SeenReview:
 
 
 class SeenJob:
-    """A job on the sandbox. Each look asks anew.
+    """A job on the sandbox. Attributes always show its current state.
 
     Example::
 
@@ -75,12 +75,16 @@ class SeenJob:
     def __init__(self, store: Store, job_id: int) -> None:
         self._store = store
         self.id = job_id
-        """The server's number of this job."""
+        """The job's id."""
+
+    def _look(self) -> Store:
+        """The server's data."""
+        return self._store
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """All that the server knows of it."""
-        return self._store.job(self.id)
+        """All fields of the job on the server."""
+        return self._look().job(self.id)
 
     @property
     def status(self) -> str:
@@ -89,75 +93,99 @@ class SeenJob:
 
     @property
     def result(self) -> str:
-        """Its output; empty while it has none."""
+        """The output, or empty if there is none yet."""
         return self.fields["result"] or ""
 
     def json(self) -> Any:
-        """Its output, read as JSON: what a handler that returns data has returned."""
+        """Parse the output as JSON, for handlers that return data."""
         return json.loads(self.result)
 
     @property
     def done(self) -> bool:
-        """Whether it was closed as done."""
+        """Whether the job was closed as done."""
         return self.status == "done"
 
     @property
     def failed(self) -> bool:
-        """Whether it was closed as failed, or aborted."""
+        """Whether the job was closed as failed, or aborted."""
         return self.status == "failed"
 
     @property
     def escalated(self) -> bool:
-        """Whether it was closed as escalated: a human has to decide."""
+        """Whether the job was closed as escalated to a human."""
         return self.status == "escalated"
 
     @property
     def ended(self) -> bool:
-        """Whether it is over, in one of these ways."""
+        """Whether the job is done, failed or escalated."""
         return self.status in ENDED
 
     @property
     def artifacts(self) -> list[SeenArtifact]:
-        """Its files, in the order of their upload."""
-        return _artifacts(self._store, self.id)
+        """The job's files, in the order of their upload."""
+        return _artifacts(self._look(), self.id)
 
     @property
     def reviews(self) -> list[SeenReview]:
-        """Its reviews, in the order of their filing."""
-        return [each for job_id, each in all_reviews(self._store) if job_id == self.id]
+        """The job's reviews, oldest first."""
+        return [each for job_id, each in all_reviews(self._look()) if job_id == self.id]
 
     @property
     def events(self) -> list[str]:
-        """What happened to it on the server: ``dispatched``, ``claim``, ``close done``, …; refusals too."""
-        return [str(row["event"]) for row in self._store.events(self.id)]
+        """Events on the server, including refused requests: ``dispatched``, ``claim``, ``close done``, …"""
+        return [str(row["event"]) for row in self._look().events(self.id)]
 
     def __repr__(self) -> str:
-        told = self.result
-        if told.startswith("Traceback "):
-            told = told.splitlines()[-1]  # what was raised: the test shows the rest elsewhere
-        return f"<job {self.id} {self.status}: {told!r}>" if told else f"<job {self.id} {self.status}>"
+        result = self.result
+        if result.startswith("Traceback "):
+            result = result.splitlines()[-1]  # the test report has the whole traceback
+        return f"<job {self.id} {self.status}: {result!r}>" if result else f"<job {self.id} {self.status}>"
 
 
 class RanJob(SeenJob):
     """A job that ``modelreins_run`` has run.
 
+    If its handler has deferred it, ``complete(job.ref, …)`` ends it, as do ``fail`` and ``escalate``. Attributes then
+    show its end.
+
     Attributes:
-        task: the name of the task that took it; ``None``: no task takes it.
-        exception: what the handler raised at last, where the job has failed for that.
-        retries: how often Celery has retried the task.
+        task: the name of the task that ran the job; ``None`` if no task takes it.
+        exception: the exception that failed the job, or ``None``.
+        retries: the number of Celery's retries.
+        ref: the reference of a job that was deferred; otherwise empty.
     """
 
     def __init__(
-        self, store: Store, job_id: int, task: str | None, exception: BaseException | None, retries: int
+        self,
+        store: Store,
+        job_id: int,
+        task: str | None,
+        exception: BaseException | None,
+        retries: int,
+        *,
+        ref: str = "",
+        deliver: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(store, job_id)
         self.task = task
         self.exception = exception
         self.retries = retries
+        self.ref = ref
+        self._deliver = deliver
+
+    @property
+    def deferred(self) -> bool:
+        """Whether the handler has deferred the job, and it waits for its outcome."""
+        return bool(self.ref) and not self.ended
+
+    def _look(self) -> Store:
+        if self.ref and self._store.job(self.id)["status"] not in ENDED:
+            self._deliver()
+        return self._store
 
 
 def all_reviews(store: Store) -> list[tuple[int | None, SeenReview]]:
-    """The review queue, the oldest first, with the job of each."""
+    """The review queue, oldest first, as pairs of a job's id and a review."""
     artifacts = {each.slug: each for each in _artifacts(store)}
     return [
         (
@@ -166,7 +194,7 @@ def all_reviews(store: Store) -> list[tuple[int | None, SeenReview]]:
                 type=row["type"],
                 title=row["title"],
                 content=row["content"],
-                # An address, whose last part is the slug, or a slug.
+                # A slug, or a URL that ends with one.
                 preview=artifacts.get((row["preview"] or "").rpartition("/")[2], row["preview"]),
                 target=row["target"],
                 status=row["status"],

@@ -1,67 +1,85 @@
-"""``modelreins_run``: one job through a handler, the whole way, at once.
+"""The fixture ``modelreins_run``: runs one job through a handler, from claim to close.
 
-The parts are the real ones (the bridge's claimer and courier, the ledger's scripts, the runner, the client, a sandbox
-over HTTP); but there are no loops and no broker: each does its step, one after the other, in the test's own thread.
+It uses the real claimer, courier, ledger scripts, runner and client, and a sandbox over HTTP. There are no loops and no
+broker: each part runs its step in the test's thread.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import pytest
 
-from ..bridge.claimer import Claimer
+from ..bridge.capacity import FleetCapacity, FleetReader
+from ..bridge.claiming.claimer import Claimer
+from ..bridge.context import BridgeContext
 from ..bridge.courier import Courier
-from ..bridge.office import Office
-from ..bridge.sender import Sender, registry_of
-from ..celery_hooks import install, left_as_it_was
-from ..client import Api
+from ..bridge.destinations import Destination
+from ..bridge.job_sender import JobSender
+from ..bridge.outages import Outages
+from ..bridge.publisher import Publisher
+from ..bridge.renewal import LeaseRenewer
+from ..bridge.routes import Routes, registry_of
+from ..celery_worker.function_retries import FunctionRetries
+from ..celery_worker.runner import Runner
+from ..celery_worker.task_wrapper import install
+from ..clients import Clients
+from ..completion import connected
 from ..errors import MrCeleryError, SettingsError
-from ..ledger import Fleet, Ledger, Node
-from ..routing import Declaration, Handler, Registry
-from ..runner import Runner
+from ..handlers import Declaration, Handler, Registry
+from ..job import Job
+from ..ledger import Ledger, Node, RunKey
+from ..ledger.reference import reference
 from ..sandbox import Sandbox
 from ..settings import Settings, load
-from ..spool import spool_of
-from ..workplace import Workplace
+from ..telemetry.outages import Outage
 from .application import application, handler_of, must_take_jobs, name_of
-from .celery_inside import Called, call, current
-from .inside import redis_inside
+from .celery_in_process import Called, call, current
 from .jobs import RanJob
+from .memory_redis import memory_redis
+
+logger = logging.getLogger("mr_celery.testing")
 
 NODE = "celery@test"
 STEP_SECONDS = 30.0
 
-MOST_DELIVERIES = 5
-"""How often the courier is asked: each time something of a result is refused, the rest of it is delivered anew."""
+MAX_DELIVERIES = 5
+"""Maximum number of deliveries. After a refused artifact or review, the rest of the outcome is delivered again."""
 
 
 @dataclass(frozen=True)
-class _Sending:
+class _SentTask:
     handler: Handler
     task_id: str
 
 
-class _Hand:
-    """What the bridge sends is kept, to be called in the test's thread."""
+class _CapturingSender:
+    """Collects the tasks that the bridge sends, so that the test's thread can call them."""
 
     def __init__(self) -> None:
-        self.sent: list[_Sending] = []
+        self.sent: list[_SentTask] = []
+
+    def verify(self, destination: Destination) -> None:
+        """Do nothing, since there is no broker that could refuse it."""
 
     def send(self, handler: Handler, worker: str, job_id: int, task_id: str, **_: Any) -> None:
-        self.sent.append(_Sending(handler, task_id))
+        self.sent.append(_SentTask(handler, task_id))
 
 
 class JobRun:
-    """Runs jobs, each as if the server had given it to this application.
+    """Runs jobs as if the server had assigned them to this application.
 
     Args:
         sandbox: the server.
-        app: the Celery application; ``None``: that of the task, or else the current one.
-        tell: called with a text about each job that has not ended as done: what a failing test shows.
-        folder: where large artifacts wait, if the application has a spool.
+        app: the Celery application; ``None`` for that of the task, or else the current one.
+        report: called with a description of each job that is not done, for the report of a failing test.
+        folder: the spool's folder, if the application has a spool.
+        stack: keeps the ledger until the end of the test, for deferred jobs.
 
     Example::
 
@@ -71,11 +89,16 @@ class JobRun:
             assert job.artifacts[0].content_type == "image/png"
     """
 
-    def __init__(self, sandbox: Sandbox, app: Any, tell: Callable[[str], object], folder: str) -> None:
+    def __init__(
+        self, sandbox: Sandbox, app: Any, report: Callable[[str], object], folder: str, stack: ExitStack
+    ) -> None:
         self._sandbox = sandbox
         self._app = app
-        self._tell = tell
+        self._report = report
         self._folder = folder
+        self._stack = stack
+        self._ledger_url = ""
+        self._connected: list[Any] = []
 
     def __repr__(self) -> str:
         return "<modelreins_run>"
@@ -84,32 +107,46 @@ class JobRun:
         """Run a job.
 
         Args:
-            task: the decorated task that is to take it: the job then asks for what the task declares, as far as
-                ``fields`` say nothing else. Without one, it is taken by whichever task takes it.
+            task: the decorated task that should run the job. The job requests the task's capability and tags, unless
+                ``fields`` set others. Without a task, routing chooses one.
             prompt: the job's prompt.
-            worker: the worker name that it is assigned to; default: that of the settings.
-            fields: its further fields: ``capability``, ``tags``, ``input``, ``model``, …
+            worker: the worker name that the job is assigned to; by default that of the settings.
+            fields: further fields: ``capability``, ``tags``, ``input``, ``model``, …
 
         Returns:
-            The job, as the server has it now. The test fails at once where the job went to another task.
+            The job on the server. The test fails if another task takes the job.
         """
         __tracebackhide__ = True
         try:
             app = application(self._app, task)
-            with current(app), left_as_it_was(app), redis_inside() as ledger_url:
-                settings, registry = self._at_work(app, ledger_url, worker, task)
+            with current(app):
+                settings, registry = self._configure(app, self._ledger(), worker, task)
+                self._connect_callers(app, settings)
                 wanted = None if task is None else handler_of(app, task, registry)
                 if wanted is not None:
-                    fields = {**_asked_by(wanted.declaration, fields), **fields}
+                    fields = {**_requested_by(wanted.declaration, fields), **fields}
                 job = self._run(app, settings, registry, wanted, prompt, fields)
         except MrCeleryError as error:
             raise pytest.fail.Exception(str(error)) from None
         if not job.done:
-            self._tell(f"job {job.id} {job.status}, task {job.task or 'none'}, retries {job.retries}\n{job.result}")
+            status = "deferred" if job.deferred else job.status
+            self._report(f"job {job.id} {status}, task {job.task or 'none'}, retries {job.retries}\n{job.result}")
         return job
 
-    def _at_work(self, app: Any, ledger_url: str, worker: str | None, task: Any) -> tuple[Settings, Registry]:
-        """The application's own settings, but nothing of them leaves this machine; and what it offers with them."""
+    def _ledger(self) -> str:
+        """The address of the test's ledger."""
+        if not self._ledger_url:
+            self._ledger_url = self._stack.enter_context(memory_redis())
+        return self._ledger_url
+
+    def _connect_callers(self, app: Any, settings: Settings) -> None:
+        """Let ``complete()`` and the like find the test's ledger."""
+        if app not in self._connected:
+            self._connected.append(app)
+            self._stack.enter_context(connected(app, Clients(settings)))
+
+    def _configure(self, app: Any, ledger_url: str, worker: str | None, task: Any) -> tuple[Settings, Registry]:
+        """The application's settings with local addresses, and the handlers that they offer."""
         given = load(app.conf)
         settings = replace(
             given,
@@ -137,62 +174,91 @@ class JobRun:
         prompt: str,
         fields: dict[str, Any],
     ) -> RanJob:
-        hand, store = _Hand(), self._sandbox.store
+        capturing, store = _CapturingSender(), self._sandbox.store
+        publisher = cast(Publisher, capturing)
         job_id: int = self._sandbox.dispatch(prompt, worker=settings.name, **fields)["id"]
-        office = Office(
+        clients = Clients(settings)
+        ledger, fleet, routes = clients.ledger(), clients.fleet(), Routes(app, registry, settings.max_attempts)
+        outages = Outages(*(Outage(each, "The test fails", logger) for each in ("server", "ledger", "broker")))
+        context = BridgeContext(
             settings=settings,
             registry=registry,
-            api=Api(settings.url, settings.token, settings.name, timeout=settings.timeout),
-            ledger=Ledger(settings.ledger_url, settings.name, history=settings.history),
-            fleet=Fleet(settings.ledger_url),
-            sender=cast(Sender, hand),
-            app=app,
-            spool=spool_of(settings, settings.name),
+            api=clients.api(),
+            ledger=ledger,
+            publisher=publisher,
+            routes=routes,
+            capacity=FleetCapacity(FleetReader(fleet), routes, settings.max_inflight),
+            sender=JobSender(
+                ledger, registry, routes, publisher, outages.broker, wait_seconds=settings.lease, url=settings.url
+            ),
+            renewer=LeaseRenewer(ledger, settings.lease),
+            outages=outages,
+            spool=clients.spool(),
         )
-        queues = tuple(sorted({route.queue for route in office.routes.values()}))
-        office.fleet.announce(Node(NODE, 1, queues, tuple(office.routes)), seconds=STEP_SECONDS)
-        _claim(office)
+        queues = _queues(context, Job(store.job(job_id)))
+        fleet.announce(Node(NODE, 1, queues, tuple(context.routes)), seconds=STEP_SECONDS)
+        _claim(context)
+        for waiting in context.waiting.now:
+            if waiting.reason == "match":
+                store.abort(job_id)  # the sandbox is shared, and the next test would find the job
+                raise MrCeleryError(f"the job stays pending: {waiting.text}")
         called, taken_by = Called(None, 0), None
-        for sending in hand.sent:
-            taken_by = sending.handler.name
+        for sent in capturing.sent:
+            taken_by = sent.handler.name
             if wanted is not None and taken_by != wanted.name:
-                offers = sending.handler.declaration.offers
+                offers = sent.handler.declaration.offers
                 raise MrCeleryError(f"the job is taken by {taken_by} ({offers}), not by {wanted.name}")
-            install(app, Runner(Workplace(settings), NODE, NODE))
-            queue = office.routes[taken_by].queue
-            task = sending.handler.task
-            called = call(app, task, settings.name, job_id, sending.task_id, node=NODE, queue=queue)
-        _deliver(office, job_id)
-        return RanJob(store, job_id, taken_by, called.exception, called.retries)
+            queue = context.routes[taken_by].queue
+            with install(app, Runner(clients, NODE, NODE, function_retries=FunctionRetries(0.0, 0))):
+                called = call(app, sent.handler.task, settings.name, job_id, sent.task_id, node=NODE, queue=queue)
+        _deliver(context, job_id)
+        ref, deliver = _reference(ledger, job_id), partial(_deliver, context, job_id)
+        return RanJob(store, job_id, taken_by, called.exception, called.retries, ref=ref, deliver=deliver)
 
 
-def _claim(office: Office) -> None:
-    claimer = Claimer(office)
+def _queues(context: BridgeContext, job: Job) -> tuple[str, ...]:
+    """The queues that the job's message may go to: the worker of this test consumes all of them."""
+    found = {context.routes.of_adopted(handler, job).queue for handler in context.registry.handlers}
+    for handler in context.registry.handlers:
+        found.update(queue for each in context.routes.destinations(handler) for queue in each.queues)
+    return tuple(sorted(found))
+
+
+def _claim(context: BridgeContext) -> None:
+    claimer = Claimer(context)
     try:
         claimer.run_once()
     finally:
         claimer.close(STEP_SECONDS)
 
 
-def _deliver(office: Office, job_id: int) -> None:
-    """What the worker has not delivered, the courier does."""
-    for _ in range(MOST_DELIVERIES):
-        record = office.ledger.read(job_id)
-        if record is None or record.state != "finished":
+def _reference(ledger: Ledger, job_id: int) -> str:
+    """The reference of a job if it is deferred; otherwise empty."""
+    record = ledger.read(job_id) if ledger.survey().states["deferred"] else None
+    if record is None or record.state != "deferred":
+        return ""
+    key = ledger.reference(RunKey(job_id, record.task_id, record.retries), shaped=record.shaped)
+    return "" if key is None else reference(ledger.worker_name, key)
+
+
+def _deliver(context: BridgeContext, job_id: int) -> None:
+    """Let the courier deliver an outcome that the worker did not deliver."""
+    for _ in range(MAX_DELIVERIES):
+        if not context.ledger.survey().states["finished"]:
             return
-        courier = Courier(office)
+        courier = Courier(context)
         try:
             courier.run_once()
         finally:
             courier.close(STEP_SECONDS)
-    raise MrCeleryError(f"the result of job {job_id} could not be delivered to the sandbox: the log says why")
+    raise MrCeleryError(f"the outcome of job {job_id} could not be delivered to the sandbox: see the log")
 
 
-def _asked_by(declaration: Declaration, fields: dict[str, Any]) -> dict[str, Any]:
-    """What a job has to ask for, so that the handler takes it."""
-    asked: dict[str, Any] = {}
-    if declaration.capability is not None and "capabilities" not in fields:
-        asked["capability"] = declaration.capability
+def _requested_by(declaration: Declaration, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a job that make routing choose the handler."""
+    requested: dict[str, Any] = {}
+    if declaration.capabilities and "capabilities" not in fields:
+        requested["capability"] = declaration.capabilities[0]
     if declaration.tags:
-        asked["tags"] = sorted(declaration.tags)
-    return asked
+        requested["tags"] = sorted(declaration.tags)
+    return requested

@@ -1,4 +1,4 @@
-"""``modelreins_sandbox``: a local ModelReins server, with short ways to what tests do with one."""
+"""The fixture ``modelreins_sandbox``: a local ModelReins server with helpers for tests."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 
 from ..sandbox import Rule, Sandbox
-from ..sandbox.store import NotFoundError
-from ..sandbox.values import MalformedError
+from ..sandbox.values import MalformedError, NotFoundError
 from .jobs import SeenJob, SeenReview, all_reviews
 
 WORKER = "test-worker"
-"""The worker name of tests that name none."""
+"""Default worker name of tests."""
 
-LOOK_SECONDS = 0.01
-MOST_LINES = 30
+POLL_SECONDS = 0.01
+MAX_LINES = 30
 
 
 class LocalServer:
@@ -26,8 +25,8 @@ class LocalServer:
 
     Args:
         sandbox: the sandbox.
-        said: what bridge and workers of this process log, as it grows.
-        worker: the worker name that jobs go to, unless a test says otherwise.
+        log_lines: the captured log of bridge and workers, which grows.
+        worker: the default worker name of dispatched jobs.
 
     Example::
 
@@ -37,9 +36,9 @@ class LocalServer:
             assert job.done
     """
 
-    def __init__(self, sandbox: Sandbox, said: Sequence[str] = (), worker: str = WORKER) -> None:
+    def __init__(self, sandbox: Sandbox, log_lines: Sequence[str] = (), worker: str = WORKER) -> None:
         self._sandbox = sandbox
-        self._said = said
+        self._log_lines = log_lines
         self.worker = worker
 
     def __repr__(self) -> str:
@@ -47,30 +46,30 @@ class LocalServer:
 
     @property
     def url(self) -> str:
-        """Its address; ``MODELREINS_URL`` is that, too."""
+        """The server's URL, also set as ``MODELREINS_URL``."""
         return self._sandbox.url
 
     @property
     def token(self) -> str:
-        """The worker token; ``MODELREINS_TOKEN`` is that, too."""
+        """The worker token, also set as ``MODELREINS_TOKEN``."""
         return self._sandbox.token
 
     @property
     def jobs(self) -> list[SeenJob]:
-        """All jobs, the oldest first."""
+        """All jobs, oldest first."""
         return [SeenJob(self._sandbox.store, row["id"]) for row in reversed(self._sandbox.store.jobs())]
 
     @property
     def reviews(self) -> list[SeenReview]:
-        """The human-review queue, the oldest first."""
+        """The human-review queue, oldest first."""
         return [review for _, review in all_reviews(self._sandbox.store)]
 
     def dispatch(self, prompt: str = "", *, worker: str | None = None, **fields: Any) -> SeenJob:
-        """A new pending job.
+        """Create a pending job.
 
         Args:
-            prompt: its prompt.
-            worker: the worker name that it is assigned to; default: the test's own.
+            prompt: the prompt.
+            worker: the worker name that the job is assigned to; by default that of the test.
             fields: further fields, such as ``capability``, ``tags``, ``input``, ``model``.
         """
         __tracebackhide__ = True
@@ -81,11 +80,11 @@ class LocalServer:
         return SeenJob(self._sandbox.store, row["id"])
 
     def wait(self, job: SeenJob | int, *, seconds: float = 10.0) -> SeenJob:
-        """Wait until a job has ended. The test fails if it does not, with what the job, bridge and workers say.
+        """Wait until a job has ended. After a timeout the test fails and shows the job's events and the log.
 
         Args:
             job: the job, or its id.
-            seconds: for how long.
+            seconds: the timeout.
         """
         __tracebackhide__ = True
         seen = job if isinstance(job, SeenJob) else SeenJob(self._sandbox.store, job)
@@ -93,30 +92,30 @@ class LocalServer:
         try:
             while not seen.ended:
                 if time.monotonic() > deadline:
-                    pytest.fail(self._why_not(seen, seconds))
-                time.sleep(LOOK_SECONDS)
+                    pytest.fail(self._timeout_message(seen, seconds))
+                time.sleep(POLL_SECONDS)
         except NotFoundError as error:
             raise pytest.fail.Exception(str(error)) from None
         return seen
 
-    def _why_not(self, job: SeenJob, seconds: float) -> str:
-        lines = [f"job {job.id} has not ended within {seconds:g} s: it is {job.status}"]
+    def _timeout_message(self, job: SeenJob, seconds: float) -> str:
+        lines = [f"job {job.id} did not end within {seconds:g} s: it is {job.status}"]
         if job.status == "pending":
             lines.append(
-                f"it is assigned to {job.fields['assigned_to']!r}, and nobody has claimed it: does a bridge of that "
-                "name run (fixture modelreins_bridge), and does a task take it?"
+                f"it is assigned to {job.fields['assigned_to']!r} and was not claimed: is a bridge of that name "
+                "running (fixture modelreins_bridge), and is there a task for it?"
             )
-        lines += ["on the server: " + ", ".join(job.events)]
-        lines += ["logged:", *self._said[-MOST_LINES:]] if self._said else ["logged: nothing"]
+        lines += ["events: " + ", ".join(job.events)]
+        lines += ["log:", *self._log_lines[-MAX_LINES:]] if self._log_lines else ["log: empty"]
         return "\n".join(lines)
 
     @contextmanager
     def faults(self, *faults: Rule | str, **options: Any) -> Iterator[None]:
-        """Answer with faults while the block lasts.
+        """Inject faults into the server's answers inside the block.
 
         Args:
-            faults: what goes wrong: :data:`names of faults <mr_celery.sandbox.chaos.FAULTS>`, or whole rules.
-            options: the options of the named ones, as :class:`~mr_celery.sandbox.chaos.Rule` has them.
+            faults: :data:`names of faults <mr_celery.sandbox.chaos.FAULTS>`, or complete rules.
+            options: options of the named faults, as in :class:`~mr_celery.sandbox.chaos.Rule`.
 
         Example::
 
@@ -140,5 +139,5 @@ class LocalServer:
             chaos.set(before)
 
     def abort(self, job: SeenJob) -> None:
-        """Abort a job, as an operator does."""
+        """Abort a job like an operator."""
         self._sandbox.store.abort(job.id)

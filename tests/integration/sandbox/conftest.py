@@ -1,4 +1,4 @@
-"""A session that talks to the running sandbox."""
+"""An HTTP client for the running sandbox."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mr_celery.sandbox import Sandbox
 
 
 class Talk(requests.Session):
-    """Requests by path, with the token."""
+    """Sends requests by path, with the token."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Artifacts over HTTP: the bytes, the answer, and what a browser is told."""
+"""Artifacts over HTTP: content, answers and headers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def public(sandbox: Sandbox, url: str, **headers: str) -> requests.Response:
     return requests.get(sandbox.url + url, headers=headers, timeout=30)
 
 
-def test_bytes_come_back_without_a_token(sandbox: Sandbox, talk: Any) -> None:
+def test_download_needs_no_token(sandbox: Sandbox, talk: Any) -> None:
     answer = upload(talk, job_id=3, review_id=4, name="ü b.png").json()
     slug = answer["slug"]
     assert len(slug) == 40
@@ -50,19 +50,19 @@ def test_bytes_come_back_without_a_token(sandbox: Sandbox, talk: Any) -> None:
     assert len(talk.get("/artifacts").json()["artifacts"]) == 1
 
 
-def test_without_the_field_filename_it_is_the_parts(talk: Any) -> None:
+def test_filename_defaults_to_that_of_the_part(talk: Any) -> None:
     answer = talk.post("/artifacts/upload", files={"file": ("part.txt", b"", "text/plain")})
     assert (answer.json()["filename"], answer.json()["size_bytes"]) == ("part.txt", 0)
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "image/svg+xml", "image/png, text/html", "junk"])
-def test_what_could_act_is_a_download(sandbox: Sandbox, talk: Any, content_type: str) -> None:
+def test_active_content_is_an_attachment(sandbox: Sandbox, talk: Any, content_type: str) -> None:
     served = public(sandbox, upload(talk, content_type=content_type, data=b"x", name='a";b').json()["url"])
     assert served.headers["Content-Disposition"] == "attachment; filename*=UTF-8''a%22%3Bb"
     assert "text/html" not in served.headers["Content-Type"] or content_type == "text/html"
 
 
-def test_expiry(sandbox: Sandbox, talk: Any) -> None:
+def test_expired_artifact_is_gone(sandbox: Sandbox, talk: Any) -> None:
     now = dt.datetime.now(dt.timezone.utc)
     past = upload(talk, expires_at=(now - dt.timedelta(seconds=1)).isoformat()).json()
     future = upload(talk, expires_at=(now + dt.timedelta(days=1)).isoformat()).json()
@@ -72,7 +72,7 @@ def test_expiry(sandbox: Sandbox, talk: Any) -> None:
 
 
 @pytest.mark.parametrize("slug", ["0" * 40, "x", "%00", "..%2f..", "é"])
-def test_a_slug_that_is_none(sandbox: Sandbox, slug: str) -> None:
+def test_unknown_slug(sandbox: Sandbox, slug: str) -> None:
     answer = public(sandbox, f"/s/{slug}")
     assert answer.status_code in (401, 404)
     assert set(answer.json()) == {"error"}
@@ -87,7 +87,7 @@ def test_a_slug_that_is_none(sandbox: Sandbox, slug: str) -> None:
         ("junk", 200, DATA),
     ],
 )
-def test_ranges(sandbox: Sandbox, talk: Any, asked: str, status: int, content: bytes) -> None:
+def test_range_requests(sandbox: Sandbox, talk: Any, asked: str, status: int, content: bytes) -> None:
     served = public(sandbox, upload(talk).json()["url"], Range=asked)
     assert (served.status_code, served.content) == (status, content)
 
@@ -102,7 +102,7 @@ def test_ranges(sandbox: Sandbox, talk: Any, asked: str, status: int, content: b
         ({f"f{n}": "x" for n in range(20)}, "fields"),
     ],
 )
-def test_a_malformed_field_is_named_and_nothing_kept(talk: Any, fields: dict[str, Any], why: str) -> None:
+def test_malformed_field_is_named_and_nothing_is_stored(talk: Any, fields: dict[str, Any], why: str) -> None:
     answer = upload(talk, **fields)
     assert answer.status_code == 400
     assert why in answer.json()["error"]
@@ -129,7 +129,7 @@ FILE = b'name="file"; filename="x"\r\n\r\ndata'
         ("multipart/form-data; boundary=B", form(b"\r\n\r\nwithout a name")),
     ],
 )
-def test_what_is_no_upload_is_refused(talk: Any, content_type: str, body: bytes) -> None:
+def test_other_bodies_are_refused(talk: Any, content_type: str, body: bytes) -> None:
     answer = talk.post("/artifacts/upload", data=body, headers={"Content-Type": content_type})
     assert answer.status_code == 400
     assert set(answer.json()) == {"error"}
@@ -137,7 +137,7 @@ def test_what_is_no_upload_is_refused(talk: Any, content_type: str, body: bytes)
 
 @pytest.mark.parametrize("charset", ["utf-7", "idna", "punycode", "nonsense", "utf-16"])
 @pytest.mark.parametrize("filename", [b"\xff\xfe", b"+2AA-", b"a\x00b", b"\xed\xa0\x80"])
-def test_no_text_of_a_form_is_a_server_error(sandbox: Sandbox, talk: Any, charset: str, filename: bytes) -> None:
+def test_form_texts_never_cause_a_server_error(sandbox: Sandbox, talk: Any, charset: str, filename: bytes) -> None:
     body = form(b'name="file"; filename="x%s"\r\n\r\ndata' % filename, b'name="filename"\r\n\r\n' + filename)
     kind = f"multipart/form-data; boundary=B; charset={charset}"
     answer = talk.post("/artifacts/upload", data=body, headers={"Content-Type": kind})

@@ -1,4 +1,4 @@
-"""Many workers at once: each job is claimed once and closed once."""
+"""Concurrent workers: each job is claimed and closed once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mr_celery.sandbox import Sandbox
 JOBS, WORKERS = 60, 8
 
 
-def test_each_job_is_claimed_and_closed_once(sandbox: Sandbox, talk: Any) -> None:
+def test_jobs_are_claimed_and_closed_once(sandbox: Sandbox, talk: Any) -> None:
     ids = [sandbox.dispatch(str(number), worker="w")["id"] for number in range(JOBS)]
 
     def work(name: int) -> Counter[tuple[str, int]]:
@@ -37,7 +37,7 @@ def test_each_job_is_claimed_and_closed_once(sandbox: Sandbox, talk: Any) -> Non
         assert accepted == ["dispatched", "claim", "close done"]
 
 
-def test_of_abort_and_close_one_wins(sandbox: Sandbox, talk: Any) -> None:
+def test_concurrent_abort_and_close_have_one_winner(sandbox: Sandbox, talk: Any) -> None:
     ids = [sandbox.dispatch("x", worker="w")["id"] for _ in range(30)]
     for job_id in ids:
         sandbox.store.claim(job_id, "w")

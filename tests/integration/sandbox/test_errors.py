@@ -1,4 +1,4 @@
-"""Who is refused, and how: one answer without a token, JSON for every error, no server error by any input."""
+"""Errors over HTTP: 401 without a token, JSON bodies, and no server error for any input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,23 @@ ROUTES = [
     ("POST", "/jobs/1/close"),
     ("POST", "/jobs/1/abort"),
     ("POST", "/jobs/1/requeue"),
+    ("POST", "/jobs/1/approve"),
+    ("POST", "/jobs/1/reject"),
+    ("POST", "/jobs/1/dispatch"),
     ("POST", "/abort-all"),
+    ("GET", "/killswitch"),
+    ("POST", "/killswitch"),
+    ("DELETE", "/killswitch"),
+    ("GET", "/api/jobs"),
+    ("POST", "/api/jobs"),
+    ("GET", "/api/jobs/1"),
+    ("PUT", "/api/jobs/1"),
+    ("POST", "/api/jobs/1/cancel"),
+    ("POST", "/api/jobs/1/retry"),
+    ("GET", "/api/workers"),
+    ("GET", "/api/workers/1"),
+    ("POST", "/api/workers/1/pause"),
+    ("POST", "/api/workers/1/resume"),
     ("POST", "/artifacts/upload"),
     ("GET", "/artifacts"),
     ("POST", "/review"),
@@ -37,11 +53,11 @@ ROUTES = [
     ("GET", "/s/a/b"),
     ("GET", "/health/"),
 ]
-JSON_ROUTES = ["/dispatch", "/jobs/1/claim", "/jobs/1/close", "/review", "/api/v1/workers/register"]
+JSON_ROUTES = ["/dispatch", "/api/jobs", "/jobs/1/claim", "/jobs/1/close", "/review", "/api/v1/workers/register"]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_without_the_token_every_route_answers_the_same(sandbox: Sandbox, method: str, path: str) -> None:
+def test_all_routes_answer_401_without_a_token(sandbox: Sandbox, method: str, path: str) -> None:
     sandbox.dispatch("x", worker="w")
     token = sandbox.token
     for given in (None, "", "Bearer", "Bearer ", f"Bearer {token}x", f"Bearer {token[:-1]}", token, "Bearer \xff\xfe"):
@@ -49,6 +65,14 @@ def test_without_the_token_every_route_answers_the_same(sandbox: Sandbox, method
         answer = requests.request(method, sandbox.url + path, headers=headers, data=b"\xff not json", timeout=30)
         assert (answer.status_code, answer.json()) == (401, {"error": "Unauthorized"})
     assert [event["event"] for event in sandbox.store.events()] == ["dispatched"]
+
+
+def test_a_browser_that_opens_the_address_of_a_job_gets_to_its_page(sandbox: Sandbox) -> None:
+    headers = {"Accept": "text/html,application/xhtml+xml"}
+    answer = requests.get(f"{sandbox.url}/jobs/7", headers=headers, allow_redirects=False, timeout=30)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/ui/jobs/7")
+    assert requests.post(f"{sandbox.url}/jobs/7/close", headers=headers, timeout=30).status_code == 401
+    assert requests.get(f"{sandbox.url}/jobs", headers=headers, timeout=30).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -67,7 +91,7 @@ def test_unknown_paths_and_methods_are_json(talk: Any, method: str, path: str, s
     assert set(answer.json()) == {"error"}
 
 
-def test_a_server_error_is_json(sandbox: Sandbox, talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_error_is_json(sandbox: Sandbox, talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Store) -> None:
         raise RuntimeError("secret detail")
 
@@ -93,7 +117,7 @@ def test_a_server_error_is_json(sandbox: Sandbox, talk: Any, monkeypatch: pytest
         b'{"a":' + b"9" * 9999,
     ],
 )
-def test_a_body_that_is_none_says_so(talk: Any, path: str, body: bytes) -> None:
+def test_malformed_bodies(talk: Any, path: str, body: bytes) -> None:
     answer = talk.post(path, data=body)
     assert answer.status_code == 400
     assert "the body" in answer.json()["error"]
@@ -113,7 +137,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_no_value_of_any_field_is_a_server_error(sandbox: Sandbox, talk: Any, value: str) -> None:
+def test_field_values_never_cause_a_server_error(sandbox: Sandbox, talk: Any, value: str) -> None:
     sandbox.dispatch("x", worker="w")
     sandbox.store.claim(1, "w")
     names = {
@@ -140,12 +164,12 @@ def test_no_value_of_any_field_is_a_server_error(sandbox: Sandbox, talk: Any, va
 @pytest.mark.parametrize(
     "query", ["worker=%00", "worker=%ED%A0%80", "worker=%FF", "worker=w&worker=v", "worker=" + "w" * 9000]
 )
-def test_no_query_is_a_server_error(talk: Any, query: str) -> None:
+def test_queries_never_cause_a_server_error(talk: Any, query: str) -> None:
     for path in ("/my-jobs", "/jobs"):
         assert talk.get(f"{path}?{query}").status_code == 200
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(sandbox: Sandbox, talk: Any) -> None:
+def test_interrupted_upload_leaves_nothing(sandbox: Sandbox, talk: Any) -> None:
     head = (
         "POST /artifacts/upload HTTP/1.1\r\nHost: x\r\n"
         f"Authorization: Bearer {sandbox.token}\r\nContent-Length: 99999\r\n"

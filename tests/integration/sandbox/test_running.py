@@ -1,4 +1,4 @@
-"""The sandbox as a thread and as a command: start, stop, restart, signals, what it says."""
+"""The sandbox as a thread and as a command: start, stop, restart, signals and output."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ import requests
 import uvicorn
 
 from mr_celery.errors import MrCeleryError
-from mr_celery.sandbox import Sandbox, create_app, run, server
+from mr_celery.sandbox import Sandbox, ServerOptions, create_app, run, server
+from support.ports import until
 
 
-def test_everything_survives_a_restart_on_the_same_port(tmp_path: Path) -> None:
+def test_state_and_port_survive_a_restart(tmp_path: Path) -> None:
     sandbox = Sandbox(db=str(tmp_path / "s.db"))
     headers = {"Authorization": f"Bearer {sandbox.token}"}
     with sandbox:
@@ -40,7 +41,7 @@ def test_everything_survives_a_restart_on_the_same_port(tmp_path: Path) -> None:
 
 
 def servers() -> list[threading.Thread]:
-    """The threads in which sandboxes run, those of other tests included."""
+    """Threads of all sandboxes, including those of other tests."""
     return [thread for thread in threading.enumerate() if thread.name == "modelreins-sandbox"]
 
 
@@ -51,7 +52,7 @@ def test_start_and_stop() -> None:
         sandbox.dispatch("x", worker="w")
     sandbox.stop()
     sandbox.start()
-    with pytest.raises(MrCeleryError, match="runs already"):
+    with pytest.raises(MrCeleryError, match="already running"):
         sandbox.start()
     assert requests.get(f"{sandbox.url}/jobs", headers={"Authorization": "Bearer t"}, timeout=30).json() == {"jobs": []}
     assert len(servers()) == len(before) + 1
@@ -60,7 +61,7 @@ def test_start_and_stop() -> None:
     assert servers() == before
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_port_in_use_is_reported() -> None:
     with Sandbox() as sandbox:
         with pytest.raises(MrCeleryError, match=f"cannot listen on 127.0.0.1:{sandbox.port}"):
             Sandbox(port=sandbox.port).start()
@@ -68,8 +69,8 @@ def test_a_port_that_is_taken_is_named() -> None:
             run(port=sandbox.port)
 
 
-def test_answers_are_not_held_back() -> None:
-    """asyncio sets TCP_NODELAY only on sockets that say that they are TCP: else each answer is 40 ms late."""
+def test_answers_are_sent_without_delay() -> None:
+    """asyncio sets TCP_NODELAY only if the socket's protocol is TCP. Without it, answers are delayed by 40 ms."""
     with server._listen("127.0.0.1", 0) as listening:
         assert listening.proto == socket.IPPROTO_TCP
 
@@ -93,24 +94,24 @@ def command(arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_command_with_0(number: signal.Signals, tmp_path: Path) -> None:
+def test_signal_ends_the_command_with_exit_code_0(number: signal.Signals, tmp_path: Path) -> None:
     with command(f"db={str(tmp_path / 's.db')!r}") as process:
         assert process.stdout is not None
         line, credentials, page = (process.stdout.readline() for _ in range(3))
-        match = re.fullmatch(r"MODELREINS_URL=(\S+) MODELREINS_TOKEN=(\S+)\n", credentials)
+        match = re.fullmatch(r"export MODELREINS_URL=(\S+) MODELREINS_TOKEN=(\S+)\n", credentials)
         assert match
         url, token = match.groups()
         assert line == f"ModelReins sandbox at {url}, state in {tmp_path / 's.db'}\n"
-        assert re.fullmatch(rf"the page, at your first visit: {url}/login\?key=\S+\n", page)
+        assert re.fullmatch(rf"log in to the page \(this link works once\): {url}/login\?key=\S+\n", page)
         body = {"prompt": "x", "worker": "w"}
         answer = requests.post(f"{url}/dispatch", json=body, headers={"Authorization": f"Bearer {token}"}, timeout=30)
-        assert answer.status_code == 201
+        assert answer.status_code == 200
         process.send_signal(number)
         output, errors = process.communicate(timeout=30)
         assert (process.returncode, output, errors) == (0, "", "")
 
 
-def test_a_signal_at_once_ends_the_command_with_0() -> None:
+def test_early_signal_ends_the_command_with_exit_code_0() -> None:
     with command("token='t'") as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -120,7 +121,7 @@ def test_a_signal_at_once_ends_the_command_with_0() -> None:
         assert (process.returncode, output, errors) == (0, "", "")
 
 
-def test_a_given_token_is_not_printed_and_other_addresses_are_warned_of() -> None:
+def test_given_token_is_not_printed_and_open_address_warns() -> None:
     with command("host='0.0.0.0', token='given-token'") as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -132,7 +133,7 @@ def test_a_given_token_is_not_printed_and_other_addresses_are_warned_of() -> Non
 
 
 @pytest.mark.parametrize("module", ["starlette", "uvicorn", "python_multipart", "jinja2", "markdown_it"])
-def test_a_missing_extra_is_named(module: str) -> None:
+def test_missing_extra_is_named(module: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None\nimport mr_celery.sandbox"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
@@ -140,16 +141,22 @@ def test_a_missing_extra_is_named(module: str) -> None:
     assert last == ('mr_celery.errors.MrCeleryError: the `sandbox` extra is missing: pip install "mr-celery[sandbox]"')
 
 
-def test_the_application_alone_can_be_made() -> None:
+def test_create_app_without_a_server() -> None:
     with Sandbox() as sandbox:
         assert create_app(sandbox.store, "t").routes
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_before_the_server_listens_to_it_raises_nothing_anywhere(number: signal.Signals) -> None:
+def test_signal_before_the_start_of_uvicorn_sets_a_flag(number: signal.Signals) -> None:
     coming_up = uvicorn.Server(uvicorn.Config("none"))
     before = signal.getsignal(number)
-    with server._ended_by_signals(coming_up):
+    with server._stopped_by_signals(coming_up):
         signal.raise_signal(number)
     assert coming_up.should_exit
     assert signal.getsignal(number) == before
+
+
+def test_jobs_of_lost_workers_are_requeued_while_it_runs() -> None:
+    with Sandbox(options=ServerOptions(requeue_after=0.2)) as sandbox:
+        sandbox.store.claim(sandbox.dispatch("x", worker="w")["id"], "w")
+        until(lambda: sandbox.store.job(1)["status"] == "pending", what="the job is pending again")

@@ -1,4 +1,4 @@
-"""What a sloppy client or operator would not notice, the sandbox does."""
+"""Strict checks that make mistakes of clients and operators visible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def send(sandbox: Sandbox, method: str, path: str, *, token: str | None = None, 
     return requests.request(method, f"{sandbox.url}{path}", headers=headers, timeout=10, **options)
 
 
-def test_the_claimer_is_recorded_until_a_requeue(sandbox: Sandbox) -> None:
+def test_claimed_by_is_cleared_by_requeue(sandbox: Sandbox) -> None:
     job_id = sandbox.dispatch("p", worker="w")["id"]
     assert sandbox.store.job(job_id)["claimed_by"] is None
     send(sandbox, "POST", f"/jobs/{job_id}/claim", json={"worker": "w"})
@@ -38,13 +38,13 @@ def test_the_claimer_is_recorded_until_a_requeue(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (PART + b"--B\r\n", "breaks off"),
-        (PART + text("job_id", "1") + text("filename", "a.png")[:-4], "breaks off"),
+        (PART + b"--B\r\n", "ends before its closing boundary"),
+        (PART + text("job_id", "1") + text("filename", "a.png")[:-4], "ends before its closing boundary"),
         (PART + text("job_id", "1") + text("job_id", "2") + b"--B--\r\n", "job_id twice"),
         (PART + text("jobid", "1") + b"--B--\r\n", "unknown field 'jobid'"),
     ],
 )
-def test_a_form_is_taken_whole_or_not_at_all(sandbox: Sandbox, body: bytes, says: str) -> None:
+def test_incomplete_form_is_refused(sandbox: Sandbox, body: bytes, says: str) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=B"}
     answer = send(sandbox, "POST", "/artifacts/upload", data=body, headers=headers)
     assert answer.status_code == 400
@@ -53,12 +53,12 @@ def test_a_form_is_taken_whole_or_not_at_all(sandbox: Sandbox, body: bytes, says
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/s/x"), ("DELETE", "/health"), ("PUT", "/s/" + "0" * 40)])
-def test_only_looking_is_public(sandbox: Sandbox, method: str, path: str) -> None:
+def test_public_routes_are_read_only(sandbox: Sandbox, method: str, path: str) -> None:
     assert send(sandbox, method, path, token="wrong").status_code == 401
     assert send(sandbox, method, path).status_code == 405
 
 
-def test_a_registration_needs_the_admin_token_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registration_needs_the_admin_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mr_celery.sandbox.server.create_app", partial(create_app, admin_token="admin"))
     with Sandbox() as sandbox:
 
@@ -69,10 +69,10 @@ def test_a_registration_needs_the_admin_token_where_there_is_one(monkeypatch: py
         assert send(sandbox, "GET", "/jobs", token="admin").status_code == 200
 
 
-def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_file_with_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "old.db")
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE jobs (id INTEGER PRIMARY KEY, prompt TEXT)")
     connection.close()
-    with pytest.raises(MrCeleryError, match=r"old\.db.*another version"):
+    with pytest.raises(MrCeleryError, match=r"old\.db.*another schema version"):
         Store(path)

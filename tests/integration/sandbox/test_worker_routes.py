@@ -30,7 +30,7 @@ def test_presence(sandbox: Sandbox, talk: Any) -> None:
     assert worker["present"] is True
 
 
-def test_the_inbox_has_the_workers_jobs_of_one_status_with_all_their_fields(sandbox: Sandbox, talk: Any) -> None:
+def test_inbox_lists_jobs_of_a_worker_by_status(sandbox: Sandbox, talk: Any) -> None:
     sandbox.dispatch("one", worker="w x&y", tier="fast", tags=["a"], input=None)
     sandbox.dispatch("two", worker="other")
     (job,) = talk.get("/my-jobs", params={"worker": "w x&y", "status": "pending"}).json()["jobs"]
@@ -49,7 +49,7 @@ def test_the_inbox_has_the_workers_jobs_of_one_status_with_all_their_fields(sand
 @pytest.mark.parametrize(
     "query", ["", "?worker=", "?worker=w&status=", "?worker=w&status=Pending", "?worker=w&status=x"]
 )
-def test_an_inbox_of_nobody_or_of_no_status_is_refused(talk: Any, query: str) -> None:
+def test_invalid_inbox_queries_are_refused(talk: Any, query: str) -> None:
     answer = talk.get(f"/my-jobs{query}")
     assert answer.status_code == 400
     assert "must be" in answer.json()["error"]
@@ -65,7 +65,7 @@ def test_claim_and_close(sandbox: Sandbox, talk: Any, status: str) -> None:
     assert (job["status"], job["result"]) == (status, "é\x00😀")
 
 
-def test_what_the_state_does_not_allow_is_409_and_noted(sandbox: Sandbox, talk: Any) -> None:
+def test_invalid_transition_is_409_and_recorded(sandbox: Sandbox, talk: Any) -> None:
     sandbox.dispatch("x", worker="w")
     claim, close = {"worker": "w"}, {"result": "", "status": "done"}
     assert talk.post("/jobs/1/claim", json={"worker": "v"}).status_code == 409
@@ -87,7 +87,7 @@ def test_what_the_state_does_not_allow_is_409_and_noted(sandbox: Sandbox, talk: 
 
 
 @pytest.mark.parametrize("job_id", ["7", "0", "-1", "x", "1.5", "%00", "9" * 30, "٣"])
-def test_a_job_that_is_not_there(talk: Any, job_id: str) -> None:
+def test_unknown_job(talk: Any, job_id: str) -> None:
     for answer in (
         talk.get(f"/jobs/{job_id}"),
         talk.get(f"/jobs/{job_id}/events"),
@@ -131,7 +131,7 @@ def test_a_job_that_is_not_there(talk: Any, job_id: str) -> None:
         ),
     ],
 )
-def test_a_malformed_field_is_named(sandbox: Sandbox, talk: Any, method: str, path: str, body: Any, field: str) -> None:
+def test_malformed_field_is_named(sandbox: Sandbox, talk: Any, method: str, path: str, body: Any, field: str) -> None:
     sandbox.dispatch("x", worker="w")
     answer = talk.request(method, path, json=body)
     assert answer.status_code == 400
@@ -139,19 +139,19 @@ def test_a_malformed_field_is_named(sandbox: Sandbox, talk: Any, method: str, pa
     assert talk.events(1) == ["dispatched"]
 
 
-def test_a_review(talk: Any) -> None:
+def test_submit_review(talk: Any) -> None:
     assert talk.post("/review", json=REVIEW).json() == {"id": 1, "status": "pending", "mode": "review"}
     (review,) = talk.get("/reviews").json()["reviews"]
     assert {name: review[name] for name in REVIEW} == REVIEW
 
 
-def test_a_registration_answers_a_view_url(sandbox: Sandbox, talk: Any) -> None:
+def test_register_returns_a_view_url(sandbox: Sandbox, talk: Any) -> None:
     capabilities = [{"name": "email.triage", "risk_tier": "auto", "requires_secrets": ["X"]}]
     body = {"name": "n", "description": "d", "capabilities": capabilities}
     assert talk.post("/api/v1/workers/register", json=body).json()["view_url"].startswith(f"{sandbox.url}/view/")
 
 
-def test_a_token_of_one_worker_name_opens_nothing_of_another_one() -> None:
+def test_token_of_another_worker_name_is_refused() -> None:
     with Sandbox(tokens={"a": "token-of-a"}) as sandbox:
         jobs = {name: sandbox.dispatch("p", worker=name)["id"] for name in ("a", "b")}
 

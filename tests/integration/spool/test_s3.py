@@ -1,4 +1,4 @@
-"""A spool in S3, on a real server: written whole or not at all, from any thread and any process."""
+"""A spool in S3, on a real server: complete files only, from any thread and process."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def running() -> Iterator[S3Server]:
 
 @pytest.fixture
 def server(running: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """A running S3 server that is empty, and that fsspec finds."""
+    """A running, empty S3 server that fsspec is configured for."""
     running.clear()
     reach(running.url, monkeypatch)
     return running
 
 
 def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let fsspec find the server under that address: it reads the environment only once."""
+    """Configure fsspec for the server. It reads the environment only once, so its configuration is set as well."""
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
@@ -89,7 +89,7 @@ def read(spool: Spool, name: SpoolName = NAME) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB + 1, 8 * MIB, 20 * MIB + 1])
-def test_what_is_put_is_read_and_removed(spool: Spool, size: int) -> None:
+def test_put_open_and_remove(spool: Spool, size: int) -> None:
     data = os.urandom(size)
     put(spool, data)
     assert read(spool) == data
@@ -99,13 +99,13 @@ def test_what_is_put_is_read_and_removed(spool: Spool, size: int) -> None:
     assert spool.entries() == []
 
 
-def test_the_server_tells_when_a_file_was_written(spool: Spool, server: S3Server) -> None:
+def test_written_at_is_the_servers_time(spool: Spool, server: S3Server) -> None:
     put(spool, b"abc")
     (item,) = server.client().list_objects_v2(Bucket="bucket")["Contents"]
     assert spool.entries()[0].written_at == item["LastModified"].timestamp()
 
 
-def test_a_kept_file_can_seek(spool: Spool) -> None:
+def test_stored_file_is_seekable(spool: Spool) -> None:
     data = os.urandom(10 * MIB)
     put(spool, data)
     with spool.open(NAME) as file:
@@ -114,31 +114,31 @@ def test_a_kept_file_can_seek(spool: Spool) -> None:
         assert file.read(10) == data[9 * MIB : 9 * MIB + 10]
 
 
-def test_a_name_that_is_written_again_has_the_new_content(spool: Spool) -> None:
+def test_second_put_replaces_the_content(spool: Spool) -> None:
     put(spool, b"first")
     put(spool, b"second")
     assert read(spool) == b"second"
 
 
-def test_what_is_not_there_is_not_found(spool: Spool) -> None:
+def test_open_missing_file(spool: Spool) -> None:
     with pytest.raises(FileNotFoundError):
         read(spool)
 
 
-def test_the_limit_holds(server: S3Server) -> None:
+def test_put_beyond_the_limit_is_refused(server: S3Server) -> None:
     spool = of("w", limit=3 * MIB)
     put(spool, bytes(2 * MIB))
-    with pytest.raises(SpoolFull, match=f"the spool {URL} holds {2 * MIB} of {3 * MIB} bytes"):
+    with pytest.raises(SpoolFull, match=f"the spool {URL} holds 2.0 MiB of 3.0 MiB; another 2.0 MiB do not fit"):
         put(spool, bytes(2 * MIB), SpoolName("mr-8-1-ab", "cd", 0))
 
 
-def test_worker_names_do_not_see_each_others_files(spool: Spool) -> None:
+def test_worker_names_have_separate_files(spool: Spool) -> None:
     put(spool, b"abc")
     assert of("other").entries() == []
 
 
 @pytest.mark.parametrize("error", [JobAborted("aborted"), OSError("the source broke")], ids=repr)
-def test_a_writer_that_is_stopped_leaves_nothing(spool: Spool, server: S3Server, error: Exception) -> None:
+def test_interrupted_put_leaves_no_file(spool: Spool, server: S3Server, error: Exception) -> None:
     class Source(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             if self.tell() > 18 * MIB:
@@ -150,13 +150,13 @@ def test_a_writer_that_is_stopped_leaves_nothing(spool: Spool, server: S3Server,
     assert (server.objects(), server.unfinished()) == ([], [])
 
 
-def test_a_writer_that_is_killed_leaves_no_file(spool: Spool, server: S3Server) -> None:
+def test_killed_writer_leaves_no_file(spool: Spool, server: S3Server) -> None:
     environment = {**os.environ, **server.environment, "MODELREINS_SPOOL_URL": URL}
     writer = subprocess.Popen([sys.executable, "-c", WRITER], env=environment, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     with writer.stdout:
         assert writer.stdout.readline() == "written\n"
-        assert len(server.unfinished()) == 1  # so far it had come
+        assert len(server.unfinished()) == 1
         writer.kill()
     writer.wait()
     assert spool.entries() == []
@@ -164,7 +164,7 @@ def test_a_writer_that_is_killed_leaves_no_file(spool: Spool, server: S3Server) 
     assert read(spool) == b"whole"
 
 
-def test_a_child_of_a_process_that_has_used_it_can_use_it(spool: Spool) -> None:
+def test_spool_works_after_a_fork(spool: Spool) -> None:
     put(spool, b"of the parent")
     if (child := os.fork()) == 0:
         try:
@@ -179,7 +179,7 @@ def test_a_child_of_a_process_that_has_used_it_can_use_it(spool: Spool) -> None:
     assert read(spool, SpoolName("mr-8-1-ab", "cd", 0)) == b"of the parent and the child"
 
 
-def test_what_is_written_in_the_midst_of_a_run_is_seen(spool: Spool) -> None:
+def test_changes_by_others_are_seen(spool: Spool) -> None:
     assert spool.entries() == []
     put(of("w"), b"abc")
     assert len(spool.entries()) == 1
@@ -188,7 +188,7 @@ def test_what_is_written_in_the_midst_of_a_run_is_seen(spool: Spool) -> None:
         read(spool)
 
 
-def test_threads_use_it_side_by_side(spool: Spool) -> None:
+def test_concurrent_threads(spool: Spool) -> None:
     contents = {SpoolName("mr-7-1-ab", "cd", index): os.urandom(9 * MIB) for index in range(4)}
 
     def round_trip(name: SpoolName) -> bytes:
@@ -200,11 +200,11 @@ def test_threads_use_it_side_by_side(spool: Spool) -> None:
     assert found == contents
 
 
-def test_a_writer_that_is_stopped_stops_no_other(spool: Spool, server: S3Server) -> None:
+def test_interrupted_put_does_not_affect_another_thread(spool: Spool, server: S3Server) -> None:
     other = SpoolName("mr-8-1-ab", "cd", 0)
 
     class Source(io.BytesIO):
-        """In the midst of it, another thread writes a file, and this one is given up."""
+        """A file that is interrupted halfway, after another thread has written one."""
 
         def read(self, size: int | None = -1) -> bytes:
             if self.tell() > 9 * MIB:
@@ -219,7 +219,7 @@ def test_a_writer_that_is_stopped_stops_no_other(spool: Spool, server: S3Server)
 
 
 @pytest.mark.parametrize("step", ["put", "open", "remove", "entries"])
-def test_a_server_that_is_away_is_unavailable(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_unreachable_server_is_unavailable(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     reach("http://127.0.0.1:9", monkeypatch)
     steps: dict[str, Any] = {

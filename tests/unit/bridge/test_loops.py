@@ -1,7 +1,8 @@
-"""The runner of the bridge's loops: one turn after the other, whatever happens in them."""
+"""The runner of the bridge's loops repeats a step, whatever happens in it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -12,33 +13,36 @@ from typing import Any
 import pytest
 
 from mr_celery.bridge import loops as module
-from mr_celery.bridge.loops import Loop
+from mr_celery.bridge.loops import Idle, InTurn, Loop
+from mr_celery.bridge.outages import Outages
+from mr_celery.bridge.scheduler import Scheduler
 from mr_celery.errors import JobError, LedgerUnavailable, WorkerError
+from mr_celery.telemetry.outages import Outage
 from support.ports import until
 
 PATIENCE = 20.0
 """Seconds after which a test gives up waiting for a thread."""
 
 LONG = 3600.0
-"""Seconds that no test waits for: a loop that pauses so long goes on only if it is woken."""
+"""Longer than any test, in seconds: a loop with this pause continues only if it is woken."""
 
 
 class Script:
-    """A step that does what it is told, one entry for each time: raise it, or return it as the pause."""
+    """A step with a script: each entry is raised, or returned as the pause."""
 
-    def __init__(self, *entries: Exception | float) -> None:
+    def __init__(self, *entries: BaseException | float) -> None:
         self._entries = iter(entries)
 
     def run_once(self) -> float:
         entry = next(self._entries)
-        if isinstance(entry, Exception):
+        if isinstance(entry, BaseException):
             raise entry
         return entry
 
 
 @pytest.fixture
 def longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chance always chooses the longest wait."""
+    """Backoff without jitter."""
     monkeypatch.setattr("mr_celery.backoff.random.uniform", lambda low, high: high)
 
 
@@ -59,6 +63,9 @@ ERRORS = [
     JobError("a job is wrong"),
     ZeroDivisionError("boom"),
     OSError("no"),
+    SystemExit(3),
+    KeyboardInterrupt(),
+    asyncio.CancelledError(),
 ]
 
 
@@ -69,65 +76,122 @@ class TestTurn:
         assert Loop("test", Script(pause)).turn() == pause
 
     @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-    def test_waits_after_any_error(self, error: Exception) -> None:
+    def test_waits_after_any_error(self, error: BaseException) -> None:
         assert Loop("test", Script(error)).turn() == 1.0
 
     @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-    def test_waits_longer_after_each_error_in_a_row(self, error: Exception) -> None:
+    def test_waits_longer_after_each_error_in_a_row(self, error: BaseException) -> None:
         assert turns(Loop("test", Script(*[error] * 7)), 7) == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
-    def test_errors_of_different_kinds_make_one_row(self) -> None:
+    def test_errors_of_different_kinds_count_together(self) -> None:
         assert turns(Loop("test", Script(ERRORS[0], ERRORS[2], ERRORS[4])), 3) == [1.0, 2.0, 4.0]
 
-    def test_never_waits_longer_than_it_was_told(self) -> None:
+    def test_never_waits_longer_than_the_limit(self) -> None:
         assert turns(Loop("test", Script(*[OSError()] * 4), most_backoff=3.0), 4) == [1.0, 2.0, 3.0, 3.0]
 
+    def test_an_idle_step_does_not_reset_the_count(self, log: pytest.LogCaptureFixture) -> None:
+        away = ERRORS[0]
+        loop = Loop("test", Script(away, Idle(5.0), away, Idle(5.0), away, Idle(5.0), away, 5.0))
+
+        assert turns(loop, 8) == [1.0, 5.0, 2.0, 5.0, 4.0, 5.0, 8.0, 5.0]
+        assert [record.getMessage().partition(":")[2].strip()[:11] for record in log.records] == [
+            "failure 3 i",
+            "works again",
+        ]
+
     @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-    def test_a_success_resets_the_wait(self, error: Exception) -> None:
+    def test_a_success_resets_the_wait(self, error: BaseException) -> None:
         assert turns(Loop("test", Script(error, error, 5.0, error, error)), 5) == [1.0, 2.0, 5.0, 1.0, 2.0]
 
     @pytest.mark.parametrize(
         ("retry_after", "waits"),
-        [(None, [1.0, 2.0]), (0.0, [1.0, 2.0]), (1.5, [1.5, 2.0]), (20.0, [20.0, 20.0]), (900.0, [900.0, 900.0])],
+        [
+            (None, [1.0, 2.0]),
+            (0.0, [1.0, 2.0]),
+            (1.5, [1.5, 2.0]),
+            (20.0, [20.0, 20.0]),
+            (900.0, [module.LONGEST_IMPOSED_PAUSE] * 2),
+            (1e12, [module.LONGEST_IMPOSED_PAUSE] * 2),
+        ],
     )
-    def test_waits_as_long_as_the_server_asks_if_that_is_longer(
-        self, retry_after: float | None, waits: list[float]
-    ) -> None:
+    def test_respects_a_longer_retry_after_up_to_a_limit(self, retry_after: float | None, waits: list[float]) -> None:
         error = WorkerError("GET /jobs -> 429: slow down", status=429, retryable=True, retry_after=retry_after)
 
         assert turns(Loop("test", Script(error, error)), 2) == waits
+
+    def test_the_loops_own_limit_bounds_retry_after(self) -> None:
+        error = WorkerError("PUT /presence -> 429: no", status=429, retryable=True, retry_after=1e12)
+        assert turns(Loop("test", Script(error, error), most_backoff=5.0, most_retry_after=5.0), 2) == [5.0, 5.0]
+
+
+def asked_to_wait(seconds: float) -> WorkerError:
+    return WorkerError("GET /my-jobs -> 429: no", status=429, retryable=True, retry_after=seconds)
+
+
+@pytest.mark.usefixtures("longest")
+class TestLogOfALongerPause:
+    def test_logs_its_length_and_cause_once(self, log: pytest.LogCaptureFixture) -> None:
+        turns(Loop("claim", Script(asked_to_wait(1e12), asked_to_wait(1e12), 0.0)), 3)
+
+        wish = "the server asks to wait 11574074 d (Retry-After), next try in 1 min"
+        assert log.messages[0] == f"claim: failure 1 in a row: GET /my-jobs -> 429; {wish}"
+
+    def test_logs_it_immediately_during_an_outage(self, log: pytest.LogCaptureFixture) -> None:
+        busy = WorkerError("GET /my-jobs -> 503: busy", status=503, retryable=True)
+        turns(Loop("claim", Script(busy, busy, busy, busy, asked_to_wait(50), asked_to_wait(50))), 6)
+
+        assert log.messages[1:] == [
+            "claim: failure 5 in a row: GET /my-jobs -> 429; "
+            "the server asks to wait 50 s (Retry-After), next try in 50 s"
+        ]
+
+    def test_logs_it_again_after_a_success(self, log: pytest.LogCaptureFixture) -> None:
+        turns(Loop("claim", Script(*[asked_to_wait(50)] * 3, 0.0, *[asked_to_wait(50)] * 3)), 7)
+
+        assert [text.count("Retry-After") for text in log.messages] == [1, 1, 0, 1, 1]
+
+    def test_does_not_log_a_shorter_retry_after(self, log: pytest.LogCaptureFixture) -> None:
+        turns(Loop("claim", Script(asked_to_wait(0.5), asked_to_wait(0.5), asked_to_wait(0.5))), 3)
+
+        assert log.messages == ["claim: failure 3 in a row: GET /my-jobs -> 429"]
+        assert "Retry-After" not in log.text
 
 
 class TestLog:
     @pytest.mark.parametrize(
         ("error", "said"),
         [
-            (WorkerError("GET /jobs -> 503: hush", status=503), "inbox: failure 1 in a row: GET /jobs -> 503"),
-            (LedgerUnavailable("the ledger is away"), "inbox: failure 1 in a row: the ledger is away"),
+            (WorkerError("GET /jobs -> 503: hush", status=503), "inbox: failure 3 in a row: GET /jobs -> 503"),
+            (LedgerUnavailable("the ledger is away"), "inbox: failure 3 in a row: the ledger is away"),
         ],
     )
-    def test_tells_what_was_expected_in_one_line(
+    def test_logs_an_expected_error_in_one_line(
         self, error: Exception, said: str, log: pytest.LogCaptureFixture
     ) -> None:
-        Loop("inbox", Script(error)).turn()
+        turns(Loop("inbox", Script(error, error, error)), 3)
 
         (record,) = log.records
         assert (record.levelno, record.getMessage(), record.exc_info) == (logging.WARNING, said, None)
 
-    def test_tells_less_and_less_often_of_an_outage(self, log: pytest.LogCaptureFixture) -> None:
+    def test_does_not_log_a_failure_or_two(self, log: pytest.LogCaptureFixture) -> None:
+        turns(Loop("inbox", Script(ERRORS[0], ERRORS[2], 0.0, ERRORS[0], 5.0)), 5)
+
+        assert log.records == []
+
+    def test_logs_an_outage_less_and_less_often(self, log: pytest.LogCaptureFixture) -> None:
         turns(Loop("inbox", Script(*[LedgerUnavailable("away")] * 20)), 20)
 
         assert [record.getMessage() for record in log.records] == [
-            f"inbox: failure {count} in a row: away" for count in (1, 2, 4, 8, 16)
+            f"inbox: failure {count} in a row: away" for count in (3, 6, 12)
         ]
 
-    def test_tells_of_the_next_outage_from_its_first_failure_on(self, log: pytest.LogCaptureFixture) -> None:
+    def test_logs_the_next_outage_from_its_first_failure(self, log: pytest.LogCaptureFixture) -> None:
         away = LedgerUnavailable("away")
-        turns(Loop("inbox", Script(away, away, away, 0.0, away)), 5)
+        turns(Loop("inbox", Script(*[away] * 6, 0.0, *[away] * 3)), 10)
 
-        assert log.messages[-1] == "inbox: failure 1 in a row: away"
+        assert log.messages[-1] == "inbox: failure 3 in a row: away"
 
-    def test_tells_where_the_unexpected_came_from(self, log: pytest.LogCaptureFixture) -> None:
+    def test_logs_the_origin_of_an_unexpected_error(self, log: pytest.LogCaptureFixture) -> None:
         Loop("inbox", Script(ZeroDivisionError("boom"))).turn()
 
         (record,) = log.records
@@ -136,10 +200,10 @@ class TestLog:
         assert record.exc_info is not None
         assert record.exc_info[0].__name__ == "ZeroDivisionError"
 
-    def test_tells_once_that_it_works_again(self, log: pytest.LogCaptureFixture) -> None:
+    def test_logs_once_that_it_works_again(self, log: pytest.LogCaptureFixture) -> None:
         turns(Loop("inbox", Script(OSError(), 0.0, 0.0)), 3)
 
-        assert [record.getMessage() for record in log.records[1:]] == ["inbox: works again"]
+        assert [record.getMessage().partition(",")[0] for record in log.records[1:]] == ["inbox: works again"]
 
     def test_is_silent_while_all_is_well(self, log: pytest.LogCaptureFixture) -> None:
         turns(Loop("inbox", Script(0.0, 5.0)), 2)
@@ -147,8 +211,37 @@ class TestLog:
         assert log.records == []
 
 
+class TestOutages:
+    """Failures that all loops share are logged by their outage only."""
+
+    @pytest.fixture
+    def outages(self) -> Outages:
+        names = ("the server", "the ledger", "the broker")
+        return Outages(*(Outage(name, "Nothing goes on", logging.getLogger("mr_celery.bridge")) for name in names))
+
+    @pytest.mark.parametrize("error", [ERRORS[0], LedgerUnavailable("away")])
+    def test_a_loop_is_silent_while_no_request_gets_an_answer(
+        self, error: Exception, outages: Outages, log: pytest.LogCaptureFixture
+    ) -> None:
+        turns(Loop("inbox", Script(*[error] * 9, 0.0), outages=outages), 10)
+
+        assert log.records == []
+
+    def test_a_loop_logs_what_fails_for_it_alone(self, outages: Outages, log: pytest.LogCaptureFixture) -> None:
+        loop = Loop("inbox", SimpleNamespace(run_once=lambda: self.fail_alone(outages)), outages=outages)
+        turns(loop, 3)
+        assert log.messages == ["inbox: failure 3 in a row: GET /jobs -> 404"]
+        assert loop.failing is not None
+        assert loop.failing[0] == "GET /jobs -> 404"
+
+    @staticmethod
+    def fail_alone(outages: Outages) -> float:
+        outages.server.works()
+        raise WorkerError("GET /jobs -> 404: not found", status=404)
+
+
 class Watched:
-    """A step that counts itself, can be held, and does what ``then`` says."""
+    """A step that counts its runs, can be blocked, and ends with ``then``."""
 
     def __init__(self, then: Callable[[int], float] = lambda count: LONG) -> None:
         self._then = then
@@ -164,8 +257,21 @@ class Watched:
         return self._then(self.count)
 
     def await_begin(self) -> None:
-        """Wait until the step was begun once more."""
+        """Wait for the start of the next step."""
         assert self._begun.acquire(timeout=PATIENCE), "the step was not done again"
+
+
+class RecordingScheduler(Scheduler):
+    """Records the times for which loops are woken, and not those of calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.woken: list[float] = []
+
+    def wake(self, work: Any, at: float, *, after_failure: bool = True) -> None:
+        if after_failure:
+            self.woken.append(at)
+        super().wake(work, at, after_failure=after_failure)
 
 
 Begin = Callable[..., Loop]
@@ -173,7 +279,7 @@ Begin = Callable[..., Loop]
 
 @pytest.fixture
 def begin() -> Iterator[Begin]:
-    """Starts loops; they end with the test."""
+    """Starts loops that stop with the test."""
     started: list[tuple[Loop, Any]] = []
 
     def start(step: Any, **options: Any) -> Loop:
@@ -190,7 +296,7 @@ def begin() -> Iterator[Begin]:
 
 
 class TestThread:
-    def test_repeats_at_once_where_there_is_no_pause(self, begin: Begin) -> None:
+    def test_repeats_immediately_without_a_pause(self, begin: Begin) -> None:
         step = Watched(lambda count: 0.0 if count < 5 else LONG)
         begin(step)
 
@@ -241,28 +347,16 @@ class TestThread:
         assert loop.join(PATIENCE)
         assert step.count == 2
 
-    def test_what_comes_soon_after_a_step_began_is_done_together(
-        self, begin: Begin, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        rests: list[float] = []
-        rested = threading.Event()
-
-        def sleep(seconds: float) -> None:
-            rests.append(seconds)
-            rested.wait(PATIENCE)
-
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
-        step = Watched()
-        loop = begin(step, least_interval=LONG)
-        step.await_begin()
-        for _ in range(3):
-            loop.wake()
-        until(lambda: rests)
+    def test_a_wake_within_the_least_interval_waits_for_its_end(self) -> None:
+        scheduler = RecordingScheduler()
+        loop = Loop("test", Script(0.0, 0.0), scheduler=scheduler, least_interval=LONG)
         loop.wake()
-        rested.set()
-        step.await_begin()
-        assert step.count == 2
-        assert LONG - PATIENCE < rests[0] <= LONG
+        assert scheduler.woken[0] <= time.monotonic()
+        before = time.monotonic()
+        next_at = loop.run()
+        loop.wake()
+        assert scheduler.woken[1] == next_at
+        assert before + LONG <= next_at <= time.monotonic() + LONG
 
     def test_stop_ends_the_pause_without_another_step(self, begin: Begin) -> None:
         step = Watched()
@@ -296,11 +390,11 @@ class TestThread:
         assert loop.join(PATIENCE)
         assert step.count == 0
 
-    def test_that_was_never_started_has_ended(self) -> None:
+    def test_counts_as_ended_before_it_starts(self) -> None:
         assert Loop("test", Watched()).join(0)
 
     @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-    def test_goes_on_after_an_error(self, begin: Begin, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_continues_after_an_error(self, begin: Begin, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("mr_celery.bridge.loops.backoff", lambda failures, **_: 0.0)
 
         def fail_at_first(count: int) -> float:
@@ -337,13 +431,44 @@ class TestThread:
                 raise LedgerUnavailable("away")
             return LONG
 
-        step = Watched(fail_the_second_time)
-        loop = begin(step)
+        step, scheduler = Watched(fail_the_second_time), RecordingScheduler()
+        loop = begin(step, scheduler=scheduler)
         step.await_begin()
         loop.call()
         step.await_begin()
         until(lambda: loop.failures, what="it has failed")
+        assert loop.join(PATIENCE)
         loop.call()
-        assert not loop._wake.is_set()
+        assert step.count == 2
         loop.wake()
         step.await_begin()
+
+
+class TestInTurn:
+    def test_runs_each_step_and_returns_the_shortest_pause(self) -> None:
+        assert InTurn([Script(3.0), Script(1.0), Script(2.0)]).run_once() == 1.0
+
+    def test_an_error_of_one_step_stops_no_other(self) -> None:
+        last = Script(1.0)
+        with pytest.raises(ZeroDivisionError):
+            InTurn([Script(1.0), Script(ZeroDivisionError("boom")), last]).run_once()
+        with pytest.raises(StopIteration):
+            last.run_once()
+
+    def test_each_step_has_its_turn_while_the_ledger_refuses_one(self) -> None:
+        runs: list[str] = []
+
+        def step(name: str, *, refused: bool = False) -> Any:
+            def run_once() -> float:
+                runs.append(name)
+                if refused:
+                    raise LedgerUnavailable("no permission")
+                return 1.0
+
+            return SimpleNamespace(run_once=run_once)
+
+        steps = InTurn([step("a"), step("b", refused=True), step("c")])
+        for _ in range(3):
+            with pytest.raises(LedgerUnavailable):
+                steps.run_once()
+        assert "".join(runs) == "ab" + "cab" * 2

@@ -1,12 +1,16 @@
-"""What it means that a job in flight is in neither of the server's lists."""
+"""The verdict about a job in flight that is in neither of the server's lists."""
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any, cast
+
 import pytest
 
-from mr_celery.bridge.sync import MISSES, SILENT_SECONDS, verdict
-from mr_celery.client.api import STATUSES, TERMINAL
+from mr_celery.bridge.limits import MISSES, SILENT_SECONDS
+from mr_celery.bridge.recovery.in_flight_sync import verdict
 from mr_celery.ledger import Missed
+from support.statuses import A_FEW_NO_WORD, A_FEW_OVER, A_FEW_PENDING, A_FEW_RUNNING, short
 
 FEW_TIMES = MISSES - 1
 LONG = SILENT_SECONDS
@@ -28,16 +32,30 @@ SHORT = SILENT_SECONDS - 0.1
         pytest.param(MISSES + 50, LONG * 10, False, True, "ask again", id="nor with empty lists"),
     ],
 )
-def test_where_the_server_does_not_tell_absence_counts(
+def test_without_a_reported_status_absence_counts(
     times: int, seconds: float, seen: bool, lists_empty: bool, expected: str
 ) -> None:
     assert verdict(Missed(times, seconds), None, seen=seen, lists_empty=lists_empty) == expected
 
 
-@pytest.mark.parametrize("missed", [Missed(1, 0.0), Missed(MISSES, 1.0), Missed(99, LONG * 10)])
+SOMETIMES = [Missed(1, 0.0), Missed(MISSES, 1.0), Missed(99, LONG * 10), None]
+
+
+@pytest.mark.parametrize("status", [*A_FEW_PENDING, *A_FEW_RUNNING, *A_FEW_OVER], ids=short)
+def test_a_reported_status_decides(status: str) -> None:
+    expected = "aborted" if status in A_FEW_OVER else "open"
+    for missed, seen, lists_empty in product(SOMETIMES, (True, False), (True, False)):
+        assert verdict(missed, status, seen=seen, lists_empty=lists_empty) == expected
+
+
+@pytest.mark.parametrize("missed", SOMETIMES)
+@pytest.mark.parametrize("status", A_FEW_NO_WORD, ids=short)
+def test_an_unusable_status_decides_nothing(status: object, missed: Missed | None) -> None:
+    of_none = verdict(missed, None, seen=True, lists_empty=False)
+    assert verdict(missed, cast(Any, status), seen=True, lists_empty=False) == of_none
+
+
 @pytest.mark.parametrize("seen", [True, False])
 @pytest.mark.parametrize("lists_empty", [True, False])
-@pytest.mark.parametrize("status", STATUSES)
-def test_where_the_server_tells_that_decides(status: str, lists_empty: bool, seen: bool, missed: Missed) -> None:
-    expected = "aborted" if status in TERMINAL else "open"
-    assert verdict(missed, status, seen=seen, lists_empty=lists_empty) == expected
+def test_a_job_that_incomplete_lists_may_contain_is_not_missing(lists_empty: bool, seen: bool) -> None:
+    assert verdict(None, None, seen=seen, lists_empty=lists_empty) == "ask again"

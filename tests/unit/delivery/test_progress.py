@@ -1,4 +1,4 @@
-"""An upload that tells of itself, and can be ended while it goes on."""
+"""The log of an upload, and its end by an exception."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import logging
 
 import pytest
 
-from mr_celery.delivery.progress import MIB, TELL_SECONDS, Progress, watched
-from support.ledgers import Clock
+from mr_celery.delivery.progress import LOG_SECONDS, Progress, watched
+from support.clock import Clock
 
 
 class Stop(Exception):
     pass
+
+
+MIB = 2**20
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def clock() -> Clock:
 
 
 def progress(clock: Clock, data: bytes = bytes(4 * MIB)) -> Progress:
-    return Progress(io.BytesIO(data), "job=7 artifact 'a.mp4'", len(data), beat=lambda: None, clock=clock)
+    return Progress(io.BytesIO(data), "job=7 artifact 0", len(data), beat=lambda: None, clock=clock)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -35,28 +38,28 @@ def test_it_is_the_file() -> None:
     assert (file.read(3), file.tell(), file.read(), file.read()) == (b"234", 5, b"56789", b"")
 
 
-def test_an_upload_that_is_over_soon_says_nothing(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_short_upload_is_not_logged(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     file = progress(clock)
-    clock.advance(TELL_SECONDS - 0.1)
+    clock.advance(LOG_SECONDS - 0.1)
     file.read()
     assert lines(caplog) == []
 
 
-def test_a_long_one_tells_how_far_it_is(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_upload_logs_its_progress(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     file = progress(clock)
-    clock.advance(TELL_SECONDS)
+    clock.advance(LOG_SECONDS)
     file.read(2 * MIB)
     file.read(1)
-    assert lines(caplog) == ["job=7 artifact 'a.mp4': 2 of 4 MiB sent, 0.2 MiB/s"]
+    assert lines(caplog) == ["job=7 artifact 0: 2.0 MiB of 4.0 MiB sent, 205 KiB/s"]
 
 
-def test_it_tells_again_only_after_a_while(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_at_intervals(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     file = progress(clock)
     for _ in range(100):
-        clock.advance(TELL_SECONDS / 10)
+        clock.advance(LOG_SECONDS / 10)
         file.read(1)
     assert len(lines(caplog)) == 10
 
@@ -70,7 +73,7 @@ def test_it_beats_before_each_part() -> None:
     assert beats == [0, 4, 8, 10]
 
 
-def test_what_the_beat_raises_ends_it_before_more_is_read() -> None:
+def test_an_exception_of_the_beat_ends_the_upload_before_the_next_read() -> None:
     def stop() -> None:
         raise Stop
 

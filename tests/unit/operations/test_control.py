@@ -1,4 +1,4 @@
-"""What an operator decides, in each state of a job."""
+"""Pause, drain, requeue and fail, in each state of a job."""
 
 from __future__ import annotations
 
@@ -9,108 +9,147 @@ import pytest
 from mr_celery.ledger import Route
 from mr_celery.operations import drain, fail, pause, requeue
 from mr_celery.operations.control import NotPossible
-from support.ledgers import LATER, ROUTE, STATES, Books, fake_books
+from support.ledgers import LATER, ROUTE, STATES, LedgerKit, fake_kit
 
-OPEN = ("claimed", "sent", "running")
+OPEN = ("claimed", "sent", "running", "deferred")
 
 
 @pytest.fixture
-def books(monkeypatch: pytest.MonkeyPatch) -> Books:
-    return fake_books(monkeypatch)
+def kit(monkeypatch: pytest.MonkeyPatch) -> LedgerKit:
+    return fake_kit(monkeypatch)
 
 
 def nobody(task_id: str, node: str) -> None:
-    raise AssertionError("nobody is to be told")
+    raise AssertionError("no worker should be notified")
 
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("what", ["requeue", "fail"])
-def test_a_job_is_requeued_or_failed_from_claimed_to_running_and_never_else(
-    books: Books, what: str, state: str
-) -> None:
-    run = books.bring(state)
+def test_only_jobs_without_an_outcome_are_requeued_or_failed(kit: LedgerKit, what: str, state: str) -> None:
+    run = kit.bring(state)
     told: list[tuple[str, str]] = []
     steps: dict[str, Callable[[], object]] = {
-        "requeue": lambda: requeue(books.ledger, 1, announce=lambda *each: told.append(each), lease=LATER),
-        "fail": lambda: fail(books.ledger, 1, "no", announce=lambda *each: told.append(each)),
+        "requeue": lambda: requeue(kit.ledger, 1, announce=lambda *each: told.append(each), lease=LATER),
+        "fail": lambda: fail(kit.ledger, 1, "no", announce=lambda *each: told.append(each)),
     }
     if state in OPEN:
         steps[what]()
-        assert books.state() == ("claimed" if what == "requeue" else "finished")
+        assert kit.state() == ("claimed" if what == "requeue" else "finished")
     else:
         with pytest.raises(NotPossible, match="job 1 "):
             steps[what]()
-        assert books.state() == state
+        assert kit.state() == state
     assert told == ([(run.task_id, "celery@test")] if state == "running" else [])
 
 
-def test_a_requeued_job_has_as_many_attempts_left_as_before(books: Books) -> None:
-    books.bring("sent")
-    requeue(books.ledger, 1, announce=nobody, lease=LATER)
-    record = books.record()
+@pytest.mark.parametrize(
+    ("state", "lost", "says"),
+    [
+        ("running", "job:1", "the record of job 1 is gone.* adopt the job again from the server's list"),
+        ("finished", "payload:1", "the outcome of job 1 .done. is gone.* adopted again from the server's list"),
+        ("unknown", "job:1", "another worker name's, or Redis lost it.* a bridge adopts it"),
+    ],
+)
+def test_a_partly_lost_job_cannot_be_changed_and_the_error_says_why(
+    kit: LedgerKit, state: str, lost: str, says: str
+) -> None:
+    kit.bring(state)
+    kit.redis.delete(kit.key(lost))
+    with pytest.raises(NotPossible, match=says):
+        requeue(kit.ledger, 1, announce=nobody, lease=LATER)
+    with pytest.raises(NotPossible, match=says):
+        fail(kit.ledger, 1, "no", announce=nobody)
+
+
+@pytest.mark.parametrize("state", OPEN)
+@pytest.mark.parametrize("lost", [*OPEN, "payload:1", "load:celery", "waiting"])
+def test_only_the_record_is_needed_to_fail_or_requeue_a_job(kit: LedgerKit, state: str, lost: str) -> None:
+    kit.bring(state)
+    kit.redis.delete(kit.key(lost))
+    requeue(kit.ledger, 1, announce=lambda task_id, node: None, lease=LATER)
+    assert kit.state() == "claimed"
+    kit.redis.delete(kit.key(lost))
+    fail(kit.ledger, 1, "no", announce=nobody)
+    assert kit.state() == "finished"
+    assert kit.outcome().text == "no"
+
+
+def test_a_requeued_job_has_as_many_attempts_left_as_before(kit: LedgerKit) -> None:
+    kit.bring("sent")
+    requeue(kit.ledger, 1, announce=nobody, lease=LATER)
+    record = kit.record()
     assert (record.attempt, record.route.max_attempts) == (2, ROUTE.max_attempts + 1)
-    assert books.is_due("claimed")
+    assert kit.is_due("claimed")
 
 
-def test_a_requeued_run_gets_a_lease_to_stop(books: Books) -> None:
-    run = books.bring("running")
-    requeue(books.ledger, 1, announce=lambda task_id, node: None, lease=LATER)
-    assert not books.is_due("claimed")
-    assert books.hold(run) == {1: "superseded"}
+def test_a_requeued_run_gets_a_lease_to_stop(kit: LedgerKit) -> None:
+    run = kit.bring("running")
+    requeue(kit.ledger, 1, announce=lambda task_id, node: None, lease=LATER)
+    assert not kit.is_due("claimed")
+    assert kit.renew(run) == {1: "superseded"}
 
 
-def test_a_job_that_waits_may_be_requeued_though_it_must_not_run_twice(books: Books) -> None:
-    books.bring("sent", route=Route("proj.once", "celery", on_lost="fail"))
-    requeue(books.ledger, 1, announce=nobody, lease=LATER)
-    assert books.record().attempt == 2
+def test_a_waiting_job_may_be_requeued_even_if_it_must_not_run_twice(kit: LedgerKit) -> None:
+    kit.bring("sent", route=Route("proj.once", "celery", on_lost="fail"))
+    requeue(kit.ledger, 1, announce=nobody, lease=LATER)
+    assert kit.record().attempt == 2
 
 
-def test_a_worker_that_cannot_be_told_at_once_is_no_failure(books: Books, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_worker_is_not_a_failure(kit: LedgerKit, caplog: pytest.LogCaptureFixture) -> None:
     def deaf(task_id: str, node: str) -> None:
         raise OSError("the broker is away")
 
-    run = books.bring("running")
-    fail(books.ledger, 1, "no", announce=deaf)
-    assert "could not be told at once" in caplog.text
-    assert books.hold(run) == {1: "ended"}
+    run = kit.bring("running")
+    fail(kit.ledger, 1, "no", announce=deaf)
+    assert "could not be notified at once" in caplog.text
+    assert kit.renew(run) == {1: "ended"}
 
 
-def test_a_pause_says_who_when_and_why(books: Books) -> None:
-    pause(books.ledger, "a new model")
-    kept = books.ledger.standing([]).pause
+def test_a_pause_records_the_operator_the_time_and_the_reason(kit: LedgerKit) -> None:
+    pause(kit.ledger, "a new model")
+    kept = kit.ledger.snapshot([]).pause
     assert kept is not None
     assert kept.why == "a new model"
     assert "@" in kept.by
-    assert kept.at == pytest.approx(books.now(), abs=5)
-    assert books.ledger.survey().paused
+    assert kept.at == pytest.approx(kit.now(), abs=5)
+    assert kit.ledger.survey().paused
 
 
-def test_while_it_is_paused_nothing_is_admitted_and_what_is_in_flight_goes_on(books: Books) -> None:
-    run = books.bring("sent", 2)
-    pause(books.ledger)
+def test_a_pause_stops_admissions_but_not_jobs_in_flight(kit: LedgerKit) -> None:
+    run = kit.bring("sent", 2)
+    pause(kit.ledger)
     with pytest.raises(AssertionError):
-        books.bring("admitted", 1)
-    assert books.state(1) == "unknown"
-    assert books.start(run).job is not None
-    assert books.ledger.resume()
-    assert not books.ledger.resume()
-    books.bring("admitted", 1)
+        kit.bring("admitted", 1)
+    assert kit.state(1) == "unknown"
+    assert kit.start(run).job is not None
+    assert kit.ledger.resume()
+    assert not kit.ledger.resume()
+    kit.bring("admitted", 1)
 
 
-def test_a_drain_tells_what_is_left_and_ends_when_nothing_is(books: Books) -> None:
-    books.bring("running", 1)
-    books.bring("sent", 2)
-    told: list[int] = []
+def test_a_drain_reports_the_jobs_in_flight_and_ends_at_none(kit: LedgerKit) -> None:
+    kit.bring("running", 1)
+    kit.bring("sent", 2)
+    reported: list[int] = []
 
     def wait(seconds: float) -> None:
-        books.ledger.abort(len(told), "operator")
+        kit.ledger.abort(len(reported), "operator")
 
-    assert drain([books.ledger], tell=told.append, wait=wait) == 0
-    assert told == [2, 1, 0]
-    assert books.ledger.survey().paused
+    assert drain([kit.ledger], report=reported.append, wait=wait) == 0
+    assert reported == [2, 1, 0]
+    assert kit.ledger.survey().paused
 
 
-def test_a_drain_gives_up_in_time(books: Books) -> None:
-    books.bring("running", 1)
+def test_a_drain_gives_up_in_time(kit: LedgerKit) -> None:
+    kit.bring("running", 1)
     times = iter([0.0, 1.0, 1.0, 5.0])
-    assert drain([books.ledger], timeout=5.0, wait=lambda seconds: None, clock=lambda: next(times)) == 1
+    assert drain([kit.ledger], timeout=5.0, wait=lambda seconds: None, clock=lambda: next(times)) == 1
+
+
+def test_the_reason_of_an_operator_is_logged(kit: LedgerKit, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    kit.bring("sent")
+    fail(kit.ledger, 1, "the customer\ncancelled", announce=nobody)
+    (record,) = [each for each in caplog.records if getattr(each, "event", "") == "failed"]
+    assert record.message.endswith(": the customer cancelled")
+    assert record.reason == "the customer cancelled"  # type: ignore[attr-defined]

@@ -1,26 +1,26 @@
-"""What the code declares, how it differs from what was registered, and what a refusal means."""
+"""Declared capabilities, changes since the last registration, and errors of the server."""
 
 from __future__ import annotations
 
 import pytest
-import requests_mock
 from celery import Celery
 
-from mr_celery.client import REGISTER, registration
 from mr_celery.errors import MrCeleryError
+from mr_celery.handlers import Declaration, Handler, Registry
 from mr_celery.ledger import Registration
 from mr_celery.operations import compare, declared_by, note_registered, register
-from mr_celery.operations.registration import differences
-from mr_celery.routing import Declaration, Handler, Registry
-from support.ledgers import Books, fake_books
+from mr_celery.operations.registration import Declared, differences
+from mr_celery.server import REGISTER, registration
+from support.ledgers import LedgerKit, fake_kit
+from support.mocked_http import MockedHttp
 
 URL = "https://mr.example"
 TOKEN = "admin-secret-token"
 
 
 @pytest.fixture
-def books(monkeypatch: pytest.MonkeyPatch) -> Books:
-    return fake_books(monkeypatch)
+def kit(monkeypatch: pytest.MonkeyPatch) -> LedgerKit:
+    return fake_kit(monkeypatch)
 
 
 def registry(*declarations: Declaration) -> Registry:
@@ -33,11 +33,11 @@ def registry(*declarations: Declaration) -> Registry:
     return Registry(map(Handler, tasks, declarations))
 
 
-def test_each_capability_is_declared_once_by_name_and_auto_where_nothing_is_said() -> None:
+def test_capabilities_are_sorted_and_default_to_tier_auto() -> None:
     found = declared_by(
         registry(
-            Declaration("text.new"),
-            Declaration("image.generate", risk_tier="audit"),
+            Declaration(("text.new",)),
+            Declaration(("image.generate",), risk_tier="audit"),
             Declaration(tags=frozenset({"large"}), risk_tier="session"),
             Declaration(),
         )
@@ -46,7 +46,7 @@ def test_each_capability_is_declared_once_by_name_and_auto_where_nothing_is_said
     assert found.settled == []
 
 
-def test_handlers_without_a_capability_declare_none() -> None:
+def test_handlers_without_capabilities() -> None:
     assert declared_by(registry(Declaration(), Declaration(tags=frozenset({"large"})))).risk_tiers == {}
 
 
@@ -60,30 +60,48 @@ def test_handlers_without_a_capability_declare_none() -> None:
         ("session", "auto", "session"),
     ],
 )
-def test_of_different_tiers_the_strictest_is_registered_and_that_is_said(
-    first: str | None, second: str | None, strictest: str
-) -> None:
+def test_strictest_tier_wins_with_a_message(first: str | None, second: str | None, strictest: str) -> None:
     found = declared_by(
         registry(
-            Declaration("image.generate", risk_tier=first),
-            Declaration("image.generate", tags=frozenset({"large"}), risk_tier=second),
+            Declaration(("image.generate",), risk_tier=first),
+            Declaration(("image.generate",), tags=frozenset({"large"}), risk_tier=second),
         )
     )
     assert found.risk_tiers == {"image.generate": strictest}
-    (told,) = found.settled
-    assert told == (
-        f"image.generate is declared {first or 'auto'} by proj.t0, {second or 'auto'} by proj.t1: "
-        f"the strictest is registered, {strictest}"
+    (message,) = found.settled
+    assert message == (
+        f"image.generate is declared {first or 'auto'} by proj.t0, {second or 'auto'} by proj.t1; "
+        f"using the strictest: {strictest}"
     )
 
 
-def test_of_the_same_tier_nothing_is_said() -> None:
-    twice = [Declaration("a", risk_tier="auto"), Declaration("a", tags=frozenset({"x"}))]
+def test_secrets_of_all_handlers_of_a_capability_are_required(kit: LedgerKit) -> None:
+    found = declared_by(
+        registry(
+            Declaration(("pay", "refund"), requires_secrets=("vault://b", "vault://a")),
+            Declaration(("pay",), tags=frozenset({"x"}), requires_secrets=("vault://a", "vault://c")),
+            Declaration(("text",)),
+        )
+    )
+    assert found.secrets == {"pay": ["vault://a", "vault://b", "vault://c"], "refund": ["vault://a", "vault://b"]}
+    assert registration("w", "d", found.risk_tiers, found.secrets)["capabilities"] == [
+        {"name": "pay", "risk_tier": "auto", "requires_secrets": ["vault://a", "vault://b", "vault://c"]},
+        {"name": "refund", "risk_tier": "auto", "requires_secrets": ["vault://a", "vault://b"]},
+        {"name": "text", "risk_tier": "auto"},
+    ]
+    note_registered(kit.ledger, URL, found)
+    assert compare(kit.ledger, URL, found).as_declared
+    fewer = Declared(found.risk_tiers, {"refund": ["vault://a", "vault://b"], "pay": ["vault://a"]})
+    assert compare(kit.ledger, URL, fewer).changes == ["~ pay: auto, vault://a, vault://b, vault://c → auto, vault://a"]
+
+
+def test_equal_tiers_give_no_message() -> None:
+    twice = [Declaration(("a",), risk_tier="auto"), Declaration(("a",), tags=frozenset({"x"}))]
     assert declared_by(registry(*twice)).settled == []
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "changes"),
     [
         ({}, {}, []),
         ({"a": "auto"}, {"a": "auto"}, []),
@@ -94,52 +112,50 @@ def test_of_the_same_tier_nothing_is_said() -> None:
         ({"c": "auto", "b": "auto"}, {"a": "auto", "b": "session"}, ["+ a (auto)", "~ b: auto → session", "- c"]),
     ],
 )
-def test_what_differs(before: dict[str, str], after: dict[str, str], told: list[str]) -> None:
-    assert differences(before, after) == told
+def test_differences(before: dict[str, str], after: dict[str, str], changes: list[str]) -> None:
+    assert differences(before, after) == changes
 
 
-def test_what_was_registered_is_kept_without_end_and_per_server(books: Books) -> None:
-    tiers = {"image.generate": "audit"}
-    never = compare(books.ledger, URL, tiers)
+def test_registration_is_stored_per_server_without_expiry(kit: LedgerKit) -> None:
+    tiers = Declared({"image.generate": "audit"})
+    never = compare(kit.ledger, URL, tiers)
     assert (never.seconds, never.changes, never.as_declared) == (None, ["+ image.generate (audit)"], False)
-    note_registered(books.ledger, URL, tiers)
-    assert books.redis.ttl(books.key("registered")) == -1
-    same = compare(books.ledger, URL, tiers)
+    note_registered(kit.ledger, URL, tiers)
+    assert kit.redis.ttl(kit.key("registered")) == -1
+    same = compare(kit.ledger, URL, tiers)
     assert same.as_declared
     assert same.seconds == pytest.approx(0, abs=5)
-    assert not compare(books.ledger, URL, {"image.generate": "auto"}).as_declared
-    assert compare(books.ledger, "https://other.example", tiers).seconds is None
+    assert not compare(kit.ledger, URL, Declared({"image.generate": "auto"})).as_declared
+    assert compare(kit.ledger, "https://other.example", tiers).seconds is None
 
 
-def test_an_empty_set_can_be_as_declared(books: Books) -> None:
-    assert not compare(books.ledger, URL, {}).as_declared
-    note_registered(books.ledger, URL, {})
-    assert compare(books.ledger, URL, {}).as_declared
+def test_empty_registration_can_be_up_to_date(kit: LedgerKit) -> None:
+    assert not compare(kit.ledger, URL, Declared({})).as_declared
+    note_registered(kit.ledger, URL, Declared({}))
+    assert compare(kit.ledger, URL, Declared({})).as_declared
 
 
-def test_its_age_is_told_by_the_clock_of_the_ledger(books: Books) -> None:
-    books.ledger.note_registration(Registration(url=URL, risk_tiers={}, at=books.now() - 600))
-    assert compare(books.ledger, URL, {}).seconds == pytest.approx(600, abs=5)
+def test_age_uses_the_ledgers_clock(kit: LedgerKit) -> None:
+    kit.ledger.note_registration(Registration(url=URL, risk_tiers={}, at=kit.now() - 600))
+    assert compare(kit.ledger, URL, Declared({})).seconds == pytest.approx(600, abs=5)
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
-        ({"status_code": 401, "text": "no\nno"}, "the server refuses the admin token (401)"),
-        ({"status_code": 403}, "the server refuses the admin token (403)"),
+        ({"status_code": 401, "text": "no\nno"}, "the server refused the admin token (401)"),
+        ({"status_code": 403}, "the server refused the admin token (403)"),
         ({"status_code": 409, "text": "the name\nis taken"}, f"POST {REGISTER} -> 409: the name is taken"),
-        ({"status_code": 502, "text": "<html>\n<body>"}, "502: <html> <body>; whether the worker is registered now"),
-        ({"text": "<html>\n"}, "whether the worker is registered now is not known"),
-        ({"json": {"id": 1}}, "no view_url that can be opened; whether the worker is registered now is not known"),
-        ({"exc": OSError("unplugged")}, "network: unplugged; whether the worker is registered now is not known"),
+        ({"status_code": 502, "text": "<html>\n<body>"}, "502: <html> <body>; the worker may or may not be registered"),
+        ({"text": "<html>\n"}, "the worker may or may not be registered now"),
+        ({"json": {"id": 1}}, "no view_url that can be opened; the worker may or may not be registered now"),
+        ({"exc": OSError("unplugged")}, "network: unplugged; the worker may or may not be registered now"),
     ],
 )
-def test_a_failure_is_one_line_that_says_what_is_known(
-    requests_mock: requests_mock.Mocker, answer: dict[str, object], told: str
-) -> None:
-    requests_mock.post(URL + REGISTER, **answer)  # type: ignore[arg-type]
+def test_errors_of_the_server_are_one_line(mocked_http: MockedHttp, answer: dict[str, object], message: str) -> None:
+    mocked_http.post(URL + REGISTER, **answer)  # type: ignore[arg-type]
     with pytest.raises(MrCeleryError) as caught:
         register(URL, TOKEN, registration("w", "", {}), timeout=5)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert TOKEN not in str(caught.value)

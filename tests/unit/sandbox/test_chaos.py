@@ -1,4 +1,4 @@
-"""What rules may say, which of them happens, for how long, and what they make of an answer."""
+"""Rules for faults: parsing, selection, duration and corrupted answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from mr_celery.errors import MrCeleryError
 from mr_celery.sandbox import Chaos, Rule
 from mr_celery.sandbox.chaos import FAULTS, ROUTES, route_of, rules_from
-from mr_celery.sandbox.chaos_answers import kind_of, made_up, spoilt, wrong_types
+from mr_celery.sandbox.chaos_answers import corrupt, json_type, make_answer, wrong_types
 from mr_celery.sandbox.values import MalformedError
 
 
@@ -21,7 +21,7 @@ def rules(*data: dict[str, Any]) -> list[Rule]:
     return rules_from({"rules": list(data)})[0]
 
 
-def test_every_field_is_read() -> None:
+def test_rules_from_reads_all_fields() -> None:
     data = {
         "seed": 7,
         "rules": [
@@ -41,7 +41,7 @@ def test_every_field_is_read() -> None:
     assert rules_from({"rules": []}) == ([], None)
 
 
-def test_what_is_left_out_has_a_default() -> None:
+def test_defaults() -> None:
     (rule,) = rules({"fault": "drop"})
     assert (rule.routes, rule.rate, rule.seconds, rule.after) == (ROUTES, 1.0, None, False)
     assert [Rule(fault).delay_seconds for fault in ("hang", "trickle", "latency")] == [3600, 1, 1]
@@ -51,7 +51,7 @@ def test_what_is_left_out_has_a_default() -> None:
 @pytest.mark.parametrize(
     "rule", [*map(Rule, sorted({*FAULTS} - {"status"})), Rule("status", status=599, rate=0, seconds=0.5, after=True)]
 )
-def test_what_a_rule_says_of_itself_is_read_as_the_same_rule(rule: Rule) -> None:
+def test_as_data_round_trip(rule: Rule) -> None:
     assert rules(json.loads(json.dumps(rule.as_data()))) == [rule]
 
 
@@ -80,7 +80,7 @@ def test_what_a_rule_says_of_itself_is_read_as_the_same_rule(rule: Rule) -> None
         ({"fault": "drop", "seconds": "60"}, 'seconds is "60": '),
         ({"fault": "drop", "seconds": float("inf")}, "seconds is Infinity: "),
         ({"fault": "drop", "seconds": 10**400}, r"seconds is 1000.*…: "),
-        ({"fault": "drop", "seconds": 10**5000}, "seconds is a value of the type int beyond all bounds: "),
+        ({"fault": "drop", "seconds": 10**5000}, "seconds is a value of type int that is too large to show: "),
         ({"fault": "drop", "after": 1}, "after is 1: it must be true or false"),
         ({"fault": "status"}, "status is null: it must be a whole number from 200 to 599"),
         ({"fault": "status", "status": 199}, "status is 199: "),
@@ -97,10 +97,10 @@ def test_what_a_rule_says_of_itself_is_read_as_the_same_rule(rule: Rule) -> None
         ),
         ({"fault": "hang", "delay": -1}, "delay is -1: it must be a number of seconds from 0"),
         ({"fault": "hang", "delay": "1"}, 'delay is "1": '),
-        ({"fault": "drop", "ratio": 1}, 'there is no field "ratio": it may have fault, routes, rate'),
+        ({"fault": "drop", "ratio": 1}, 'unknown field "ratio": allowed are fault, routes, rate'),
     ],
 )
-def test_what_is_wrong_with_a_rule_is_named(rule: dict[str, Any], why: str) -> None:
+def test_invalid_rules(rule: dict[str, Any], why: str) -> None:
     with pytest.raises(MalformedError, match=f"^rule 2: {why}"):
         rules({"fault": "drop"}, rule)
 
@@ -108,23 +108,23 @@ def test_what_is_wrong_with_a_rule_is_named(rule: dict[str, Any], why: str) -> N
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        ([], r"the whole is \[\]: it must be an object"),
-        (None, "the whole is null: it must be an object"),
+        ([], r"the document is \[\]: it must be an object"),
+        (None, "the document is null: it must be an object"),
         ({}, "rules is null: it must be a list"),
         ({"rules": {}}, r"rules is {}: it must be a list"),
         ({"rules": ["drop"]}, 'rule 1 is "drop": it must be an object'),
         ({"rules": [], "seed": "7"}, 'seed is "7": it must be a whole number'),
         ({"rules": [], "seed": 1.5}, "seed is 1.5: "),
         ({"rules": [], "seed": True}, "seed is true: "),
-        ({"rules": [], "seeds": 7}, 'there is no field "seeds"'),
+        ({"rules": [], "seeds": 7}, 'unknown field "seeds": allowed are rules and seed'),
     ],
 )
-def test_what_is_wrong_around_the_rules_is_named(data: Any, why: str) -> None:
+def test_invalid_documents(data: Any, why: str) -> None:
     with pytest.raises(MalformedError, match=f"^{why}"):
         rules_from(data)
 
 
-def test_a_long_value_is_cut_short_and_stays_on_one_line() -> None:
+def test_long_values_are_shortened_in_errors() -> None:
     with pytest.raises(MalformedError) as caught:
         rules({"fault": "a\n" * 5000})
     assert len(str(caught.value)) < 300
@@ -137,12 +137,12 @@ def test_a_long_value_is_cut_short_and_stays_on_one_line() -> None:
         (b"", "are not JSON"),
         (b"\xff\xfe\xfa", "are not JSON"),
         (b"[" * 100_000, "are not JSON"),
-        (b'{"rules": [{"fault": "nope"}]}', 'are wrong: rule 1: fault is "nope"'),
-        (b"[]", "are wrong: the whole is"),
+        (b'{"rules": [{"fault": "nope"}]}', 'are invalid: rule 1: fault is "nope"'),
+        (b"[]", "are invalid: the document is"),
         (None, "cannot be read: No such file"),
     ],
 )
-def test_a_wrong_file_is_named(content: bytes | None, why: str, tmp_path: Path) -> None:
+def test_invalid_files(content: bytes | None, why: str, tmp_path: Path) -> None:
     path = tmp_path / "faults.json"
     if content is not None:
         path.write_bytes(content)
@@ -170,7 +170,7 @@ def test_a_wrong_file_is_named(content: bytes | None, why: str, tmp_path: Path) 
         ("POST", "/reviews/1/approve", "", None),
     ],
 )
-def test_only_the_worker_protocol_has_routes(method: str, path: str, query: str, route: str | None) -> None:
+def test_route_of(method: str, path: str, query: str, route: str | None) -> None:
     assert route_of(method, path, query) == route
 
 
@@ -179,7 +179,7 @@ def faults(chaos: Chaos, route: str, requests: int) -> list[str | None]:
     return [each and each[0].fault for each in chosen]
 
 
-def test_without_rules_nothing_happens() -> None:
+def test_no_rules_no_faults() -> None:
     chaos = Chaos()
     assert [chaos.choose(route) for route in ROUTES] == [None] * len(ROUTES)
     chaos.set([Rule("drop")])
@@ -188,7 +188,7 @@ def test_without_rules_nothing_happens() -> None:
     assert chaos.counts == {}
 
 
-def test_the_first_rule_that_concerns_the_request_happens_and_is_counted() -> None:
+def test_first_matching_rule_applies_and_is_counted() -> None:
     chaos = Chaos()
     chaos.set([Rule("drop", routes=("claim",)), Rule("html", rate=0), Rule("hang"), Rule("null")])
     assert faults(chaos, "claim", 3) == ["drop"] * 3
@@ -196,13 +196,13 @@ def test_the_first_rule_that_concerns_the_request_happens_and_is_counted() -> No
     assert chaos.counts == {("claim", "drop"): 3, ("close", "hang"): 2}
 
 
-def test_no_jobs_is_an_answer_only_to_who_asks_for_jobs() -> None:
+def test_empty_list_applies_to_lists_only() -> None:
     chaos = Chaos()
     chaos.set([Rule("empty_list")])
     assert [route for route in ROUTES if chaos.choose(route)] == ["inbox", "running"]
 
 
-def test_rates_are_kept_and_the_dice_of_a_rule_that_says_no_do_not_stop_the_next() -> None:
+def test_rates_of_several_rules() -> None:
     chaos = Chaos(seed=3)
     chaos.set([Rule("drop", rate=0.2), Rule("html", rate=0.5)])
     shares = Counter(faults(chaos, "claim", 10_000))
@@ -211,31 +211,31 @@ def test_rates_are_kept_and_the_dice_of_a_rule_that_says_no_do_not_stop_the_next
     assert chaos.counts == {("claim", "drop"): shares["drop"], ("claim", "html"): shares["html"]}
 
 
-def test_a_seed_repeats_everything() -> None:
+def test_same_seed_gives_the_same_faults() -> None:
     some = [Rule("drop", rate=0.3), Rule("wrong_types", rate=0.5)]
 
-    def story(chaos: Chaos) -> list[Any]:
+    def choices(chaos: Chaos) -> list[Any]:
         chosen = [chaos.choose("claim") for _ in range(50)]
         return [each and (each[0].fault, each[1].random()) for each in chosen]
 
     first, second = Chaos(seed=5), Chaos()
     first.set(some)
     second.set(some, seed=5)
-    told = story(first)
-    assert story(second) == told
+    expected = choices(first)
+    assert choices(second) == expected
     assert (first.seed, second.seed) == (5, 5)
     first.set(some)
-    assert story(first) != told, "without a seed the dice go on"
+    assert choices(first) != expected, "without a seed the random generator continues"
     first.set(some, seed=5)
-    assert story(first) == told
+    assert choices(first) == expected
     unknown = Chaos()
     unknown.set(some)
     known = Chaos(unknown.seed)
     known.set(some)
-    assert story(unknown) == story(known)
+    assert choices(unknown) == choices(known)
 
 
-def test_a_rule_ends_after_its_seconds_and_the_next_one_takes_over() -> None:
+def test_rules_end_after_their_duration() -> None:
     now = 1000.0
     chaos = Chaos(clock=lambda: now)
     chaos.set([Rule("drop", seconds=10), Rule("html", seconds=20), Rule("null")])
@@ -258,8 +258,8 @@ JOBS = {
 
 
 def differences(old: Any, new: Any) -> list[tuple[str, str]]:
-    if kind_of(old) != kind_of(new):
-        return [(kind_of(old), kind_of(new))]
+    if json_type(old) != json_type(new):
+        return [(json_type(old), json_type(new))]
     if isinstance(old, dict):
         assert new.keys() == old.keys()
         return [each for key in old for each in differences(old[key], new[key])]
@@ -270,7 +270,7 @@ def differences(old: Any, new: Any) -> list[tuple[str, str]]:
     return []
 
 
-def test_wrong_types_replaces_some_values_at_every_depth_by_ones_of_another_type() -> None:
+def test_wrong_types_replaces_values_at_every_depth() -> None:
     seen: Counter[tuple[str, str]] = Counter()
     for seed in range(500):
         before = json.dumps(JOBS)
@@ -286,14 +286,14 @@ def test_wrong_types_replaces_some_values_at_every_depth_by_ones_of_another_type
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_wrong_types_always_finds_something_to_replace(seed: int) -> None:
+def test_wrong_types_replaces_at_least_one_value(seed: int) -> None:
     assert differences({"success": True}, wrong_types({"success": True}, random.Random(seed)))
     assert wrong_types({}, random.Random(seed)) == {}
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 304, 404, 503, 520, 599])
-def test_any_status(status: int) -> None:
-    answer = spoilt(Rule("status", status=status), made_up(b"{}"), random.Random(1))
+def test_status(status: int) -> None:
+    answer = corrupt(Rule("status", status=status), make_answer(b"{}"), random.Random(1))
     headers = dict(answer.headers)
     assert answer.status == status
     assert answer.body.startswith(b"" if status in (204, 304) else str(status).encode())

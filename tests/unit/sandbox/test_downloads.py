@@ -1,4 +1,4 @@
-"""How an artifact is served: what is shown in place, and what a header may say."""
+"""Headers for serving artifacts: inline or attachment, content types and ranges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mr_celery.sandbox import downloads
         "text/plain; charset=utf-8",
     ],
 )
-def test_what_cannot_act_is_shown(content_type: str) -> None:
+def test_passive_content_is_inline(content_type: str) -> None:
     assert downloads.headers(content_type, "f")["Content-Disposition"].startswith("inline;")
 
 
@@ -46,21 +46,21 @@ def test_what_cannot_act_is_shown(content_type: str) -> None:
         "bildé/png",
     ],
 )
-def test_all_else_is_a_download(content_type: str) -> None:
+def test_other_content_is_an_attachment(content_type: str) -> None:
     assert downloads.headers(content_type, "f")["Content-Disposition"].startswith("attachment;")
 
 
 @pytest.mark.parametrize("content_type", ["image/png, text/html", "image/png\r\nX: y", "", "text", "a/b;c", "é/é"])
-def test_a_content_type_that_is_none_is_bytes(content_type: str) -> None:
+def test_invalid_content_type_becomes_octet_stream(content_type: str) -> None:
     assert downloads.media_type(content_type) == "application/octet-stream"
 
 
 @pytest.mark.parametrize("content_type", ["text/csv", 'text/plain; charset="utf-8"', "application/vnd.ms-excel"])
-def test_a_content_type_is_kept(content_type: str) -> None:
+def test_valid_content_type_is_kept(content_type: str) -> None:
     assert downloads.media_type(content_type) == content_type
 
 
-def test_a_filename_cannot_leave_its_header() -> None:
+def test_filename_is_encoded() -> None:
     disposition = downloads.headers("text/html", 'a"; x=\r\nSet-Cookie: é/..\x00')["Content-Disposition"]
     assert disposition == "attachment; filename*=UTF-8''a%22%3B%20x%3D%0D%0ASet-Cookie%3A%20%C3%A9%2F..%00"
 
@@ -81,5 +81,5 @@ def test_a_filename_cannot_leave_its_header() -> None:
         ("", False),
     ],
 )
-def test_ranges_of_ten_bytes(header: str, usable: bool) -> None:
+def test_usable_range(header: str, usable: bool) -> None:
     assert downloads.usable_range(header, 10) is usable

@@ -1,4 +1,4 @@
-"""What a request may say, and what the refusal says."""
+"""Validation of request values, and its error messages."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from mr_celery.sandbox.values import MalformedError
         (b'"text"', "must be a JSON object"),
     ],
 )
-def test_what_is_no_json_object_is_refused_with_the_reason(data: bytes, why: str) -> None:
+def test_parse_object_refuses_other_input(data: bytes, why: str) -> None:
     with pytest.raises(MalformedError, match=why):
         values.parse_object(data)
 
 
-def test_lone_surrogates_are_replaced_everywhere_and_all_else_is_kept() -> None:
+def test_parse_object_replaces_only_lone_surrogates() -> None:
     body = {"a\ud800": ["x\udfffy", {"b": "\ud83d"}], "ok": "\u0000 é 😀", "n": 10**400, "f": 1.5, "z": None, "t": True}
     parsed = values.parse_object(json.dumps(body).encode())
     assert parsed == {
@@ -49,14 +49,14 @@ def test_lone_surrogates_are_replaced_everywhere_and_all_else_is_kept() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, True, [], {}])
-def test_a_text_that_is_none_names_the_field(value: Any) -> None:
+def test_wrong_type_names_the_field(value: Any) -> None:
     with pytest.raises(MalformedError, match="title must be a non-empty string"):
         values.required_text({"title": value}, "title")
     with pytest.raises(MalformedError, match="title must be a string"):
         values.any_text({"title": value}, "title")
 
 
-def test_empty_and_absent_texts() -> None:
+def test_empty_and_missing_texts() -> None:
     with pytest.raises(MalformedError, match="non-empty"):
         values.required_text({"title": ""}, "title")
     assert values.any_text({"title": ""}, "title") == ""
@@ -65,25 +65,25 @@ def test_empty_and_absent_texts() -> None:
 
 
 @pytest.mark.parametrize("value", ["nope", "", None, 1, ["done"], {}])
-def test_one_of_a_few_words(value: Any) -> None:
+def test_one_of(value: Any) -> None:
     with pytest.raises(MalformedError, match="status must be one of done, failed"):
         values.one_of({"status": value}, "status", ("done", "failed"))
 
 
 @pytest.mark.parametrize("value", ["1", True, 1.0, 2**63, -(2**63), 10**400])
-def test_integers_that_the_store_cannot_keep(value: Any) -> None:
+def test_optional_integer_refuses_other_values(value: Any) -> None:
     with pytest.raises(MalformedError, match="job_id must be an integer"):
         values.optional_integer({"job_id": value}, "job_id")
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.0", " 1", "x", "١", "²", "9" * 19, "1_0", "\x00"])
-def test_texts_that_are_no_whole_number(text: str) -> None:
+def test_number_refuses_other_texts(text: str) -> None:
     assert values.digits(text) is None
     with pytest.raises(MalformedError, match="limit must be a whole number"):
         values.number({"limit": text}, "limit")
 
 
-def test_numbers() -> None:
+def test_number() -> None:
     assert values.number({}, "limit") is None
     assert values.number({"limit": "007"}, "limit") == 7
     assert values.digits("9" * 18) == 10**18 - 1
@@ -99,17 +99,17 @@ def test_numbers() -> None:
         ("1970-01-02", 86400),
     ],
 )
-def test_times(text: str, seconds: float) -> None:
+def test_timestamp(text: str, seconds: float) -> None:
     assert values.timestamp(text, "expires_at") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "tomorrow", "1e9", "2030-13-01", "\x00", "2030-01-01T00:00:00ZZ"])
-def test_texts_that_are_no_time(text: str) -> None:
+def test_timestamp_refuses_other_texts(text: str) -> None:
     with pytest.raises(MalformedError, match="expires_at must be an ISO 8601 time"):
         values.timestamp(text, "expires_at")
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
-def test_the_ends_of_time_are_a_time_or_refused(text: str) -> None:
+def test_timestamps_at_the_limits(text: str) -> None:
     with contextlib.suppress(MalformedError):
         assert isinstance(values.timestamp(text, "expires_at"), float)

@@ -1,4 +1,4 @@
-"""A spool wherever fsspec reaches, on filesystems inside of the test."""
+"""A spool in fsspec storage, on in-memory filesystems."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ OTHER = SpoolName("mr-7-1-ab", "cd", 1)
 
 
 class Strict(MemoryFileSystem):
-    """A filesystem in memory of which a test decides what it refuses."""
+    """An in-memory filesystem that refuses the steps a test names."""
 
     protocol = "strict"
     refuses: tuple[str, ...] = ()
-    store: dict[str, Any] = {}  # noqa: RUF012 - as its parent's: shared by all of them
+    store: dict[str, Any] = {}  # noqa: RUF012 - shared by all instances, as in the base class
     pseudo_dirs: list[str] = [""]  # noqa: RUF012
 
     @classmethod
@@ -31,14 +31,14 @@ class Strict(MemoryFileSystem):
         return super()._strip_protocol(path.replace("strict://", "memory://"))  # type: ignore[no-any-return]
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        self._may("makedirs")
+        self._check("makedirs")
         super().makedirs(path, exist_ok=exist_ok)
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
-        self._may("ls")
+        self._check("ls")
         return super().ls(path, detail=detail, **kwargs)
 
-    def _may(self, step: str) -> None:
+    def _check(self, step: str) -> None:
         if step in self.refuses:
             raise PermissionError(f"not allowed: {step}")
 
@@ -65,7 +65,7 @@ def read(spool: RemoteSpool, name: SpoolName = NAME) -> bytes:
         return file.read()
 
 
-def test_what_is_put_is_read_and_removed(spool: RemoteSpool) -> None:
+def test_put_open_and_remove(spool: RemoteSpool) -> None:
     put(spool, b"abcdef")
     assert read(spool) == b"abcdef"
     assert [(entry.name, entry.file, entry.size) for entry in spool.entries()] == [(NAME, str(NAME), 6)]
@@ -74,44 +74,46 @@ def test_what_is_put_is_read_and_removed(spool: RemoteSpool) -> None:
     assert spool.entries() == []
 
 
-def test_the_limit_holds(spool: RemoteSpool) -> None:
+def test_put_beyond_the_limit_is_refused(spool: RemoteSpool) -> None:
     put(spool, bytes(60))
-    with pytest.raises(SpoolFull, match="the spool strict://bucket/spool holds 60 of 100 bytes, and 41 more"):
+    with pytest.raises(
+        SpoolFull, match="the spool strict://bucket/spool holds 60 bytes of 100 bytes; another 41 bytes do not fit"
+    ):
         put(spool, bytes(41), OTHER)
 
 
-def test_what_is_not_there_is_not_found(spool: RemoteSpool) -> None:
+def test_open_missing_file(spool: RemoteSpool) -> None:
     with pytest.raises(FileNotFoundError):
         read(spool)
 
 
-def test_foreign_files_and_folders_are_no_files_of_ours(spool: RemoteSpool) -> None:
+def test_entries_have_no_name_for_other_files_and_skip_folders(spool: RemoteSpool) -> None:
     put(spool)
     Strict().pipe("/bucket/spool/0123/folder/file", b"x")
-    Strict().pipe("/bucket/spool/0123/foreign", b"xy")
-    assert {(entry.file, entry.name) for entry in spool.entries()} == {(str(NAME), NAME), ("foreign", None)}
+    Strict().pipe("/bucket/spool/0123/other", b"xy")
+    assert {(entry.file, entry.name) for entry in spool.entries()} == {(str(NAME), NAME), ("other", None)}
 
 
-def test_a_key_that_may_make_no_folder_may_write(spool: RemoteSpool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_without_permission_to_create_folders(spool: RemoteSpool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Strict, "refuses", ("makedirs",))
     put(spool)
     assert read(spool) == b"abc"
 
 
-def test_what_is_refused_is_told(spool: RemoteSpool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permission_error_is_reported(spool: RemoteSpool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Strict, "refuses", ("ls",))
     with pytest.raises(SpoolUnavailable, match="the spool strict://bucket/spool cannot be used: not allowed: ls"):
         put(spool)
 
 
-def test_a_password_in_the_address_is_told_to_nobody() -> None:
+def test_password_is_removed_from_the_url() -> None:
     spool = RemoteSpool("sftp://user:hush@host:22/spool/0123", limit=100)
     assert str(spool) == "sftp://host:22/spool"
     assert "hush" not in repr(spool)
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/spool", "abfs://box@account.test/spool", "gs://bucket"])
-def test_an_address_without_one_is_told_as_it_is(url: str) -> None:
+def test_url_without_password_is_unchanged(url: str) -> None:
     assert str(RemoteSpool(f"{url}/0123", limit=100)) == url
 
 
@@ -126,10 +128,10 @@ def test_an_address_without_one_is_told_as_it_is(url: str) -> None:
     ],
     ids=str,
 )
-def test_each_filesystem_tells_the_time_in_its_own_way(item: dict[str, Any]) -> None:
+def test_written_at_of_each_filesystem(item: dict[str, Any]) -> None:
     assert _written_at(item) == 1e9
 
 
 @pytest.mark.parametrize("item", [{}, {"mtime": None}, {"updated": "yesterday"}], ids=str)
-def test_a_file_of_unknown_age_is_never_too_old(item: dict[str, Any]) -> None:
+def test_unknown_written_at_is_never_too_old(item: dict[str, Any]) -> None:
     assert _written_at(item) == float("inf")

@@ -1,17 +1,18 @@
--- admitted -> claimed: the server gave us the job. The task id of its first attempt is written down
--- before anything is published; whoever finds the job due here publishes under that id.
--- The trace that it belongs to is kept with it, where there is one.
--- Answers: the task id, or false where it is not in that state.
+-- admitted -> claimed: the server gave us the job. The task id of the first attempt is recorded before anything is
+-- published; every later publish of this attempt uses it.
+--
+-- Keys:    job:<id> (state, nonce, attempt, task_id, trace), admitted, claimed, waiting
+-- ARGV:    prefix, id, wait_seconds (until the reaper sends it), trace (or '')
+-- Returns: the task id, or false if the job is not admitted
 local wait_seconds, trace = tonumber(ARGV[3]), ARGV[4]
-local known = get('state', 'nonce')
-if known[1] ~= 'admitted' then
+local state, nonce = get('state', 'nonce')
+if state ~= 'admitted' then
   return false
 end
-begin_attempt(1, known[2])
+move('admitted', 'claimed', now + wait_seconds, attempt_fields(1, nonce))
 if trace ~= '' then
   set('trace', trace)
 end
-move('admitted', 'claimed', now + wait_seconds)
-tell('claimed', nil, 1)
+add_event('claimed', nil, 1)
 count('claimed')
-return task_id(1, known[2])
+return task_id_of(1, nonce)

@@ -1,19 +1,26 @@
--- finished -> closed: the job is terminal on the server. `how` is delivered or superseded. Whoever finds that out may
--- say so, as long as it is about the same attempt.
--- The outcome itself is kept for keep_seconds more (key outcome:<id>): see adopt.lua.
--- Answers: 1, or 0 where the job is not in that state.
-local task, how, history, keep_seconds = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
-local known = get('state', 'task', 'status', 'finished_at', 'attempt')
-if known[1] ~= 'finished' or known[2] ~= task then
+-- finished -> closed: the job is terminal on the server. Any process may report it, for the current attempt.
+--
+-- Keys:    job:<id>, payload:<id> (deleted), finished, undelivered, ended:<how>; outcome:<id> and parts:<id>, kept for
+--          keep_seconds (see adopt.lua)
+-- ARGV:    prefix, id, task_id, how ('delivered' | 'superseded'), history, keep_seconds,
+--          has_parts (1 | 0: neither artifacts nor reviews were delivered)
+-- Returns: 1, or 0 if the job is not finished, or in another attempt
+local task_id, how, history = ARGV[3], ARGV[4], ARGV[5]
+local keep_seconds, has_parts = tonumber(ARGV[6]), ARGV[7] == '1'
+local state, current_task_id, status, finished_at, attempt, workflow = get('state', 'task_id', 'status', 'finished_at',
+  'attempt', 'workflow')
+if state ~= 'finished' or current_task_id ~= task_id then
   return 0
 end
 local outcome = redis.call('HGET', payload, 'outcome')
-set('how', how)
-tell('closed', how, known[5])
-count('deliveries:' .. how)
-observe('delivery', known[4])
-finish_off('finished', 'closed', how == 'superseded' and how or known[3], history)
-if how == 'delivered' and outcome then
-  redis.call('SET', kept_outcome, outcome, 'PX', math.floor(keep_seconds * 1000))
+local kept_milliseconds = how == 'delivered' and math.floor(keep_seconds * 1000)
+local ending = how == 'superseded' and how or status or 'done'
+end_job('finished', 'closed', attempt, workflow, ending, how, history, 'how', how)
+if has_parts then
+  drop_parts(kept_milliseconds)
+end
+observe('delivery', finished_at, 'deliveries:' .. how)
+if kept_milliseconds and outcome then
+  redis.call('SET', kept_outcome(), outcome, 'PX', kept_milliseconds)
 end
 return 1

@@ -1,3 +1,7 @@
--- Reads the jobs of one state that somebody must look at now.
--- ARGV: prefix, (unused), state, limit. Answers: their ids.
-return redis.call('ZRANGEBYSCORE', prefix .. ARGV[3], '-inf', stamp(now), 'LIMIT', 0, ARGV[4])
+-- Reads the jobs of a state whose next check is due.
+--
+-- Keys:    the set of the state
+-- ARGV:    prefix, (unused), state, limit
+-- Returns: their ids
+local state, limit = ARGV[3], ARGV[4]
+return redis.call('ZRANGEBYSCORE', prefix .. state, '-inf', now_stamp, 'LIMIT', 0, limit)

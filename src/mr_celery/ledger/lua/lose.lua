@@ -1,39 +1,34 @@
--- running -> claimed (attempt + 1), or -> finished when it may not run again: the run was lost.
--- Who sees its lease run out (the reaper) gives no retries, and it must have run out; who saw its process die gives the
--- number of Celery retries that the run had, and its holder.
--- Answers: 'again' | 'failed' | 'kept' (the run lives, or is over).
-local task, retries, holder, why = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- running | deferred -> claimed (attempt + 1), or -> finished if the job may not run again: the run was lost, or no outcome
+-- came before the deadline.
+-- The reaper, which sees leases expire and deadlines pass, gives no retries: then the job's time must be over. A process
+-- that saw the run's process die gives the run's Celery retries and its holder.
+--
+-- Once a job was handed over to a workflow, its members hold it (see lose_member.lua), and the end of its run is none.
+--
+-- Keys:    job:<id> (losses, reason), payload:<id> (outcome), running, deferred, claimed, finished, stats
+-- ARGV:    prefix, id, task_id, retries (or ''), holder (or ''), why, and two outcomes: if the handler must not run
+--          twice, and if this was the last attempt; task_name (of the message; '': none)
+-- Returns: 'again' | 'failed' | 'kept' (the run lives, or is over)
+local task_id, retries, holder, why = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local must_not_outcome, too_often_outcome = ARGV[7], ARGV[8]
-local known = get('state', 'task', 'attempt', 'nonce', 'max_attempts', 'on_lost', 'retries', 'carrier', 'holder')
-if known[2] ~= task or (retries ~= '' and known[7] ~= retries) or (holder ~= '' and known[9] ~= holder) then
+local state, current_task_id, task_name, current_retries, deliverer, current_holder, handed_over = get(
+  'state', 'task_id', 'task_name', 'retries', 'deliverer', 'holder', 'handed_over')
+local lease_expired = retries == ''
+if current_task_id ~= task_id or (retries ~= '' and current_retries ~= retries)
+    or (holder ~= '' and current_holder ~= holder) or is_other_task(ARGV[9], task_name) then
   return 'kept'
 end
-if retries ~= '' and known[1] == 'finished' and known[8] == 'run' then
-  -- It died while it delivered: its outcome is recorded, and a courier need not wait.
-  lay_down(now)
-  ring('deliver')
+if not lease_expired and state == 'finished' and deliverer == 'run' then
+  -- It died while it delivered: the outcome is recorded, and a courier need not wait.
+  end_delivery(now)
+  notify('deliver')
   return 'kept'
 end
-if known[1] ~= 'running' then
+if handed_over or (state ~= 'running' and not (state == 'deferred' and lease_expired)) then
   return 'kept'
 end
-if retries == '' and tonumber(redis.call('ZSCORE', prefix .. 'running', id)) > now then
+if lease_expired and tonumber(redis.call('ZSCORE', prefix .. state, id) or '+inf') > now then
   return 'kept'
 end
-set('lost', why)
-tell('lost', why)
-count('lost:' .. (retries == '' and 'lease' or 'process'))
-local attempt = tonumber(known[3])
-if known[6] == 'fail' then
-  record_outcome('running', 'failed', must_not_outcome, now)
-  tell('finished', 'failed: it must not run again')
-  return 'failed'
-elseif attempt >= tonumber(known[5]) then
-  record_outcome('running', 'failed', too_often_outcome, now)
-  tell('finished', 'failed: it was lost too often')
-  return 'failed'
-end
-begin_attempt(attempt + 1, known[4])
-move('running', 'claimed', now)
-ring('claimed')
-return 'again'
+local how = state == 'deferred' and 'deadline' or lease_expired and 'lease' or 'process'
+return lose_attempt(state, how, why, must_not_outcome, too_often_outcome)

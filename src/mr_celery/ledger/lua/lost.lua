@@ -1,7 +1,15 @@
--- Reads the runs whose lease has run out; none while patience is due (see patience.lua).
--- ARGV: prefix, (unused), lease, limit. Answers: their ids.
+-- Reads the runs whose lease has expired, and the deferred jobs whose deadline has passed; none in a grace period (see
+-- grace.lua).
+--
+-- Keys:    running, deferred, looked
+-- ARGV:    prefix, (unused), lease, limit
+-- Returns: their ids
 local limit = ARGV[4]
-if patient() then
+if in_grace_period() then
   return {}
 end
-return redis.call('ZRANGEBYSCORE', prefix .. 'running', '-inf', stamp(now), 'LIMIT', 0, limit)
+local ids = redis.call('ZRANGEBYSCORE', prefix .. 'running', '-inf', now_stamp, 'LIMIT', 0, limit)
+for _, job in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'deferred', '-inf', now_stamp, 'LIMIT', 0, limit)) do
+  ids[#ids + 1] = job
+end
+return ids

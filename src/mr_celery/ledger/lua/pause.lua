@@ -1,3 +1,8 @@
--- Nothing more is admitted from now on, by any bridge. ARGV: prefix, (unused), about: who, when and why, as JSON.
-redis.call('SET', prefix .. 'paused', ARGV[3])
-ring('paused')
+-- Pauses claiming: from now on no bridge admits a job.
+--
+-- Keys:    paused
+-- ARGV:    prefix, (unused), pause (by, at and why, as JSON)
+-- Returns: nothing
+local pause = ARGV[3]
+redis.call('SET', prefix .. 'paused', pause)
+notify('paused')

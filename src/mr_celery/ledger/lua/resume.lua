@@ -1,4 +1,8 @@
--- Jobs are admitted again. Answers: 1, or 0 where it was not paused.
+-- Resumes claiming.
+--
+-- Keys:    paused
+-- ARGV:    prefix, (unused)
+-- Returns: 1, or 0 if it was not paused
 local was_paused = redis.call('DEL', prefix .. 'paused')
-ring('resumed')
+notify('resumed')
 return was_paused

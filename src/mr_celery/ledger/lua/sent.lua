@@ -1,16 +1,18 @@
--- claimed -> sent: the broker took the messages. For each job on its own.
--- ARGV: prefix, (unused), wait_seconds, then id and task id of each.
--- Answers for each: the state the job is in now (a fast worker may have started it already), or false.
+-- claimed -> sent: the broker took the messages. Each job on its own.
+--
+-- Keys:    of each job: job:<id> (state, task_id); claimed, sent
+-- ARGV:    prefix, (unused), wait_seconds (until the reaper checks), then id and task_id of each job
+-- Returns: for each job its state now (a fast worker may have started it), or false
 local wait_seconds = tonumber(ARGV[3])
 local answers = {}
 for place = 4, #ARGV, 2 do
-  turn_to(ARGV[place])
-  local known = get('state', 'task', 'queue', 'attempt')
-  local state = known[1]
-  if state == 'claimed' and known[2] == ARGV[place + 1] then
+  select_job(ARGV[place])
+  local task_id = ARGV[place + 1]
+  local state, current_task_id, queue, attempt = get('state', 'task_id', 'queue', 'attempt')
+  if state == 'claimed' and current_task_id == task_id then
     state = 'sent'
     move('claimed', state, now + wait_seconds)
-    tell(state, known[3], known[4])
+    add_event(state, queue, attempt)
   end
   answers[#answers + 1] = state
 end

@@ -1,8 +1,10 @@
--- admitted -> admitted: the claim's answer was lost; ask the server for its fate after a while.
--- The trace that the claim belongs to is kept, where there is one.
--- Answers: 1, or 0 where it is not in that state.
+-- admitted -> admitted: the answer to the claim was lost. Ask the server about it after `seconds`.
+--
+-- Keys:    job:<id> (state, trace), admitted
+-- ARGV:    prefix, id, seconds, trace (or '')
+-- Returns: 1, or 0 if the job is not admitted
 local seconds, trace = tonumber(ARGV[3]), ARGV[4]
-if get('state')[1] ~= 'admitted' then
+if get('state') ~= 'admitted' then
   return 0
 end
 if trace ~= '' then

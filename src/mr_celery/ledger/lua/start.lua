@@ -1,45 +1,51 @@
--- claimed | sent -> running: the fence. Exactly one message of an attempt gets through, and with it the job.
--- A message with more Celery retries than the record belongs to the run that published it, and takes over.
--- The same run asking again (its first answer was lost on the way) gets the same answer.
--- Answers: {'started', job, attempt, trace or ''}, or {the state that stands against it}.
+-- claimed | sent -> running: the fence. Exactly one message of an attempt passes it, and gets the job.
+-- The message must be the recorded one: with the task and the number of Celery retries of the record. The retry that a
+-- run has announced (see announce_retry.lua) takes over from it. If the first answer to a run was lost, the same run gets
+-- the same answer again.
+-- If the job itself is lost, nothing can start: it is sent again once the server has listed it (see adopt.lua).
+--
+-- Keys:    job:<id> (task_name, retries, next_retries, node, holder, run), payload:<id> (job), the sets of the states, stats; reached, a hash:
+--          <queue>:sent, the newest sending time of a message that was started, and <queue>:at, when one was started
+-- ARGV:    prefix, id, task_id, retries, node, holder, lease, run (a nonce), task_name
+-- Returns: {'started', job, attempt, trace or ''}, or {the state that prevents it}; 'unknown': no record;
+--          'superseded': another attempt is the current one; 'unrecorded': the message is for another task, or has another
+--          number of retries; 'incomplete': the job itself is lost
 
--- How far its queue is: up to which time of sending its messages are started (see unstarted.lua), and when the last one
--- was; to the second. Of a job that was sent several times it is not known which message this is. The key is `reached`.
-local function reach(queue, sent_at)
-  local reached, names = prefix .. 'reached', {queue .. ':sent', queue .. ':at'}
-  local known = redis.call('HMGET', reached, unpack(names))
-  if now - tonumber(known[2] or 0) >= 1 or tonumber(sent_at or 0) - tonumber(known[1] or 0) >= 1 then
-    local newest = math.max(tonumber(known[1] or 0), tonumber(sent_at or 0))
-    redis.call('HSET', reached, names[1], stamp(newest), names[2], stamp(now))
-    redis.call('EXPIRE', reached, 86400)
-  end
-end
-
-local task, retries, node, holder = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
-local lease, run = tonumber(ARGV[7]), ARGV[8]
-local known = get('state', 'task', 'retries', 'attempt', 'run', 'trace', 'admitted_at', 'running_at', 'sent_at',
-  'claimed_at', 'copies', 'queue')
-local state, recorded = known[1], tonumber(known[3])
+local task_id, retries, node, holder = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local lease, run, task_name = tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local state, current_task_id, current_task_name, current_retries, next_retries, attempt, current_run, trace, queue, copies,
+  admitted_at, claimed_at, sent_at, running_at = get('state', 'task_id', 'task_name', 'retries', 'next_retries',
+  'attempt', 'run', 'trace', 'queue', 'copies', 'admitted_at', 'claimed_at', 'sent_at', 'running_at')
 if not state then
   return {'unknown'}
-elseif known[2] ~= task then
+elseif current_task_id ~= task_id then
   return {'superseded'}
+elseif is_other_task(task_name, current_task_name) then
+  return {'unrecorded'}
 end
-local waiting = (state == 'claimed' or state == 'sent') and retries >= recorded
-local continued = state == 'running' and (retries > recorded or known[5] == run)
-if not (waiting or continued) then
-  return {state}
+current_retries = tonumber(current_retries or 0)
+local asks_again = state == 'running' and current_run == run
+local waits = (state == 'claimed' or state == 'sent') and retries == current_retries
+local takes_over = state == 'running' and retries > current_retries and retries == tonumber(next_retries or 0)
+if not (waits or takes_over or asks_again) then
+  local may_run = state == 'claimed' or state == 'sent' or state == 'running'
+  return {may_run and retries > current_retries and 'unrecorded' or state}
 end
-set('retries', retries, 'node', node, 'holder', holder, 'run', run)
-move(state, 'running', now + lease)
-if waiting then
-  local once = not known[8] and not known[11]
-  reach(known[12], once and (state == 'sent' and known[9] or known[10]))
+local job = redis.call('HGET', payload, 'job')
+if not job then
+  move(state, 'claimed', now + lease)
+  add_event('unstarted', 'the job itself was lost', attempt)
+  return {'incomplete'}
 end
-if not (continued and known[5] == run) then
-  tell('started', node, known[4])
-  if known[7] and not known[8] then
-    observe('pickup', known[7])
+move(state, 'running', now + lease, 'retries', retries, 'node', node, 'holder', holder, 'run', run)
+if waits then
+  local sent_once = not running_at and not copies
+  note_progress(queue or '', sent_once and (state == 'sent' and sent_at or claimed_at))
+end
+if not asks_again then
+  add_event('started', node, attempt)
+  if admitted_at and not running_at then
+    observe('pickup', admitted_at)
   end
 end
-return {'started', redis.call('HGET', payload, 'job'), known[4], known[6] or ''}
+return {'started', job, attempt or 1, trace or ''}

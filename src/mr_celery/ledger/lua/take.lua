@@ -1,9 +1,12 @@
--- admitted and claimed stay as they are: a bridge takes what is due; no other one gets it for hold_seconds.
--- ARGV: prefix, (unused), state, limit, hold_seconds.
--- Answers: the ids taken.
-local state, limit, hold_seconds = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local ids = redis.call('ZRANGEBYSCORE', prefix .. state, '-inf', stamp(now), 'LIMIT', 0, limit)
+-- admitted -> admitted, claimed -> claimed: a bridge takes the jobs that are due. Other bridges do not get them for
+-- `lease` seconds.
+--
+-- Keys:    the set of the state
+-- ARGV:    prefix, (unused), state, limit, lease
+-- Returns: the ids taken
+local state, limit, lease = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local ids = redis.call('ZRANGEBYSCORE', prefix .. state, '-inf', now_stamp, 'LIMIT', 0, limit)
 for _, job in ipairs(ids) do
-  redis.call('ZADD', prefix .. state, stamp(now + hold_seconds), job)
+  redis.call('ZADD', prefix .. state, stamp(now + lease), job)
 end
 return ids

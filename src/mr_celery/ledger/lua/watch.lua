@@ -1,10 +1,13 @@
--- Reads in which states somebody must look at a job now. It is a look for lost runs, too (see patience.lua).
--- ARGV: prefix, (unused), lease. Answers: how many jobs are due in each state, in order.
+-- Counts the jobs of each state whose next check is due. It is a check for lost runs, too (see grace.lua).
+--
+-- Keys:    the sets of the states, looked
+-- ARGV:    prefix, (unused), lease, then queues
+-- Returns: the counts of the states, in order; a survey (see surveying.lua)
 local due = {}
-for place, state in ipairs({'admitted', 'claimed', 'sent', 'running', 'finished'}) do
-  due[place] = redis.call('ZCOUNT', prefix .. state, '-inf', stamp(now))
+for place, state in ipairs({'admitted', 'claimed', 'sent', 'running', 'deferred', 'finished'}) do
+  due[place] = redis.call('ZCOUNT', prefix .. state, '-inf', now_stamp)
 end
-if patient() then
-  due[4] = 0
+if in_grace_period() then
+  due[4], due[5] = 0, 0
 end
-return due
+return {due, survey_from(4)}

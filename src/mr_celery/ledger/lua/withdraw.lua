@@ -1,3 +1,7 @@
--- A process is online no more. Keys as in announce.lua.
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
+-- A process goes offline.
+--
+-- KEYS:    as in announce.lua
+-- ARGV:    name
+local name = ARGV[1]
+redis.call('HDEL', KEYS[1], name)
+redis.call('ZREM', KEYS[2], name)

@@ -1,4 +1,4 @@
-"""The sandbox's web page: what a developer wants beside the editor. Rendered here, kept up to date by the browser."""
+"""The sandbox's web page for developers. It is rendered on the server and kept up to date by a script."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from pathlib import Path
+from http import HTTPStatus
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,44 +13,60 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
-from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from ...web import HEADERS, Brake, Files, Guard
 from ..chaos import Chaos
-from ..registrations import OpenedError, Registrations
+from ..killswitch import KillswitchError
+from ..registrations import LinkGoneError, Registrations
+from ..routing import NoEligibleWorkerError
 from ..states import TransitionError
-from ..store import NobodyPresentError, NotFoundError, Store
-from ..values import MalformedError
+from ..store import Store
+from ..values import MalformedError, NotFoundError
 from . import faults, queries
-from .actions import ActionRoutes, wants_json
-from .guard import Guard
+from .actions import ActionRoutes
 from .live import LiveRoutes
 from .login_routes import LoginRoutes
 from .logins import Logins
-from .rendering import HEADERS, Templates
-from .routes import PageRoutes
+from .rendering import Templates
+from .routes import PageRoutes, wants_json
 
-_PATHS = re.compile(r"/|/login|/logout|/ui(/.*)?|/view/[^/]+")
-_STATIC = Path(__file__).parent / "static"
+_PATHS = re.compile(r"/|/login|/ui(/.*)?|/view/[^/]+")
+
+_OPEN_PATHS = re.compile(r"/login|/ui/static/.+")
+"""Pages that need no login."""
+
+_REVEALING = re.compile(r"/view/[^/]+")
+"""Pages that need no login and are served under any host name, because their URL has a secret key."""
+
+_LEVELS = {
+    "pause": "Running jobs go on, and pending jobs wait.",
+    "stop": "Running jobs are aborted, and pending jobs wait.",
+    "abort": "All jobs that are not over are aborted.",
+}
+"""The levels of the killswitch, in words."""
+
 _STATUS: dict[type[Exception], int] = {
     MalformedError: 400,
     NotFoundError: 404,
     TransitionError: 409,
-    OpenedError: 410,
-    NobodyPresentError: 503,
+    LinkGoneError: 410,
+    NoEligibleWorkerError: 503,
+    KillswitchError: 503,
 }
 
 
 class Page:
-    """The page: an application of its own beside the protocol, with its own errors.
+    """The page as a separate application with HTML error pages.
 
     Args:
         store: the state.
         chaos: the faults.
-        registrations: the tokens that are revealed once.
-        logins: who is logged in.
-        tokens: those that log in.
-        hosts: names under which it is served, beside ``localhost`` and all addresses.
+        registrations: the registered workers, whose tokens the page shows once.
+        logins: sessions and login keys.
+        brake: slows down wrong tokens and keys.
+        tokens: tokens that are accepted as passwords.
+        hosts: host names under which the page is served, besides ``localhost`` and IP addresses.
     """
 
     def __init__(
@@ -59,67 +75,78 @@ class Page:
         chaos: Chaos,
         registrations: Registrations,
         logins: Logins,
+        brake: Brake,
         *,
         tokens: Collection[str],
         hosts: Collection[str] = (),
     ) -> None:
         self._store = store
         self._chaos = chaos
-        self._templates = Templates(self._around)
-        pages = PageRoutes(store, chaos, registrations, self._templates)
+        self._templates = Templates(self._common_context)
+        pages = PageRoutes(store, chaos, registrations, brake, self._templates)
         known = dict.fromkeys(_STATUS, self._known_error)
         self._app = Starlette(
             routes=[
-                *LoginRoutes(logins, tokens, self._templates).routes(),
+                *LoginRoutes(logins, tokens, brake, self._templates).routes(),
                 *pages.routes(),
                 *ActionRoutes(store, chaos, pages).routes(),
                 *LiveRoutes(store.changes).routes(),
-                Mount("/ui/static", _Files(directory=_STATIC)),
+                Mount("/ui/static", Files(__package__)),
             ],
-            middleware=[Middleware(Guard, logins=logins, hosts=hosts)],
+            middleware=[
+                Middleware(
+                    Guard,
+                    sessions=logins,
+                    open_paths=_OPEN_PATHS,
+                    any_host_paths=_REVEALING,
+                    hosts=hosts,
+                    error_page=self._error,
+                )
+            ],
             exception_handlers={**known, HTTPException: self._http_error, Exception: self._unknown_error},
         )
         self._app.router.redirect_slashes = False
 
     def has(self, path: str) -> bool:
-        """Whether a path is one of the page's."""
+        """Whether a path belongs to the page."""
         return _PATHS.fullmatch(path) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["place"] = self._store.changes.place  # before anything is looked at: what changes after it is heard of
+        scope["place"] = self._store.changes.place  # taken before reading the state, so that no later change is missed
         await self._app(scope, receive, send)
 
-    def _around(self) -> dict[str, Any]:
-        """What every page shows."""
+    def _common_context(self, request: Request) -> dict[str, Any]:
+        """Template variables of every page."""
         rules = self._chaos.rules
         return {
             "now": self._store.clock(),
+            "place": request.scope["place"],
             "open_jobs": queries.tally(self._store),
             "waiting_reviews": queries.pending_reviews(self._store),
-            "rules": [(faults.told(rule), rule.seconds) for rule in rules],
+            "killswitch": self._store.killswitch.state,
+            "levels": _LEVELS,
+            "rules": [(faults.description(rule), rule.seconds) for rule in rules],
         }
 
     async def _known_error(self, request: Request, error: Exception) -> Response:
-        return self._error(request, str(error), _STATUS[type(error)])
+        return await self._error(request, str(error), _STATUS[type(error)])
 
     async def _http_error(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
         message = "there is no such page" if error.status_code == 404 else error.detail
-        return self._error(request, message, error.status_code)
+        return await self._error(request, message, error.status_code)
 
     async def _unknown_error(self, request: Request, error: Exception) -> Response:
-        return self._error(request, "internal error: the sandbox's log has the traceback", 500)
+        return await self._error(request, "internal error: see the traceback in the sandbox's log", 500)
 
-    def _error(self, request: Request, message: str, status: int) -> Response:
+    async def _error(self, request: Request, message: str, status: int) -> Response:
         if wants_json(request):
             return JSONResponse({"error": message}, status, HEADERS)
-        return self._templates.answer(request, "error.html", status=status, message=message)
-
-
-class _Files(StaticFiles):
-    """Style and script, asked for anew after an upgrade."""
-
-    def file_response(self, *args: Any, **options: Any) -> Response:
-        answer = super().file_response(*args, **options)
-        answer.headers.update({**HEADERS, "Cache-Control": "no-cache"})
-        return answer
+        return await self._templates.answer(
+            request,
+            "error.html",
+            status=status,
+            title=HTTPStatus(status).phrase.capitalize(),
+            message=f"{message[:1].upper()}{message[1:]}.",
+            framed="ui" in request.scope and status != 500,  # a session knows the page, and its data can be read
+        )

@@ -1,4 +1,4 @@
-"""What has changed, as it happens: server-sent events."""
+"""Streams changes to open pages as server-sent events."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from ...web import HEADERS
 from ..changes import Changes
-from .rendering import HEADERS
 
-_TOGETHER = 0.1
-"""Seconds in which changes become one message."""
+_BATCH_SECONDS = 0.1
+"""Changes within this time are sent as one message."""
 
-_SIGN_OF_LIFE = 15.0
-_MOST_TOPICS = 500
+_KEEPALIVE_SECONDS = 15.0
+_MAX_TOPICS = 500
 
 
 class LiveRoutes:
-    """The stream. It names what has changed, and nothing of what it is now: the browser asks for what it shows."""
+    """The event stream. It has only topics: the browser requests the new content of the page."""
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
@@ -34,16 +34,16 @@ class LiveRoutes:
         return StreamingResponse(self._messages(place), headers=HEADERS, media_type="text/event-stream")
 
     async def _messages(self, place: str) -> AsyncIterator[str]:
-        """Each is a list of topics, or null: look at everything."""
+        """Yield lists of topics, or null if everything may have changed."""
         changes = self._changes
         yield "retry: 1000\n\n"
         with changes.listening() as listener:
             while not changes.closed:
                 place, topics = changes.since(place)
                 if topics != []:
-                    few = topics is not None and len(topics) <= _MOST_TOPICS
+                    few = topics is not None and len(topics) <= _MAX_TOPICS
                     yield f"id: {place}\ndata: {json.dumps(topics if few else None)}\n\n"
-                if await listener.wait(_SIGN_OF_LIFE):
-                    await asyncio.sleep(_TOGETHER)
+                if await listener.wait(_KEEPALIVE_SECONDS):
+                    await asyncio.sleep(_BATCH_SECONDS)
                 else:
-                    yield ": nothing new\n\n"
+                    yield ": keep-alive\n\n"

@@ -1,48 +1,36 @@
-"""Who is logged in to the page: random keys of sessions, and keys that log in once."""
+"""Sessions of the page, and login keys that can be used once."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
-MAX_SESSIONS = 1000
-"""Beyond these, the oldest ends."""
+from ...web import Sessions
 
 
-class Logins:
-    """In memory: after a restart of the sandbox's process, everybody logs in again."""
+class Logins(Sessions):
+    """Sessions and login keys."""
 
     def __init__(self) -> None:
-        self._keys: set[str] = set()
-        self._sessions: dict[str, None] = {}
+        super().__init__(root="/ui", name="mr_celery_sandbox")
+        self._keys: dict[str, Callable[[], object] | None] = {}
 
-    def link(self, url: str) -> str:
-        """A new address that logs in whoever opens it first.
+    def link(self, url: str, when_used: Callable[[], object] | None = None) -> str:
+        """Create a URL that logs in its first visitor.
 
         Args:
             url: the sandbox's base URL.
+            when_used: called when the visitor is logged in.
         """
         key = secrets.token_urlsafe(24)
-        self._keys.add(key)
+        self._keys[key] = when_used
         return f"{url}/login?key={key}"
 
-    def spend(self, key: str) -> bool:
-        """Whether a key logs in; it never does again."""
-        known = key in self._keys
-        self._keys.discard(key)
-        return known
-
-    def open(self) -> str:
-        """A new session; its key."""
-        while len(self._sessions) >= MAX_SESSIONS:
-            self._sessions.pop(next(iter(self._sessions)))
-        session = secrets.token_urlsafe(24)
-        self._sessions[session] = None
-        return session
-
-    def knows(self, session: str | None) -> bool:
-        """Whether a session is open."""
-        return session in self._sessions
-
-    def close(self, session: str | None) -> None:
-        """End a session."""
-        self._sessions.pop(session or "", None)
+    def use_key(self, key: str) -> bool:
+        """Check a login key and invalidate it."""
+        if key not in self._keys:
+            return False
+        when_used = self._keys.pop(key)
+        if when_used is not None:
+            when_used()
+        return True

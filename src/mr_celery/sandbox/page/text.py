@@ -1,87 +1,50 @@
-"""How times, sizes and texts read on the page."""
+"""Formats results and other texts for the page."""
 
 from __future__ import annotations
 
-import datetime as dt
 import json
+import math
 import re
+import time
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markdown_it import MarkdownIt
+from markdown_it import MarkdownIt, rules_block
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 
-MOST_SHOWN = 200_000
-"""Characters of a text that are shown; the whole is a link away."""
+MAX_SHOWN = 200_000
+"""Number of characters of a text that are shown. The page has a link to the rest."""
 
-_MOST_NODES = 2000
-_DEEPEST = 40
+_MAX_NODES = 2000
+_MAX_DEPTH = 40
 
 _LINK = re.compile(r"(https?://|mailto:|/s/[\w-]+$|#)", re.IGNORECASE)
 _ARTIFACT = re.compile(r"(?:https?://[^/?#]+)?/s/([0-9a-f]{40})", re.IGNORECASE)
-# Each part ends at the first sign that it is none: a long text of brackets or empty lines must not take long.
+# No part can backtrack over the rest of the text: long texts of brackets or empty lines must stay fast.
 _LOOKS_LIKE_MARKDOWN = re.compile(
     r"^(#{1,6} \S|```|[ \t]*[-*] \S.*\n[ \t]*[-*] \S|[ \t]*1[.)] \S.*\n[ \t]*2[.)] \S|> \S|\|.*\|[ \t]*\n\|[ \t:|-]+\|)"
     r"|\*\*[^\s*][^*\n]*\*\*|\[[^\[\]\n]+\]\([^()\s]+\)|`[^`\n]+`",
     re.MULTILINE,
 )
-_MOST_MARKDOWN = 20_000
-
-
-def span(seconds: float) -> str:
-    """A length of time: ``0.4 s``, ``3 min``, ``5 h``, ``2 d``."""
-    seconds = max(seconds, 0.0)
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    for unit, length, until in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 86400)):
-        if seconds < until:
-            return f"{int(seconds / length)} {unit}"
-    return f"{int(seconds / 86400)} d"
-
-
-def ago(seconds: float) -> str:
-    """How long something is past."""
-    return "now" if seconds < 2 else span(int(seconds)) if seconds >= 10 else f"{int(seconds)} s"
-
-
-def iso(time: float) -> str:
-    """A time as machines read it."""
-    return dt.datetime.fromtimestamp(time, dt.timezone.utc).isoformat(timespec="milliseconds")
-
-
-def clock(time: float) -> str:
-    """A time as people read it."""
-    return dt.datetime.fromtimestamp(time, dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def size(count: int) -> str:
-    """A number of bytes: ``812 B``, ``3.4 MB``."""
-    number = float(count)
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"
-
-
-def count(number: int) -> str:
-    """A number with its thousands apart."""
-    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+_MAX_MARKDOWN = 20_000
+_MAX_CELLS = 5000
 
 
 @dataclass(frozen=True)
 class Output:
-    """A job's result, and how it is shown.
+    """A job's result, prepared for the page.
 
     Attributes:
         kind: ``text``, ``json``, ``markdown`` or ``traceback``.
-        text: the result, maybe cut.
-        cut: whether it is.
-        data: of JSON: what it says.
-        last: of a traceback: its last line.
+        text: the result, truncated if it is long.
+        cut: whether it was truncated.
+        data: the parsed JSON.
+        last: the last line of a traceback.
     """
 
     kind: str
@@ -92,9 +55,9 @@ class Output:
 
 
 def output(text: str) -> Output:
-    """How a result is to be shown."""
-    if len(text) > MOST_SHOWN:
-        return Output("text", text[:MOST_SHOWN], cut=True)
+    """Detect the kind of a result."""
+    if len(text) > MAX_SHOWN:
+        return Output("text", text[:MAX_SHOWN], cut=True)
     if text.lstrip()[:1] in ("{", "["):
         try:
             data = json.loads(text)
@@ -104,14 +67,14 @@ def output(text: str) -> Output:
             pass
     if "Traceback (most recent call last)" in text:
         return Output("traceback", text, last=text.strip().splitlines()[-1])
-    is_markdown = len(text) <= _MOST_MARKDOWN and _LOOKS_LIKE_MARKDOWN.search(text)
+    is_markdown = len(text) <= _MAX_MARKDOWN and _LOOKS_LIKE_MARKDOWN.search(text)
     return Output("markdown" if is_markdown else "text", text)
 
 
 def foldable(value: Any) -> bool:
-    """Whether JSON data is small and flat enough to be shown as a tree."""
-    left, level = _MOST_NODES, [value]
-    for _ in range(_DEEPEST):
+    """Whether JSON data is small and shallow enough to be shown as a tree."""
+    left, level = _MAX_NODES, [value]
+    for _ in range(_MAX_DEPTH):
         below = [x for each in level if isinstance(each, (dict, list)) for x in _within(each)]
         left -= len(below)
         if not below or left < 0:
@@ -125,23 +88,45 @@ def _within(value: dict[str, Any] | list[Any]) -> list[Any]:
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON, as people read it."""
+    """Format a value as indented JSON."""
     return json.dumps(value, ensure_ascii=False, indent=2)
 
 
 def slug_in(address: str) -> str | None:
-    """The artifact that an address or a slug names, if it looks like one of this sandbox."""
+    """The slug in a URL of an artifact, or the slug itself; ``None`` for other texts."""
     match = _ARTIFACT.fullmatch(address) or re.fullmatch("([0-9a-f]{40})", address)
     return match[1] if match else None
 
 
-def markdown(text: str) -> Markup:
-    """Markdown as HTML: no HTML of its own, links with safe schemes only, no image from elsewhere."""
-    return Markup(_MARKDOWN.render(text))  # noqa: S704 - what renders it escapes
+def markdown(text: str, deadline: float = math.inf) -> Markup:
+    """Render Markdown without embedded HTML, unsafe links and external images.
+
+    Args:
+        text: the source.
+        deadline: the time of ``time.monotonic()`` after which it is shown as it is.
+    """
+    try:
+        return Markup(_MARKDOWN.render(text, {_DEADLINE: deadline}))  # noqa: S704 - the renderer escapes
+    except _TooSlowError:
+        return Markup("<pre>{}</pre>").format(text)
+
+
+class _TooSlowError(Exception):
+    """The text takes too long to render. Texts of brackets, for example, take quadratic time."""
+
+
+_DEADLINE = "deadline"
+
+
+def _check_deadline(state: StateBlock | StateInline, *_: Any) -> bool:
+    """A rule of the parser that applies to nothing. The parser tries it at every line and at every character."""
+    if time.monotonic() > state.env[_DEADLINE]:
+        raise _TooSlowError
+    return False
 
 
 class _Renderer(RendererHTML):
-    """Links open beside the page; an image is one of the sandbox's artifacts, or a link; no styles in place."""
+    """Opens links in a new tab, shows only artifacts of the sandbox as images, and writes no inline styles."""
 
     def link_open(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
         tokens[index].attrSet("rel", "noreferrer noopener")
@@ -149,7 +134,7 @@ class _Renderer(RendererHTML):
         return self.renderToken(tokens, index, options, env)
 
     def td_open(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
-        if tokens[index].attrs.pop("style", None) == "text-align:right":  # the page allows no style in place
+        if tokens[index].attrs.pop("style", None) == "text-align:right":  # the page's policy forbids inline styles
             tokens[index].attrSet("class", "right")
         return self.renderToken(tokens, index, options, env)
 
@@ -159,13 +144,28 @@ class _Renderer(RendererHTML):
         token = tokens[index]
         address, text = str(token.attrGet("src") or ""), token.content or "image"
         if slug := slug_in(address):
-            return Markup('<img src="/s/{}" alt="{}" loading="lazy">').format(slug, text)
-        return Markup('<a href="{}" rel="noreferrer noopener" target="_blank">{}</a>').format(address, escape(text))
+            html = Markup('<img src="/s/{}" alt="{}" loading="lazy">').format(slug, text)
+        else:
+            html = Markup('<a href="{}" rel="noreferrer noopener" target="_blank">{}</a>').format(address, escape(text))
+        return str(html)  # markdown-it before 4.3 adds it to its own HTML, which a Markup would escape
 
 
 def _safe_link(address: str) -> bool:
     return _LINK.match(address.strip()) is not None
 
 
+def _small_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """The parser's rule for tables. It fills up short rows, so a few thousand characters could make a million cells."""
+    columns = state.src[state.bMarks[start] : state.eMarks[start]].count("|") + 1
+    rows = range(start, min(end, start + _MAX_CELLS // columns + 1))
+    is_small = len(rows) * columns <= _MAX_CELLS or any(state.isEmpty(line) for line in rows)
+    return is_small and rules_block.table(state, start, end, silent)
+
+
 _MARKDOWN = MarkdownIt("js-default", {"html": False, "linkify": False}, renderer_cls=_Renderer)
 _MARKDOWN.validateLink = _safe_link  # type: ignore[method-assign, assignment]
+_MARKDOWN.block.ruler.at("table", _small_table, {"alt": ["paragraph", "reference"]})
+_MARKDOWN.block.ruler.before(
+    "table", _DEADLINE, _check_deadline, {"alt": ["paragraph", "reference", "blockquote", "list"]}
+)
+_MARKDOWN.inline.ruler.before("text", _DEADLINE, _check_deadline)

@@ -1,32 +1,37 @@
-"""What the templates show, made of what the store says."""
+"""Prepares data of the store for the templates."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .. import downloads
-from ..states import CLOSED, PENDING, RUNNING
-from ..store import SERVER_FIELDS, NotFoundError, Store
-from ..values import MalformedError, timestamp
-from . import queries, text
+from ..states import AWAITING, OPEN, PENDING, RUNNING
+from ..store import Store, given_fields
+from ..values import MalformedError, NotFoundError, timestamp
+from . import queries, shell_lines, text
+from .timeline import timeline
 
 _TEXT_SHOWN = 20_000
-"""Bytes of a text file that are shown."""
+"""Number of bytes of a text file that are shown."""
 
 _MANY_PROMPT_CHARACTERS = 1500
+_LINE = 300
+_SUFFIX = 12
 _TEXTS = ("text/", "application/json", "application/x-ndjson", "application/xml", "application/yaml")
 
 
 @dataclass(frozen=True)
 class File:
-    """An artifact as it is shown.
+    """An artifact, prepared for the page.
 
     Attributes:
         kind: ``image``, ``video``, ``audio``, ``pdf``, ``text``, ``other``, or ``gone``.
-        row: what the store says.
-        text: the beginning of a text.
-        cut: whether it is only the beginning.
+        row: the row of the store.
+        text: the beginning of a text file.
+        cut: whether the file is longer.
     """
 
     kind: str
@@ -34,18 +39,37 @@ class File:
     text: str = ""
     cut: bool = False
 
+    @property
+    def suffix(self) -> str:
+        """The suffix of its name, or the last part of its type, for a file without a preview."""
+        suffix = PurePosixPath(self.row["filename"]).suffix.lstrip(".")
+        return (suffix or str(self.row["content_type"]).split("/")[-1])[:_SUFFIX] or "file"
+
+
+def available(store: Store, job_id: int) -> list[dict[str, Any]]:
+    """List the artifacts of a job that can be downloaded, each with the ``path`` of its file."""
+    rows = [(row, _path(store, row)) for row in store.artifacts(job_id)]
+    return [{**row, "path": path} for row, path in rows if path is not None]
+
+
+def _path(store: Store, row: dict[str, Any]) -> Path | None:
+    """The file of an artifact; ``None`` if it has expired or is gone."""
+    try:
+        path: Path = store.artifact(row["slug"])["path"]
+        is_expired = row["expires_at"] and timestamp(row["expires_at"], "expires_at") <= store.clock()
+    except (NotFoundError, MalformedError):
+        return None
+    return None if is_expired else path
+
 
 def file(store: Store, row: dict[str, Any]) -> File:
-    """An artifact as it is shown."""
-    try:
-        path = store.artifact(row["slug"])["path"]
-        if row["expires_at"] and timestamp(row["expires_at"], "expires_at") <= store.clock():
-            return File("gone", row)
-    except (NotFoundError, MalformedError):
+    """Prepare an artifact."""
+    path = _path(store, row)
+    if path is None:
         return File("gone", row)
     essence = downloads.media_type(row["content_type"]).split(";")[0].strip().lower()
     family = essence.split("/")[0]
-    if family in ("image", "video", "audio"):  # an image may be SVG: as an image it runs nothing
+    if family in ("image", "video", "audio"):  # includes SVG, which runs no script in an <img>
         return File(family, row)
     if essence == "application/pdf":
         return File("pdf", row)
@@ -57,7 +81,7 @@ def file(store: Store, row: dict[str, Any]) -> File:
 
 
 def review(store: Store, row: dict[str, Any]) -> dict[str, Any]:
-    """A review, with what it previews."""
+    """Prepare a review with its preview."""
     preview = row["preview"] or ""
     shown, link = None, None
     if slug := text.slug_in(preview):
@@ -68,8 +92,8 @@ def review(store: Store, row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "shown": shown, "link": link, "content_shown": text.output(row["content"])}
 
 
-def asked_for(fields: dict[str, Any]) -> list[str]:
-    """What a job asks for: its capabilities, and its tags."""
+def requirements(fields: dict[str, Any]) -> list[str]:
+    """The capabilities and tags that a job requires."""
     found: list[Any] = []
     for name in ("capability", "capabilities", "tags"):
         value = fields.get(name)
@@ -78,46 +102,64 @@ def asked_for(fields: dict[str, Any]) -> list[str]:
 
 
 def times(job: dict[str, Any], now: float) -> dict[str, Any]:
-    """How long a job waited and ran, and what still goes on."""
-    end = job["closed_at"] if job["status"] in CLOSED else now
+    """The times that a job waited and ran, so far or in total."""
+    end = now if job["status"] in OPEN else job["closed_at"]
     claimed = job["claimed_at"]
     return {
         "waited": max((claimed or end or now) - job["created_at"], 0.0),
         "ran": None if claimed is None else max((end or now) - claimed, 0.0),
-        "waits": job["status"] == PENDING,
-        "runs": job["status"] == RUNNING,
+        "is_waiting": job["status"] in (AWAITING, PENDING),
+        "is_running": job["status"] == RUNNING,
     }
 
 
 def listed(job: dict[str, Any], now: float) -> dict[str, Any]:
-    """A job in a list."""
+    """Prepare a job for a list."""
     lines = job["prompt"].strip().splitlines()
-    return {**job, **times(job, now), "line": lines[0] if lines else "", "asks": asked_for(job["fields"])}
+    return {**job, **times(job, now), "line": lines[0] if lines else "", "requires": requirements(job["fields"])}
 
 
-def job(store: Store, job_id: int) -> dict[str, Any]:
-    """A job and all that belongs to it.
+def declared(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The capabilities and tags that workers declare, as :func:`~.queries.workers` lists them."""
+    return sorted({each for worker in workers for each in (*worker["risk_tiers"], *worker["own_tags"])})
+
+
+def approval(store: Store, job: dict[str, Any]) -> dict[str, Any]:
+    """Prepare a job that waits for an approval."""
+    lines = job["prompt"].strip().splitlines()
+    needed = store.approvals.needed(job["assigned_to"], job)
+    return {**job, "line": lines[0][:_LINE] if lines else "", "approval": needed}
+
+
+def job(store: Store, job_id: int, url: str) -> dict[str, Any]:
+    """Prepare a job with its files, reviews and timeline.
+
+    Args:
+        store: the state.
+        job_id: the job.
+        url: the base URL of the sandbox.
 
     Raises:
-        NotFoundError: there is none with that id.
+        NotFoundError: the job does not exist.
     """
     found, now = store.job(job_id), store.clock()
-    fields = {name: value for name, value in found.items() if name not in {*SERVER_FIELDS, "prompt", "priority"}}
-    events = store.events(job_id)
-    before = [None, *(each["at"] for each in events)]
+    fields = given_fields(found)
+    del fields["prompt"], fields["priority"]
+    artifacts, reviews = store.artifacts(job_id), queries.reviews_of(store, job_id)
+    files = [file(store, each) for each in artifacts]
     return {
         "job": {**found, **times(found, now)},
-        "asks": asked_for(fields),
+        "requires": requirements(fields),
+        "approval": store.approvals.needed(found["assigned_to"], found) if found["status"] == AWAITING else {},
         "fields": fields,
         "fields_fold": text.foldable(fields),
         "long_prompt": len(found["prompt"]) > _MANY_PROMPT_CHARACTERS,
         "output": None if found["result"] is None else text.output(found["result"]),
-        "files": [file(store, each) for each in store.artifacts(job_id)],
-        "reviews": [review(store, each) for each in queries.reviews_of(store, job_id)],
-        "events": [
-            {**each, "later": None if last is None else each["at"] - last}
-            for each, last in zip(events, before, strict=False)
-        ],
-        "is_open": found["status"] in (PENDING, RUNNING),
-        "can_requeue": found["status"] != PENDING,
+        "files": files,
+        "downloads": sum(each.kind != "gone" for each in files),
+        "reviews": [review(store, each) for each in reviews],
+        "timeline": timeline(store.events(job_id), artifacts, reviews, word=store.options.word),
+        "commands": [("curl", shell_lines.curl_line(found, url)), ("mr-celery", shell_lines.dispatch_line(found, url))],
+        "is_open": found["status"] in OPEN,
+        "can_requeue": found["status"] not in (AWAITING, PENDING),
     }

@@ -1,4 +1,4 @@
-"""A browser for the tests of a module, and somebody who looks at the page with it."""
+"""A browser for the tests of a module, and a logged-in visit of the page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, sandbox: Sandbox) -> Iterator[Visit]:
-    """Somebody who is logged in; nothing may have troubled the browser, and all came from the sandbox."""
+    """A logged-in visit. Fails if the browser reported errors or sent requests to other servers."""
     with Visit(browser, sandbox) as visit:
         yield visit
         assert visit.trouble == []

@@ -1,4 +1,4 @@
-"""The stream of changes, as a client without a browser hears it."""
+"""The event stream of changes, read without a browser."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
 from mr_celery.sandbox import Sandbox
+from support.login import log_in
 from support.ports import until
 
 
 @contextmanager
 def stream(sandbox: Sandbox, *, since: str = "", last: str | None = None) -> Iterator[Iterator[tuple[str, Any]]]:
-    """The messages, each with its id."""
+    """Open the stream, and yield pairs of an event id and its data."""
     with requests.Session() as session:
         session.trust_env = False
-        session.get(sandbox.login_link(), timeout=30)
+        pages = log_in(session, sandbox.login_link())
         headers = {} if last is None else {"Last-Event-ID": last}
-        answer = session.get(
-            f"{sandbox.url}/ui/live", params={"since": since}, headers=headers, stream=True, timeout=30
-        )
+        answer = session.get(f"{pages}/live", params={"since": since}, headers=headers, stream=True, timeout=30)
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
 
@@ -43,12 +43,12 @@ def stream(sandbox: Sandbox, *, since: str = "", last: str | None = None) -> Ite
             yield messages()
 
 
-def test_it_says_what_has_changed_and_goes_on_where_it_was_left(sandbox: Sandbox) -> None:
+def test_stream_resumes_at_the_last_event(sandbox: Sandbox) -> None:
     store = sandbox.store
     with stream(sandbox, since=store.changes.place) as messages:
         store.dispatch("secret prompt", "w", {})
         place, topics = next(messages)
-        assert topics == ["job:1"], "never what is in it"
+        assert topics == ["job:1"]
         store.report({"instance": "w"})
         assert next(messages)[1] == ["workers"]
     store.claim(1, "w")
@@ -58,21 +58,21 @@ def test_it_says_what_has_changed_and_goes_on_where_it_was_left(sandbox: Sandbox
             assert next(messages)[1] == ["workers", "job:1", "reviews"]
 
 
-def test_a_place_that_is_not_known_means_looking_at_everything(sandbox: Sandbox) -> None:
+def test_unknown_place_means_everything_changed(sandbox: Sandbox) -> None:
     here = sandbox.store.changes.place
-    life, _, number = here.partition("-")
-    for place in ("", "nonsense", f"{life}-", f"{life}-{int(number) + 1}", f"0000-{number}", f"{life}-²", f"{life}--1"):
+    own, _, number = here.partition("-")
+    for place in ("", "nonsense", f"{own}-", f"{own}-{int(number) + 1}", f"0000-{number}", f"{own}-²", f"{own}--1"):
         with stream(sandbox, since=place) as messages:
             assert next(messages)[1] is None
-    sandbox.store.changes.tell(*["workers"] * 10_001)
+    sandbox.store.changes.publish(*["workers"] * 10_001)
     with stream(sandbox, since=here) as messages:
         assert next(messages)[1] is None
     sandbox.store.dispatch_all(["p"] * 501, "w", {})
-    with stream(sandbox, since=f"{life}-10001") as messages:
-        assert next(messages)[1] is None, "too many to name"
+    with stream(sandbox, since=f"{own}-10001") as messages:
+        assert next(messages)[1] is None, "too many topics for one message"
 
 
-def test_many_listen_and_those_who_went_are_forgotten(sandbox: Sandbox) -> None:
+def test_many_listeners_are_notified_and_removed(sandbox: Sandbox) -> None:
     heard: list[Any] = []
 
     def listen() -> None:
@@ -88,10 +88,10 @@ def test_many_listen_and_those_who_went_are_forgotten(sandbox: Sandbox) -> None:
     for thread in threads:
         thread.join()
     assert heard == [["job:1"]] * 30
-    until(lambda: not sandbox.store.changes._listeners, what="nobody listens any more")
+    until(lambda: not sandbox.store.changes._listeners, what="all listeners are removed")
 
 
-def test_what_faults_do_is_told(sandbox: Sandbox) -> None:
+def test_faults_are_published(sandbox: Sandbox) -> None:
     headers = {"Authorization": f"Bearer {sandbox.token}"}
     with stream(sandbox, since=sandbox.store.changes.place) as messages:
         rules = {"rules": [{"fault": "status", "status": 503}]}
@@ -101,7 +101,7 @@ def test_what_faults_do_is_told(sandbox: Sandbox) -> None:
         assert next(messages)[1] == ["faults"]
 
 
-def test_those_who_listen_do_not_hold_up_a_stop() -> None:
+def test_open_streams_do_not_delay_a_stop() -> None:
     sandbox = Sandbox().start()
     with stream(sandbox) as messages:
         next(messages)
@@ -109,7 +109,7 @@ def test_those_who_listen_do_not_hold_up_a_stop() -> None:
         assert list(messages) == []
 
 
-def test_a_signal_ends_the_command_while_somebody_listens() -> None:
+def test_signal_ends_the_command_with_open_streams() -> None:
     code = "from mr_celery.sandbox import run; run(port=0)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -117,14 +117,14 @@ def test_a_signal_ends_the_command_while_somebody_listens() -> None:
         link = [process.stdout.readline() for _ in range(3)][-1].split()[-1]
         port = int(link.split(":")[2].split("/")[0])
         with requests.Session() as session, socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-            session.get(link, timeout=30)
+            pages = urlsplit(log_in(session, link)).path
             cookie = "; ".join(f"{each.name}={each.value}" for each in session.cookies)
-            head = f"GET /ui/live HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: {cookie}\r\n\r\n"
+            head = f"GET {pages}/live HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: {cookie}\r\n\r\n"
             connection.sendall(head.encode())
             assert b"text/event-stream" in connection.recv(10_000)
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=30)
-            assert (process.returncode, errors) == (0, ""), "without a word about connections that were cut"
+            assert (process.returncode, errors) == (0, ""), "it logged errors about closed connections"
     finally:
         process.kill()
         process.communicate()

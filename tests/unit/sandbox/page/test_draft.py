@@ -18,7 +18,7 @@ from mr_celery.sandbox.values import MalformedError
         (Draft("a\nb", each_line="1", copies="2"), ["a", "b", "a", "b"]),
     ],
 )
-def test_the_prompts_of_the_jobs(draft: Draft, prompts: list[str]) -> None:
+def test_prompts(draft: Draft, prompts: list[str]) -> None:
     assert draft.prompts() == prompts
 
 
@@ -36,26 +36,26 @@ def test_the_prompts_of_the_jobs(draft: Draft, prompts: list[str]) -> None:
         (Draft("a\nb", copies="5001", each_line="1"), "at most 10000 jobs"),
     ],
 )
-def test_what_cannot_be_dispatched_is_named(draft: Draft, says: str) -> None:
+def test_invalid_drafts(draft: Draft, says: str) -> None:
     with pytest.raises(MalformedError, match=says):
         draft.prompts()
 
 
-def test_the_further_fields() -> None:
+def test_further() -> None:
     draft = Draft("p", capability=" a.b ", tags="x, y ,", priority="high", fields='{"n": 1, "capability": "c"}')
     assert draft.further() == {"n": 1, "capability": "a.b", "tags": ["x", "y"], "priority": "high"}
     assert Draft("p").further() == {}
     for fields in ("[]", "{", "NaN", '{"a": 1e999}'):
-        with pytest.raises(MalformedError, match="Further fields: a JSON object such as"):
+        with pytest.raises(MalformedError, match="Further fields: must be a JSON object such as"):
             Draft("p", fields=fields).further()
 
 
-def test_a_form_is_read_without_what_it_should_not_have() -> None:
+def test_of_form_ignores_unknown_fields() -> None:
     draft = Draft.of_form({"prompt": "a\r\nb", "copies": "2", "of_job": "x", "unknown": "y"})
     assert draft == Draft("a\nb", copies="2")
 
 
-def test_a_job_becomes_a_draft_of_one_like_it() -> None:
+def test_of_job() -> None:
     job = {"id": 1, "prompt": "p", "assigned_to": "w", "status": "done", "priority": "low", "result": "r", "x": [1]}
     draft = Draft.of_job({**job, "capability": "a.b", "tags": ["t", "u"]})
     assert (draft.prompt, draft.worker, draft.capability, draft.tags, draft.priority) == (

@@ -1,4 +1,4 @@
-"""The faults that are a click away, and rules in words."""
+"""Preset faults, custom rules and their descriptions."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mr_celery.sandbox.values import MalformedError
 
 
 @pytest.mark.parametrize("name", list(faults.PRESETS))
-def test_each_preset_is_a_rule_for_a_time_or_without_end(name: str) -> None:
+def test_from_preset(name: str) -> None:
     assert faults.from_preset(name, "30").seconds == 30
     assert faults.from_preset(name, "").seconds is None
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("nope", ""), ("outage", "x"), ("outage", "-1"), ("outage", "nan")])
-def test_what_is_none(name: str, seconds: str) -> None:
+def test_from_preset_refuses_invalid_input(name: str, seconds: str) -> None:
     with pytest.raises(MalformedError):
         faults.from_preset(name, seconds)
 
 
-def test_a_rule_of_ones_own() -> None:
+def test_from_form() -> None:
     empty = [(name, "") for name in ("share", "seconds", "times", "status", "retry_after", "delay")]
     assert faults.from_form(FormData([("fault", "drop"), *empty])) == Rule("drop", routes=ROUTES)
     form = [("fault", "status"), ("routes", "claim"), ("routes", "close"), ("share", "12.5"), ("times", "3")]
@@ -39,11 +39,22 @@ def test_a_rule_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        (Rule("drop"), "drop to every request"),
-        (Rule("status", status=429, retry_after=3, rate=0.5), "429 with Retry-After: 3 to 50% of the requests"),
-        (Rule("hang", routes=("claim",), times=2), "hang of 3600 s to every request for claim 2 times more"),
-        (Rule("wrong_types", after=True), "wrong types to every request after they had their effect"),
+        (Rule("drop"), "drop for all requests"),
+        (Rule("status", status=429, retry_after=3, rate=0.5), "429 with Retry-After: 3 for 50% of requests"),
+        (Rule("hang", routes=("claim",), times=2), "hang of 3600 s for all claim requests (2 more)"),
+        (Rule("wrong_types", after=True), "wrong types for all requests after they took effect"),
     ],
 )
-def test_a_rule_in_words(rule: Rule, words: str) -> None:
-    assert faults.told(rule) == words
+def test_description(rule: Rule, words: str) -> None:
+    assert faults.description(rule) == words
+
+
+@pytest.mark.parametrize("name", list(faults.PRESETS))
+def test_title_of(name: str) -> None:
+    assert faults.title_of(faults.from_preset(name, "30")) == faults.PRESETS[name].title
+    assert faults.title_of(Rule("drop", times=3)) == ""
+
+
+def test_names() -> None:
+    rules = [faults.from_preset("slow", "30"), Rule("drop", routes=("claim",))]
+    assert faults.names(rules) == "Slow; drop for all claim requests"

@@ -1,4 +1,4 @@
-"""How times, sizes and texts read on the page."""
+"""Formatting of results and texts on the page."""
 
 from __future__ import annotations
 
@@ -6,40 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 
 from mr_celery.sandbox.page import text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (-5, "0.0 s"),
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
-        (10, "10 s"),
-        (59.9, "59 s"),
-        (60, "1 min"),
-        (3599, "59 min"),
-        (3600, "1 h"),
-        (86399, "23 h"),
-        (86400, "1 d"),
-        (10**8, "1157 d"),
-    ],
-)
-def test_a_length_of_time(seconds: float, said: str) -> None:
-    assert text.span(seconds) == said
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(-1, "now"), (1.9, "now"), (2, "2 s"), (9.9, "9 s"), (75, "1 min")])
-def test_an_age(seconds: float, said: str) -> None:
-    assert text.ago(seconds) == said
-
-
-@pytest.mark.parametrize(
-    ("count", "said"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (3_400_000, "3.4 MB"), (10**12, "1000.0 GB")]
-)
-def test_a_size(count: int, said: str) -> None:
-    assert text.size(count) == said
 
 
 @pytest.mark.parametrize(
@@ -64,13 +33,13 @@ def test_a_size(count: int, said: str) -> None:
         ("x" * 200_001, "text"),
     ],
 )
-def test_how_a_result_is_shown(result: str, kind: str) -> None:
+def test_output_kind(result: str, kind: str) -> None:
     shown = text.output(result)
     assert shown.kind == kind
     assert shown.cut is (len(result) > 200_000)
 
 
-def test_the_last_line_of_a_traceback_is_named() -> None:
+def test_last_line_of_a_traceback() -> None:
     assert text.output("Traceback (most recent call last):\n  x\nValueError: no\n").last == "ValueError: no"
 
 
@@ -93,11 +62,11 @@ BESIDE = 'rel="noreferrer noopener" target="_blank"'
         (f'![a "b"](/s/{"0" * 40})', f'<img src="/s/{"0" * 40}" alt="a &#34;b&#34;" loading="lazy">'),
     ],
 )
-def test_markdown_cannot_act(source: str, html: str) -> None:
+def test_markdown_is_safe(source: str, html: str) -> None:
     assert text.markdown(source).strip() == f"<p>{html}</p>"
 
 
-def test_a_table_has_no_styles_in_place() -> None:
+def test_markdown_table_has_no_inline_styles() -> None:
     html = text.markdown("| a | b |\n| :-: | --: |\n| 1 | 2 |")
     assert "style" not in html
     assert '<td class="right">2</td>' in html
@@ -117,18 +86,31 @@ def test_a_table_has_no_styles_in_place() -> None:
         ("", None),
     ],
 )
-def test_an_artifact_is_known_by_its_address(address: str, slug: str | None) -> None:
+def test_slug_in(address: str, slug: str | None) -> None:
     assert text.slug_in(address) == slug
 
 
 @pytest.mark.parametrize(("value", "foldable"), [({}, True), ([1] * 2000, True), ([1] * 2001, False), ("x", True)])
-def test_what_can_be_folded(value: Any, foldable: bool) -> None:
+def test_foldable(value: Any, foldable: bool) -> None:
     assert text.foldable(value) is foldable
 
 
-def test_what_is_too_deep_is_not_folded() -> None:
+def test_deep_data_is_not_foldable() -> None:
     deep: Any = 1
     for _ in range(39):
         deep = [deep]
     assert text.foldable(deep)
     assert not text.foldable([deep])
+
+
+@pytest.mark.parametrize("source", ["[" * 20_000, "a\n=" * 6000, "> - " * 5000, "*a_ " * 5000, "[a]: b\n" * 2500])
+def test_markdown_that_takes_too_long_is_shown_as_it_is(source: str) -> None:
+    assert text.markdown(source, 0.0) == Markup("<pre>{}</pre>").format(source)
+
+
+def test_a_table_that_would_become_huge_is_none() -> None:
+    columns = 100
+    header = "|".join("a" * columns) + "\n" + "|".join("-" * columns) + "\n"
+    assert "<table>" in text.markdown(header + "a\n" * 40)
+    assert "<table>" not in text.markdown(header + "a\n" * 60)
+    assert "<table>" in text.markdown(header + "a\n" * 40 + "\n" + "b\n" * 1000)

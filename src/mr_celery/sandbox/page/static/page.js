@@ -1,189 +1,72 @@
-// Keeps the page up to date: the server names what has changed, and this asks for the same page again and patches what
-// differs, so that focus, selection, scroll and open folds stay. Without script the page works by links and forms.
+// The sandbox's page: the stream of changes, forms and keys. The base script keeps the page up to date.
 "use strict";
 
-const ahead = Date.now() - Date.parse(document.body.dataset.now); // this clock, compared with the server's
-const $ = (selector, within = document) => within.querySelector(selector);
+// -- the stream -------------------------------------------------------------------------------------------
 
-// -- times ------------------------------------------------------------------------------------------------
+const ui = document.body.dataset.ui;
+localStorage.setItem("ui", ui); // for the login page
 
-function span(seconds) {
-  if (seconds < 10) return `${Math.max(seconds, 0).toFixed(1)} s`;
-  if (seconds < 60) return `${Math.floor(seconds)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
-  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h`;
-  return `${Math.floor(seconds / 86400)} d`;
-}
-
-const ago = (seconds) => (seconds < 2 ? "now" : seconds < 10 ? `${Math.floor(seconds)} s` : span(seconds));
-
-function tick() {
-  const since = (time) => (Date.now() - ahead - Date.parse(time)) / 1000;
-  const write = (element, text) => element.textContent === text || (element.textContent = text);
-  for (const element of document.querySelectorAll("[data-ago]")) write(element, ago(since(element.dateTime)));
-  for (const element of document.querySelectorAll("[data-since]")) write(element, span(since(element.dataset.since)));
-  // In the time zone of the terminal beside it; without script it is UTC.
-  for (const element of document.querySelectorAll("[data-clock]")) {
-    write(element, new Date(element.dateTime).toLocaleString("sv-SE"));
-  }
-}
-
-// What scrolls can be reached by key.
-function reach() {
-  for (const pre of document.querySelectorAll("pre")) {
-    const scrolls = pre.scrollHeight > pre.clientHeight || pre.scrollWidth > pre.clientWidth;
-    if (scrolls) pre.tabIndex = 0;
-    else pre.removeAttribute("tabindex");
-  }
-}
-
-// -- patching ---------------------------------------------------------------------------------------------
-
-const keyOf = (node) =>
-  node.id || node.dataset?.key || node.getAttribute?.("aria-labelledby") || node.getAttribute?.("action") || "";
-const ours = { DETAILS: "open", PRE: "tabindex" }; // what the server does not know
-const isOurs = (element, name) => ours[element.nodeName] === name;
-
-function patch(old, fresh) {
-  if (old.nodeType === Node.TEXT_NODE) {
-    if (old.data !== fresh.data) old.data = fresh.data;
-    return;
-  }
-  if (old.nodeType !== Node.ELEMENT_NODE) return;
-  for (const { name, value } of fresh.attributes) {
-    if (old.getAttribute(name) !== value && !isOurs(old, name)) old.setAttribute(name, value);
-  }
-  for (const { name } of [...old.attributes]) {
-    if (!fresh.hasAttribute(name) && !isOurs(old, name)) old.removeAttribute(name);
-  }
-  let here = old.firstChild;
-  for (const child of [...fresh.childNodes]) {
-    const key = keyOf(child);
-    const same = key
-      ? [...old.children].find((each) => keyOf(each) === key && each.nodeName === child.nodeName)
-      : here && here.nodeName === child.nodeName && !keyOf(here) && here;
-    if (!same) {
-      old.insertBefore(document.importNode(child, true), here);
-      continue;
-    }
-    if (same === here) here = here.nextSibling;
-    else old.insertBefore(same, here);
-    patch(same, child);
-  }
-  while (here) {
-    const next = here.nextSibling;
-    here.remove();
-    here = next;
-  }
-}
-
-function patchRegion(region, fresh) {
-  const focused = region.contains(document.activeElement) ? document.activeElement : null;
-  patch(region, fresh);
-  region.lookedAt = Date.now();
-  if (focused && !focused.isConnected) {
-    const next = $("article h3[tabindex]", region) || $("h2[tabindex]", region) || $("#main");
-    next.focus({ preventScroll: true });
-  }
-}
-
-// -- looking again ----------------------------------------------------------------------------------------
-
-const regions = () => [...document.querySelectorAll("[data-live]")];
-const waiting = new Set();
-let looking = false;
-
-function concerns(region, topics) {
+function isAffected(region, topics) {
   const listens = region.dataset.live.split(" ");
   return topics === null || topics.some((topic) => listens.includes(topic) || listens.includes(topic.split(":")[0]));
 }
 
-function lookAgain(which = regions()) {
-  which.forEach((region) => waiting.add(region.id));
-  if (!looking && waiting.size) look();
-}
-
-async function look() {
-  looking = true;
-  try {
-    while (waiting.size) {
-      const ids = [...waiting];
-      const address = location.href;
-      waiting.clear();
-      const answer = await fetch(address, { headers: { Accept: "text/html" } });
-      if (answer.redirected && new URL(answer.url).pathname === "/login") return location.reload();
-      const text = await answer.text();
-      if (address !== location.href) {
-        ids.forEach((id) => waiting.add(id)); // the filter was changed meanwhile
-      } else if (answer.ok) {
-        const fresh = new DOMParser().parseFromString(text, "text/html");
-        const before = $("#job .state")?.textContent;
-        for (const id of ids) {
-          const [region, other] = [document.getElementById(id), fresh.getElementById(id)];
-          if (region && other) patchRegion(region, other);
-        }
-        const after = $("#job .state")?.textContent;
-        if (after !== before) say(`The job is ${after} now.`);
-        tick();
-        reach();
-      }
-    }
-  } catch {
-    // The sandbox is away: the stream says so, and looks at everything when it is back.
-  } finally {
-    looking = false;
-  }
-}
-
-// -- the stream -------------------------------------------------------------------------------------------
-
 let source = null;
 let place = document.body.dataset.place;
 
-function showStream(name, text) {
-  const shown = $("#stream");
-  shown.className = `stream ${name}`;
-  if (shown.textContent !== text) shown.textContent = text;
-}
-
 function connect() {
   source?.close();
-  source = new EventSource(`/ui/live?since=${encodeURIComponent(place)}`);
+  source = new EventSource(`${ui}/live?since=${encodeURIComponent(place)}`);
   source.onopen = () => showStream("on", "live");
   source.onmessage = (event) => {
     place = event.lastEventId;
     const topics = JSON.parse(event.data);
-    lookAgain(regions().filter((region) => concerns(region, topics)));
+    refresh(regions().filter((region) => isAffected(region, topics)));
   };
   source.onerror = () => {
     showStream("off", "not connected");
     if (source.readyState === EventSource.CLOSED && !document.hidden) {
-      setTimeout(() => { lookAgain(); connect(); }, 2000);
+      setTimeout(() => { refresh(); connect(); }, 2000);
     }
   };
 }
 
-// A hidden tab listens to nothing: a browser has six connections to a server, for all its tabs.
+// A hidden tab disconnects, because a browser opens at most six connections to a server for all its tabs.
 document.addEventListener("visibilitychange", () => (document.hidden ? source?.close() : connect()));
 addEventListener("pagehide", () => source?.close());
-addEventListener("pageshow", (event) => event.persisted && (lookAgain(), connect()));
+addEventListener("pageshow", (event) => event.persisted && (refresh(), connect()));
 
-setInterval(() => {
-  if (document.hidden) return;
-  tick();
-  const due = (region) => Date.now() - (region.lookedAt ?? loadedAt) >= region.dataset.every * 1000;
-  lookAgain(regions().filter((region) => Number(region.dataset.every) && due(region)));
-}, 1000);
-const loadedAt = Date.now();
+let shownState = $("#job .state")?.textContent;
+document.addEventListener("refreshed", () => {
+  const state = $("#job .state")?.textContent;
+  if (state !== shownState) say(`The job is now ${state}.`);
+  shownState = state;
+});
 
 // -- forms ------------------------------------------------------------------------------------------------
 
-function say(text, { bad = false } = {}) {
-  const said = $("#said");
-  said.textContent = text;
-  said.classList.toggle("bad", bad);
+function say(text, { bad = false, link = null } = {}) {
+  const message = $("#said");
+  const linked = link ? Object.assign(document.createElement("a"), { href: link }) : message;
+  if (link) message.replaceChildren(linked);
+  linked.textContent = text;
+  message.classList.toggle("bad", bad);
   clearTimeout(say.timer);
-  if (!bad) say.timer = setTimeout(() => (said.textContent = ""), 8000);
+  if (!bad) say.timer = setTimeout(() => message.replaceChildren(), 8000);
+}
+
+// Shows a question of the server. Resolves to whether the answer is yes.
+function ask({ question, details, button, danger }) {
+  const dialog = $("#ask");
+  $("h2", dialog).textContent = question;
+  $("p", dialog).textContent = details;
+  $("button", dialog).textContent = button;
+  $("button", dialog).className = danger ? "danger" : "main";
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+  });
 }
 
 document.addEventListener("submit", async (event) => {
@@ -194,37 +77,33 @@ document.addEventListener("submit", async (event) => {
   form.ariaBusy = "true";
   const problem = $("[role=alert]", form);
   const fail = (text) => (problem ? (problem.textContent = text) : say(text, { bad: true }));
+  const body = new URLSearchParams(new FormData(form, event.submitter));
+  const send = () =>
+    fetch(form.getAttribute("action"), { method: "POST", body, headers: { Accept: "application/json" } });
   try {
-    const body = new URLSearchParams(new FormData(form, event.submitter));
-    const headers = { Accept: "application/json" };
-    const answer = await fetch(form.getAttribute("action"), { method: "POST", body, headers });
+    let answer = await send();
     if (answer.status === 401) return location.reload();
-    const told = await answer.json();
-    if (!answer.ok) return fail(told.error);
+    let data = await answer.json();
+    if (answer.ok && data.question) {
+      if (!(await ask(data))) return;
+      body.set("confirmed", "1");
+      answer = await send();
+      data = await answer.json();
+    }
+    if (!answer.ok) return fail(data.error);
     if (problem) problem.textContent = "";
-    say(told.message);
+    say(data.message, data);
     form.closest("details.confirm")?.removeAttribute("open");
-    lookAgain();
+    form.dispatchEvent(new Event("done", { bubbles: true }));
+    refresh();
     const prompt = $("#prompt", form);
-    if (prompt) { prompt.focus(); prompt.select(); }
+    if (prompt) { $("#copies").value = 1; prompt.focus(); prompt.select(); }
   } catch {
     fail("The sandbox does not answer.");
   } finally {
     form.ariaBusy = "false";
   }
 });
-
-const filter = $("[data-filter]");
-function applyFilter() {
-  const values = [...new FormData(filter)].filter(([, value]) => value.trim());
-  history.replaceState(null, "", `${filter.getAttribute("action")}?${new URLSearchParams(values)}`);
-  lookAgain();
-}
-filter?.addEventListener("input", () => {
-  clearTimeout(filter.timer);
-  filter.timer = setTimeout(applyFilter, 200);
-});
-filter?.addEventListener("submit", (event) => { event.preventDefault(); applyFilter(); });
 
 // -- keys -------------------------------------------------------------------------------------------------
 
@@ -237,13 +116,13 @@ $("#help-button").addEventListener("click", () => help.showModal());
 
 function newJob() {
   const panel = $("#dispatch");
-  if (!panel) return location.assign("/ui/jobs#new");
+  if (!panel) return location.assign(`${ui}/jobs#new`);
   panel.open = true;
   $("#prompt").focus();
 }
 
 function toFilter() {
-  if (!filter) return location.assign("/ui/jobs#filter");
+  if (!filter) return location.assign(`${ui}/jobs#filter`);
   $("#q").focus();
   $("#q").select();
 }
@@ -268,9 +147,6 @@ document.addEventListener("keydown", (event) => {
   keys[event.key]();
 });
 
-tick();
-reach();
-document.addEventListener("toggle", reach, true);
 if (location.hash === "#new") newJob();
 if (location.hash === "#filter") toFilter();
 connect();

@@ -1,0 +1,1 @@
+"""Recovery: finds stuck, lost, aborted and unknown jobs, and spool files that no job needs."""

@@ -1,0 +1,1 @@
+"""The part inside a Celery worker: runs handlers, renews leases, and reports failures."""

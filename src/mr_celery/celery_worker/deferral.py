@@ -1,0 +1,171 @@
+"""The end of a run whose handler defers the job's outcome."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from ..backoff import retry_until
+from ..delivery import PackedOutcome, pack_failure
+from ..errors import LedgerUnavailable
+from ..handlers import Declaration
+from ..ledger import AttemptKey, GivenReference, Ledger
+from ..ledger.reference import reference
+from ..message import Message
+from ..result import Deferred
+from ..telemetry.printing import printable
+from ..telemetry.quantities import duration
+from .current import ReferenceRefused
+from .ending import Ending
+from .handler_errors import raised_by_a_signal
+
+T = TypeVar("T")
+
+logger = logging.getLogger("mr_celery.runner")
+
+DEFER_SECONDS = 3600.0
+"""Seconds for which a deferral is kept in memory while the ledger is away."""
+
+REFERENCE_SECONDS = 30.0
+"""Seconds for which a reference is requested while the ledger is away."""
+
+UNREFERENCED = (
+    "the handler returned Deferred, and nobody has the job's reference: give job.ref to whoever completes the job"
+)
+
+
+class Deferral:
+    """Records that a job waits for its outcome.
+
+    Args:
+        ledger: the ledger of the job's worker name.
+        message: the job's message.
+        nonce: distinguishes the run from others of the same attempt.
+    """
+
+    def __init__(self, ledger: Ledger, message: Message, nonce: str) -> None:
+        self._ledger = ledger
+        self._message = message
+        self._nonce = nonce
+        self._log = message.log(logger)
+
+    def recorded(self, ending: Ending, deferred: Deferred) -> Ending:
+        """Record the deferral. Returns the ending, or a failure to record instead."""
+        packed, blobs = ending.packed.with_blobs()
+        if packed.outcome.status == "failed":
+            return Ending(packed)
+        attached = packed.outcome if packed.outcome.uploads or packed.outcome.reviews else None
+        step = partial(
+            self._ledger.defer,
+            self._message.key,
+            nonce=self._nonce,
+            seconds=deferred.timeout,
+            note=deferred.note,
+            given=ending.given,
+            attachments=attached,
+            blobs=blobs,
+        )
+        try:
+            answer = self._kept(step)
+        except LedgerUnavailable as error:
+            why = f"it could not be deferred, it will be run again: {error}"
+            self._log.error("not_recorded", why, reason=str(error))
+            return ending
+        if answer == "unreferenced":
+            return Ending(pack_failure(UNREFERENCED, reason=UNREFERENCED))
+        if answer == "deferred":
+            note = f": {printable(deferred.note, 200)}" if deferred.note else ""
+            text = f"deferred, its outcome is expected within {duration(deferred.timeout)}{note}"
+            self._log.info("deferred", text, seconds=deferred.timeout)
+        elif answer == "completed":
+            self._log.info("completed", "its outcome came by its reference before its handler returned")
+            self._add_attachments(packed, blobs)
+        else:
+            self._log.warning("dropped", f"not deferred: the job is {answer}", reason=answer)
+        return ending
+
+    def _kept(self, step: Callable[[], T]) -> T:
+        """The answer to a step, which is repeated while the ledger is away, and after one interruption (a time limit).
+
+        Raises:
+            LedgerUnavailable: the ledger is away for too long.
+        """
+        try:
+            return retry_until(step, errors=LedgerUnavailable, seconds=DEFER_SECONDS)
+        except LedgerUnavailable:
+            raise
+        except BaseException as error:
+            if raised_by_a_signal(error):
+                raise
+            self._log.error("not_recorded", "its deferral could not be recorded at once", error=error)
+            return retry_until(step, errors=LedgerUnavailable, seconds=DEFER_SECONDS)
+
+    def _add_attachments(self, packed: PackedOutcome, blobs: list[bytes]) -> None:
+        """Add the handler's attachments to an outcome that came before it returned."""
+        ledger, message, own = self._ledger, self._message, packed.outcome
+        if not own.uploads and not own.reviews:
+            with suppress(LedgerUnavailable):  # a courier delivers in a moment in any case
+                ledger.amend(message.key, nonce=self._nonce)
+            return
+
+        def add() -> bool:
+            record = ledger.read(message.job_id)
+            if record is None or record.outcome is None:  # perhaps because it was added and delivered
+                return ledger.amend(message.key, nonce=self._nonce)
+            first = len(record.outcome.uploads)
+            added = PackedOutcome(record.outcome).followed_by(packed).outcome
+            outcome = replace(record.outcome, uploads=added.uploads, reviews=added.reviews)
+            return ledger.amend(message.key, nonce=self._nonce, outcome=outcome, first=first, blobs=blobs)
+
+        with suppress(LedgerUnavailable):
+            if self._kept(add):
+                return
+        what = f"{len(own.uploads)} artifacts and {len(own.reviews)} reviews"
+        self._log.error(
+            "not_attached", f"{what} of its handler are lost: its outcome was delivered before", reason=what
+        )
+
+
+class RunReference:
+    """The job's reference, for :attr:`~mr_celery.Job.ref`. The ledger is asked for it once.
+
+    Args:
+        ledger: the ledger of the job's worker name.
+        message: the job's message.
+        declaration: the declaration of the handler.
+    """
+
+    def __init__(self, ledger: Ledger, message: Message, declaration: Declaration) -> None:
+        self._ledger = ledger
+        self._message = message
+        self._shaped = declaration.result is not None or declaration.review is not None
+        self._key: AttemptKey | None = None
+
+    @property
+    def given(self) -> GivenReference | None:
+        """What the ledger has stored; ``None`` before the first call."""
+        return None if self._key is None else GivenReference(self._key.secret, self._shaped)
+
+    def __call__(self) -> str:
+        """The reference.
+
+        Raises:
+            ReferenceRefused: the run has lost the job, or the ledger has.
+            LedgerUnavailable: the ledger is away for too long.
+        """
+        message, key = self._message, self._key
+        if key is None:
+            key = retry_until(
+                lambda: self._ledger.reference(message.key, shaped=self._shaped),
+                errors=LedgerUnavailable,
+                seconds=REFERENCE_SECONDS,
+            )
+            if key is None:
+                why = "was aborted or given to another worker, or the ledger has lost it"
+                raise ReferenceRefused(f"job {message.job_id} {why}: its handler is to stop")
+            self._key = key
+        return reference(message.worker_name, key)

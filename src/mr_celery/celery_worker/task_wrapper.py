@@ -1,0 +1,271 @@
+"""Puts the runner around decorated tasks. Calls of a task without a job reach its own code unchanged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial, wraps
+from inspect import isawaitable
+from typing import Any, TypeVar
+
+from celery.app.task import Task
+from celery.exceptions import Ignore
+
+from ..celery_compat import argument_check, autoretried, intercept_messages, replace_attribute
+from ..errors import JobError
+from ..handlers import Declaration, handlers_of
+from ..message import (
+    HEADER,
+    MemberMessage,
+    Message,
+    accept,
+    header,
+    member_of_request,
+    message_of_request,
+    message_options,
+    refuse,
+)
+from ..telemetry.tracebacks import calls_application, hides_variables
+from .base_classes import adapted
+from .current import RequestedRetry, current_run, running_here
+from .handing_over import Replaced
+from .members import Members, running_member
+from .redaction import SHOWN, mark
+from .runner import Returned, Runner
+
+logger = logging.getLogger("mr_celery.worker")
+
+M = TypeVar("M", Message, MemberMessage)
+
+RETRY_OPTIONS = frozenset({"countdown", "eta", "retries"})
+"""The options of a Celery retry that the bridge can set, too."""
+
+
+def install(app: Any, runner: Runner, members: Members | None = None) -> ExitStack:
+    """Put a runner around every decorated task of an application.
+
+    Args:
+        app: the Celery application.
+        runner: runs jobs.
+        members: runs the members of workflows, which any task may be; ``None``: there are none.
+
+    Returns a stack that undoes it when it is closed.
+    """
+    undo = _wrapped(app, runner.run, accept)
+    intercept_messages(app, undo)
+    if members is None:
+        return undo
+    decorated = {handler.name for handler in handlers_of(app)}
+    for task in list(app.tasks.values()):
+        _wrap_member(task, members, undo, inner=task.run if task.name in decorated else _original(task))
+        _intercept_replacements(task, members, undo)
+    return undo
+
+
+def keep_jobs_away(app: Any, why: str) -> ExitStack:
+    """Refuse jobs for every decorated task of an application. As a plain call, a job would have no arguments.
+
+    Args:
+        app: the Celery application.
+        why: what this worker lacks.
+
+    Returns a stack that undoes it when it is closed.
+    """
+
+    def not_run(message: Message, *_: Any) -> Returned:
+        # Such a message cannot be read, unless a broker has lost the mark of its encoding.
+        message.log(logger).error("not_run", f"not run: {why}", reason=why)
+        raise Ignore(f"job {message.job_id} is not run here")
+
+    return _wrapped(app, not_run, partial(refuse, why=why))
+
+
+def _wrapped(app: Any, run_job: Callable[..., Returned], encoding: Callable[[str], Callable[[], None]]) -> ExitStack:
+    undo = ExitStack()
+    for handler in handlers_of(app):
+        _wrap_run(handler.task, handler.declaration, run_job, undo)
+        _await_inside_autoretry(handler.task, undo)
+        _skip_argument_check(handler.task, undo)
+        _keep_options_in_retries(handler.task, undo)
+        undo.callback(encoding(handler.name))
+    return undo
+
+
+def _wrap_run(task: Any, declaration: Declaration, run_job: Callable[..., Returned], undo: ExitStack) -> None:
+    original = _original(task)
+    base_class = adapted(task, original, undo)
+
+    @hides_variables
+    @calls_application
+    @wraps(original)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        request = task.request
+        message = message_of_request(request)
+        if message is None:
+            return original(*args, **kwargs)
+        if running_here(message.task_id):
+            value = original(*args, **kwargs)
+            return value if base_class is None else base_class.value_for_call(value)
+        _keep_header(request, message)
+        message = _with_limits(message, task)
+        try:
+            handler = original if base_class is None else base_class.handler()
+            returned = run_job(message, handler, declaration, args, kwargs)
+        except BaseException as error:
+            mark(error, request, message.job_id)
+            raise
+        setattr(request, SHOWN, returned.status)
+        return returned.value
+
+    run._mr_celery_original = original  # type: ignore[attr-defined]
+    replace_attribute(task, "run", run, undo)
+
+
+def _original(task: Any) -> Callable[..., Any]:
+    """The task's own code."""
+    original: Callable[..., Any] = getattr(task.run, "_mr_celery_original", task.run)
+    return original
+
+
+def _with_limits(message: M, task: Any) -> M:
+    """A message with its task's name and time limits."""
+    given = task.request.timelimit
+    hard, soft = given if isinstance(given, (list, tuple)) and len(given) == 2 else (None, None)
+    return replace(
+        message,
+        task_name=message.task_name or task.name,
+        hard_limit=_seconds(hard) or task.time_limit,
+        soft_limit=_seconds(soft) or task.soft_time_limit,
+    )
+
+
+def _seconds(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) else None
+
+
+def _wrap_member(task: Any, members: Members, undo: ExitStack, *, inner: Callable[..., Any]) -> None:
+    """Run a task under the fence if its message makes it a member of a workflow. Other calls reach it unchanged."""
+
+    @hides_variables
+    @calls_application
+    @wraps(inner)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        request = task.request
+        message = member_of_request(request) if getattr(request, "stamps", None) else None
+        if message is None or running_here(message.key.member_id):
+            return inner(*args, **kwargs)
+        return members.run(_with_limits(message, task), task, partial(inner, *args, **kwargs))
+
+    run._mr_celery_original = getattr(inner, "_mr_celery_original", inner)  # type: ignore[attr-defined]
+    replace_attribute(task, "run", run, undo)
+
+
+def _intercept_replacements(task: Any, members: Members, undo: ExitStack) -> None:
+    """Let a handler that replaces its task hand its job over, and a member's replacement be members."""
+    replace_task, add_to_chord = task.replace, task.add_to_chord
+    if hasattr(replace_task, "_mr_celery"):
+        return
+
+    @hides_variables
+    @wraps(replace_task)
+    def replaced(signature: Any, *args: Any, **kwargs: Any) -> Any:
+        if running_member(members, task):
+            signature = members.replacement(task, signature)
+        elif _runs_job(task):
+            raise Replaced(signature, returned=False)
+        return replace_task(signature, *args, **kwargs)
+
+    @hides_variables
+    @wraps(add_to_chord)
+    def added(signature: Any, *args: Any, **kwargs: Any) -> Any:
+        if running_member(members, task):
+            signature = members.addition(task, signature)
+        elif _runs_job(task):
+            raise JobError(
+                "a handler is in no chord that self.add_to_chord() could add to: return the chord as a workflow",
+                about="it called add_to_chord",
+            )
+        return add_to_chord(signature, *args, **kwargs)
+
+    replaced._mr_celery = True  # type: ignore[attr-defined]
+    replace_attribute(task, "replace", replaced, undo)
+    replace_attribute(task, "add_to_chord", added, undo)
+
+
+def _runs_job(task: Any) -> bool:
+    """Whether the task's request is the run of a job's handler."""
+    message = message_of_request(task.request)
+    return message is not None and running_here(message.task_id)
+
+
+def _await_inside_autoretry(task: Any, undo: ExitStack) -> None:
+    """Run an ``async def`` handler inside Celery's ``autoretry_for=``, so that it catches the handler's exceptions."""
+    function = autoretried(task)
+    if function is None or hasattr(function, "_mr_celery"):
+        return
+
+    @calls_application
+    @wraps(function)
+    def awaited(*args: Any, **kwargs: Any) -> Any:
+        value, run = function(*args, **kwargs), current_run()
+        if run is None or run.task_id != task.request.id or not isawaitable(value):
+            return value
+        return run.wait_for(value)
+
+    awaited._mr_celery = True  # type: ignore[attr-defined]
+    replace_attribute(task, "_orig_run", awaited, undo)
+
+
+def _skip_argument_check(task: Any, undo: ExitStack) -> None:
+    """Let a handler retry without arguments: the next run gets them from the ledger."""
+    check = argument_check(task)
+    if check is None or hasattr(check, "_mr_celery"):
+        return
+
+    def lenient(*args: Any, **kwargs: Any) -> Any:
+        if running_here(str(task.request.id)):
+            return None
+        return check(*args, **kwargs)
+
+    lenient._mr_celery = True  # type: ignore[attr-defined]
+    replace_attribute(task, "__header__", lenient, undo)
+
+
+def _keep_options_in_retries(task: Task[Any, Any], undo: ExitStack) -> None:
+    """Publish a job's Celery retries with the options of its first message, and add them to the current run.
+
+    At a retry, Celery drops the representation of the arguments, and up to 5.6 the option that ignores the result.
+    Arguments of a retry may have content of the job.
+    """
+    build = task.signature_from_request
+    if hasattr(build, "_mr_celery"):
+        return
+
+    @hides_variables
+    @wraps(build)
+    def signature_from_request(request: Any = None, *args: Any, **options: Any) -> Any:
+        signature = build(request, *args, **options)
+        message = message_of_request(request or task.request)
+        if message is None:
+            return signature
+        signature.set(**message_options(message.job_id, task.name))
+        run = current_run()
+        if run is not None and run.task_id == message.task_id:
+            own = bool(signature.args or signature.kwargs or options.keys() - {"args", "kwargs"} - RETRY_OPTIONS)
+            run.retries.append(RequestedRetry(signature, own=own))
+        return signature
+
+    signature_from_request._mr_celery = True  # type: ignore[attr-defined]
+    replace_attribute(task, "signature_from_request", signature_from_request, undo)
+
+
+def _keep_header(request: Any, message: Message) -> None:
+    """Restore the job's header in a task's context, from which Celery builds the message of a retry.
+
+    Some add-ons (sentry-sdk before 2.55) replace the headers by their own.
+    """
+    headers = request.headers if isinstance(request.headers, Mapping) else {}
+    if HEADER not in headers:
+        request.headers = {**headers, **header(message.worker_name, message.job_id)}

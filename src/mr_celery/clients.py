@@ -1,0 +1,199 @@
+"""The clients of a process for the ledger, the server and the spool, made on first use from its settings."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from .delivery import DELIVERY_LEASE, USUAL_RATE, Delivery
+from .errors import WorkerError
+from .ledger import Fleet, Ledger
+from .server import Api
+from .server.address import job_address
+from .server.token import TokenFile
+from .server.transport import MIN_RATE
+from .settings import Settings, read_token, require
+from .spool import Spool, spool_of
+from .token_refusals import TokenRefusals
+
+T = TypeVar("T")
+
+MOST_OTHERS = 16
+"""Number of ledgers that are kept of worker names that are not in the settings. The bridge may have more names."""
+
+
+class Clients:
+    """The clients of one application in this process. A forked child makes its own.
+
+    The worker name of a method is that of the settings, unless another one is given.
+
+    Args:
+        settings: the settings.
+        ledger_timeout: seconds until a ledger step times out.
+        on_error: called with the error of each failed request to the server.
+        on_success: called after each other request to the server.
+        shares_refusals: whether a token that the server refuses is tried only now and then, for all processes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ledger_timeout: float = 5.0,
+        on_error: Callable[[WorkerError], object] = lambda error: None,
+        on_success: Callable[[], object] = lambda: None,
+        shares_refusals: bool = True,
+    ) -> None:
+        self._shares_refusals = shares_refusals
+        self.settings = settings
+        self._ledger_timeout = ledger_timeout
+        self._on_error = on_error
+        self._on_success = on_success
+        self._made: dict[tuple[Any, ...], Any] = {}
+        self._others: dict[str, Ledger] = {}
+        self._lock = threading.Lock()
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        key = (os.getpid(), *key)
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+            made: T = self._made[key]
+            return made
+
+    def _name(self, worker_name: str | None) -> str:
+        return self.settings.name if worker_name is None else worker_name
+
+    def ledger(self, worker_name: str | None = None) -> Ledger:
+        """The ledger of a worker name.
+
+        Raises:
+            SettingsError: no ledger is configured.
+        """
+        name = self._name(worker_name)
+        if self.has_name(name):
+            return self._once(("ledger", name), lambda: self.new_ledger(name))
+        with self._lock:
+            ledger = self._others.pop(name, None) or self.new_ledger(name)
+            self._others[name] = ledger  # the last one used
+            if len(self._others) > MOST_OTHERS:
+                self._others.pop(next(iter(self._others)))
+            return ledger
+
+    def new_ledger(self, worker_name: str) -> Ledger:
+        """A ledger that is not kept for the next call.
+
+        Raises:
+            SettingsError: no ledger is configured.
+        """
+        url, settings = require(self.settings, "ledger_url"), self.settings
+        return Ledger(
+            url,
+            worker_name,
+            prefix=settings.ledger_prefix,
+            replicas=settings.ledger_replicas,
+            history=settings.history,
+            timeout=self._ledger_timeout,
+        )
+
+    def has_name(self, worker_name: str) -> bool:
+        """Whether a worker name is in the settings. Anybody who can write to the broker can make up others."""
+        return worker_name == self.settings.name or any(each.name == worker_name for each in self.settings.workers)
+
+    def ledgers(self) -> list[Ledger]:
+        """The ledgers of all worker names in the settings.
+
+        Raises:
+            SettingsError: no ledger is configured.
+        """
+        return [self.ledger(each.name) for each in self.settings.each()]
+
+    def neighbours(self) -> list[Ledger]:
+        """The ledgers of the other worker names on the same fleet.
+
+        Raises:
+            SettingsError: no ledger is configured.
+        """
+        return [self.ledger(name) for name in self.settings.neighbours]
+
+    def fleet(self) -> Fleet:
+        """The online workers and bridges.
+
+        Raises:
+            SettingsError: no ledger is configured.
+        """
+        url, prefix = require(self.settings, "ledger_url"), self.settings.ledger_prefix
+        return self._once(("fleet",), lambda: Fleet(url, prefix=prefix, timeout=self._ledger_timeout))
+
+    def api(self, worker_name: str | None = None) -> Api:
+        """The client of the server for a worker name.
+
+        Raises:
+            SettingsError: the worker name has no token.
+        """
+        return self._api(self._name(worker_name), MIN_RATE)
+
+    def run_api(self, worker_name: str) -> Api:
+        """The client of the server for runs, which hold a worker's slot: requests that it reads slowly end early.
+
+        Raises:
+            SettingsError: the worker name has no token.
+        """
+        return self._api(worker_name, USUAL_RATE)
+
+    def _api(self, name: str, min_rate: float) -> Api:
+        path = self.settings.token_file_of(name)
+        settings = replace(self.settings, name=name, token=self.settings.token_of(name), token_file=path)
+        token = "" if path else require(settings, "token")
+        refusals = TokenRefusals(self.ledger(name)) if self._shares_refusals and settings.ledger_url else None
+        return self._once(
+            ("api", name, min_rate),
+            lambda: Api(
+                settings.url,
+                TokenFile(path, read_token) if path else token,
+                name,
+                timeout=settings.timeout,
+                on_error=self._on_error,
+                on_success=self._on_success,
+                refusals=refusals,
+                min_rate=min_rate,
+            ),
+        )
+
+    def delivery(self, worker_name: str) -> Delivery:
+        """The delivery to the server for a worker name, for runs.
+
+        Raises:
+            SettingsError: the worker name has no token, or no ledger is configured.
+        """
+        api, ledger = self.run_api(worker_name), self.ledger(worker_name)
+        return self._once(
+            ("delivery", worker_name),
+            lambda: Delivery(
+                api,
+                ledger,
+                spool=lambda: self.spool(worker_name),
+                lease=min(DELIVERY_LEASE, self.settings.lease),
+                without_artifacts=self.settings.without_artifacts,
+            ),
+        )
+
+    def spool(self, worker_name: str | None = None) -> Spool | None:
+        """The spool of a worker name, or ``None`` if none is set.
+
+        Raises:
+            SettingsError: a package that it needs is not installed.
+        """
+        name = self._name(worker_name)
+        return self._once(("spool", name), lambda: spool_of(self.settings, name)) if self.settings.spool_url else None
+
+    def delivers(self, worker_name: str) -> bool:
+        """Whether this process, and not the bridge, delivers the outcomes of a worker name."""
+        return self.settings.delivery == "worker" and bool(self.settings.token_of(worker_name))
+
+    def output_of(self, worker_name: str, job_id: int) -> str:
+        """Where the output of a job can be read: its address, or a command if this process does not know the server."""
+        return job_address(self.settings.url, job_id) if self.delivers(worker_name) else f"mr-celery jobs {job_id}"

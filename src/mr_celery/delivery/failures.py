@@ -1,0 +1,203 @@
+"""Decides whether a failed delivery is retried or given up.
+
+While the server is unavailable, a delivery is retried without limit. A delivery that keeps failing in the same way is
+given up. The evidence is the kind of failure, and the success of the worker name's other deliveries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from ..errors import WorkerError
+from ..ledger import Tally
+
+Kind = Literal["ours", "answer", "away", "later"]
+"""The kind of a failure.
+
+``ours``: an error of this code, or an unusable answer. ``answer``: the server refused. ``away``: no answer, or one of a
+proxy or a gateway. ``later``: the server asked to wait; such failures never count.
+"""
+
+Evidence = Literal["ours", "passes", "alone", "blocked", "away", ""]
+"""The evidence that a delivery, and not the server, is the cause of its failures.
+
+``ours``: the kind is evidence enough. ``passes``: other deliveries succeed. ``alone``: there are no other deliveries.
+``blocked``: others fail on the same route, and succeed on other routes. ``away``: others succeeded on the same route
+between every two of these failures. Empty: all deliveries fail.
+"""
+
+LATER = (408, 425, 429, 503)
+
+AWAY = (401, 403, 502, 504, *range(520, 531))
+
+PARTS = {"upload": "artifact", "review": "review"}
+"""The kind of part that each route delivers."""
+
+MOST_REASONS = 8
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The limit of failures: a number, over a minimum duration in seconds."""
+
+    times: int
+    seconds: float
+
+
+BOUNDS: dict[Evidence, Bound] = {
+    "ours": Bound(8, 120.0),
+    "passes": Bound(8, 120.0),
+    "alone": Bound(8, 600.0),
+    "away": Bound(30, 600.0),
+    "blocked": Bound(8, 3600.0),
+}
+"""The limits by evidence. There is none without evidence."""
+
+
+def kind_of(error: Exception) -> Kind:
+    """The kind of failure of an error."""
+    if not isinstance(error, WorkerError):
+        return "away" if isinstance(error, (OSError, MemoryError)) else "ours"
+    if error.unsent:
+        return "later"
+    if error.challenge:
+        return "away"
+    about_content = error.route in (*PARTS, "close")
+    if error.status is None:
+        return "ours" if about_content and not error.retryable else "away"
+    if error.status < 300:
+        return "ours" if about_content else "away"
+    if error.status in LATER:
+        return "later"
+    return "away" if error.status in AWAY else "answer"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive failures of one kind on one route.
+
+    Args:
+        first: the tally at the first failure.
+        last: the tally at the last failure.
+        seen: number of failures.
+        evidence: the evidence at the last failure.
+        times: number of failures that count, which are those since the evidence last changed.
+        since: time of the first failure that counts, by the ledger's clock.
+    """
+
+    first: Tally
+    last: Tally
+    seen: int = 0
+    evidence: Evidence = ""
+    times: int = 0
+    since: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds between the first failure that counts and the last."""
+        return max(0.0, self.last.now - self.since)
+
+    @property
+    def others(self) -> int:
+        """Number of successes of others since the first failure: on the same route, or else of whole deliveries."""
+        return max(self.last.passed - self.first.passed, 0) or max(self.last.closed - self.first.closed, 0)
+
+    def next(self, kind: Kind, tally: Tally, *, missing: bool) -> Run:
+        """The run with one more failure.
+
+        Args:
+            kind: the failure's kind.
+            tally: the current tally of the worker name's deliveries.
+            missing: whether the answer was that the route does not exist. Then only successes on the same route are
+                evidence.
+        """
+        run = replace(self, last=tally, seen=self.seen + 1)
+        if kind == "away":
+            if self.seen == 0 or tally.passed <= self.last.passed:
+                return run
+            evidence: Evidence = "away"
+        else:
+            evidence = "ours" if kind == "ours" else self._evidence(tally, missing)
+        if evidence == self.evidence and self.times:
+            return replace(run, times=self.times + 1)
+        return replace(run, evidence=evidence, times=1, since=tally.now)
+
+    def _evidence(self, tally: Tally, missing: bool) -> Evidence:
+        others_failed = tally.failed - self.first.failed > self.seen
+        if tally.passed > self.first.passed:
+            return "passes"
+        if tally.closed > self.first.closed:
+            return "blocked" if others_failed or missing else "passes"
+        return "" if others_failed or missing else "alone"
+
+    def reached(self, bounds: Mapping[Evidence, Bound]) -> bool:
+        """Whether the failures reached the limit."""
+        bound = bounds.get(self.evidence)
+        return bound is not None and self.times >= bound.times and self.seconds >= bound.seconds
+
+
+@dataclass(frozen=True)
+class Failures:
+    """The failures of one outcome's deliveries. The count restarts once another part is delivered.
+
+    Args:
+        delivered: number of delivered parts at the last failure.
+        runs: the runs, by kind and route.
+        reasons: number of occurrences of each recent reason, for the log.
+    """
+
+    delivered: int = 0
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> Failures:
+        """The failures that :meth:`to_json` wrote; none if the text has another form."""
+        try:
+            fields = json.loads(text) if text else {}
+            runs = {name: _run(about) for name, about in fields.get("runs", {}).items()}
+            return cls(int(fields.get("delivered", 0)), runs, dict(fields.get("reasons", {})))
+        except (ValueError, TypeError, AttributeError, KeyError):
+            return cls()
+
+    def to_json(self) -> str:
+        """The failures as JSON text, for the ledger."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    def after(
+        self, kind: Kind, route: str, tally: Tally, *, delivered: int, missing: bool = False
+    ) -> tuple[Failures, Run]:
+        """The failures with one more, and the run that it belongs to.
+
+        Args:
+            kind: the failure's kind.
+            route: the failed route; empty if it was not a request.
+            tally: the current tally of the worker name's deliveries.
+            delivered: number of parts delivered so far.
+            missing: as in :meth:`Run.next`.
+        """
+        runs = dict(self.runs) if delivered == self.delivered else {}
+        name = f"{kind} {route}"
+        # If even the lookup of a job fails, the server may fail for all deliveries, although no others make lookups.
+        missing = missing or route not in (*PARTS, "close")
+        run = runs.get(name, Run(tally, tally)).next(kind, tally, missing=missing)
+        return replace(self, delivered=delivered, runs={**runs, name: run}), run
+
+    def restarted(self) -> Failures:
+        """The failures after a part was given up. The count restarts, and the tallies of other deliveries are kept."""
+        runs = {name: replace(run, times=0) for name, run in self.runs.items()}
+        return replace(self, runs=runs)
+
+    def because(self, reason: str) -> tuple[Failures, int]:
+        """The failures with the reason of the last one, and the number of its occurrences."""
+        reasons = dict(self.reasons)
+        times = reasons.pop(reason, 0) + 1
+        kept = list(reasons.items())[-MOST_REASONS + 1 :]
+        return replace(self, reasons={**dict(kept), reason: times}), times
+
+
+def _run(about: dict[str, Any]) -> Run:
+    return Run(**{**about, "first": Tally(**about["first"]), "last": Tally(**about["last"])})

@@ -1,0 +1,5 @@
+-- withdraw_node
+-- A worker goes offline.
+--
+-- ARGV: hostname
+remove_node(ARGV[2])

@@ -1,0 +1,5 @@
+"""The drop-in replacement of the official SDK's Worker."""
+
+from .worker import Worker
+
+__all__ = ["Worker"]

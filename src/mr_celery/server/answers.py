@@ -1,0 +1,88 @@
+"""Reads the answers to single requests, in little memory whatever the server sends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from itertools import chain
+from typing import Any
+
+from .list_parser import NOT_JSON, BrokenList, members
+
+MOST_PARSED = 64 * 2**10
+"""Size in bytes up to which an answer is parsed whole. Its values take at most some 30 times as much memory."""
+
+MOST_BYTES = 64 * 2**20
+"""Maximum size in bytes of an answer in which a member has to be found."""
+
+
+class TooLong(ValueError):
+    """An answer that has not named the needed members within ``MOST_BYTES``."""
+
+
+def read_answer(chunks: Iterable[bytes], needed: Collection[str] = (), problems: dict[str, str] | None = None) -> Any:
+    """Read an answer: its JSON value; ``{}`` if it is empty.
+
+    Of an answer longer than ``MOST_PARSED``, which may repeat a whole job, only the needed members are kept, and it is
+    read no further than to the last of them. Without needed members it must only look like JSON.
+
+    Args:
+        chunks: the answer's bytes, in UTF-8.
+        needed: the names of the members that the caller uses.
+        problems: receives the needed members that cannot be read, with the reason. Of an object, ``id`` and ``status``
+            are returned nevertheless.
+
+    Raises:
+        ValueError: it is not JSON; or nothing can be read of a needed member, and there are no ``problems``.
+    """
+    start, arriving = bytearray(), iter(chunks)
+    for chunk in arriving:
+        start += chunk
+        if len(start) > MOST_PARSED:
+            return _read_long(bytes(start), arriving, needed, problems)
+    return decoded(bytes(start))
+
+
+def decoded(body: bytes) -> object:
+    """Decode the JSON of a short answer. An empty body becomes an empty object.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    if not body.strip():
+        return {}
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _read_long(start: bytes, rest: Iterable[bytes], needed: Collection[str], problems: dict[str, str] | None) -> Any:
+    first = start.lstrip()[:1]
+    if first == b"[":
+        return []
+    if first != b"{":
+        raise BrokenList(NOT_JSON)
+    found: dict[str, Any] = {}
+    if not needed:
+        return found
+    for name, entry in members(_limited(chain((start,), rest))):
+        if name not in needed or name in found:
+            continue
+        found[name] = entry.members if entry.problem else entry.value
+        if entry.problem and problems is not None:
+            problems[name] = entry.problem
+        elif entry.problem and not entry.members:
+            raise BrokenList(f"its {name} cannot be read: {entry.problem}")
+        if len(found) == len(needed):
+            break
+    return found
+
+
+def _limited(chunks: Iterable[bytes]) -> Iterable[bytes]:
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > MOST_BYTES:
+            raise TooLong(f"the answer is longer than {MOST_BYTES} bytes")
+        yield chunk

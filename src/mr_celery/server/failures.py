@@ -1,0 +1,125 @@
+"""Describes the failures of requests: the reason, and whether and when to retry."""
+
+from __future__ import annotations
+
+import html
+import http.client
+import json
+import re
+import time
+from collections.abc import Iterator
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote
+
+from urllib3.exceptions import HTTPError
+
+RETRYABLE = (408, 425, 429)
+"""Statuses below 500 after which the same request may succeed later."""
+
+MOST_SECONDS = 1e15
+"""Upper bound in seconds for the number in a ``Retry-After``."""
+
+BROKE_OFF = "the answer broke off"
+
+COMPRESSED = "the answer is compressed, though no compression was asked for (Content-Encoding)"
+
+LONG_HEAD = "the headers of the answer are too long"
+
+FAILURES = (HTTPError, http.client.HTTPException, OSError, ValueError, RecursionError)
+"""The exceptions that may occur between a request and its answer."""
+
+
+def retryable(status: int) -> bool:
+    """Whether the same request may succeed later."""
+    return status >= 500 or status in RETRYABLE
+
+
+def retry_after(header: str | None) -> float | None:
+    """The pause in seconds that a ``Retry-After`` asks for; ``None`` if it is invalid or in the past.
+
+    The header holds a number of seconds or a date. The largest of several numbers counts. Callers limit the pause.
+    """
+    text = (header or "").strip()
+    numbers = re.split(r"\s*,\s*", text)
+    if all(re.fullmatch(r"[0-9]+(\.[0-9]*)?", each) for each in numbers):
+        return min(max(map(float, numbers)), MOST_SECONDS)
+    try:
+        when = parsedate_to_datetime(text)
+        seconds = (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError, IndexError, OSError):
+        return None
+    return seconds if seconds >= 0 else None
+
+
+def reason(error: BaseException) -> str:
+    """The reason why there was no answer: the message of the innermost error that has one."""
+    text = ""
+    for each in _causes(error):
+        if isinstance(each, http.client.IncompleteRead):
+            missing = f", {each.expected} bytes are missing" if each.expected else ""
+            return f"{BROKE_OFF}{missing}"
+        text = str(each) or text
+    return text or type(error).__name__
+
+
+def fault(error: BaseException) -> str:
+    """A safe description of a common network failure; empty for others, which may repeat a text of the server."""
+    for each in _causes(error):
+        if isinstance(each, TimeoutError):
+            return "no answer in time"
+        if str(each) == LONG_HEAD:
+            return LONG_HEAD
+        if isinstance(each, http.client.IncompleteRead) or str(each).startswith(BROKE_OFF):
+            return BROKE_OFF
+    return ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and its causes, outermost first, up to the first that is not a failure of a request."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen and (cause is error or isinstance(cause, FAILURES)):
+        yield cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+
+
+CHALLENGE = "a challenge page in HTML instead of an answer: this address may be banned after failed log-ins"
+
+HTML_REFUSAL = "an HTML page instead of JSON: the answer of a proxy, or of a ban"
+
+_CHALLENGES = re.compile(
+    r"captcha|challenge|cf-chl|just a moment|checking your browser|verify (that )?you are|are you (a )?human|"
+    r"attention required|access (has been )?(temporarily )?(denied|blocked)|(been|is) (temporarily )?(banned|blocked)|"
+    r"too many failed",
+    re.IGNORECASE,
+)
+
+
+def html_fault(status: int, content_type: str, start: bytes) -> tuple[str, bool]:
+    """Recognise an HTML page where JSON belongs.
+
+    Args:
+        status: the status of the answer.
+        content_type: its media type.
+        start: the begin of its body.
+
+    Returns:
+        A description that is safe to log, empty if it is no such page; and whether it is a challenge page.
+    """
+    head = start.lstrip()[:1]
+    if "html" not in content_type.lower() and head != b"<":
+        return "", False
+    if head == b"<" and status not in (404, 405, 500, 502, 504) and _CHALLENGES.search(start.decode(errors="replace")):
+        return CHALLENGE, True
+    return (HTML_REFUSAL, False) if status in (401, 403) else ("", False)
+
+
+def without_secret(text: str, secret: str) -> str:
+    """Replace a secret in a text by ``***``, also in the forms that it has in JSON, HTML and URLs."""
+    forms = {secret, json.dumps(secret)[1:-1], html.escape(secret), quote(secret, safe=""), quote(secret)}
+    for form in sorted(forms, key=len, reverse=True):
+        if len(form) > 3:
+            text = text.replace(form, "***")
+    return text

@@ -1,0 +1,39 @@
+"""Limits for what the clients of an HTTP server may occupy."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import KW_ONLY, dataclass
+
+_SHARE = 4
+"""The connections of a server may take one of this many parts of the process's file descriptors."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a server.
+
+    Args:
+        connections: the number of open connections. More of them close those that have sent no complete request, the
+            oldest first.
+        header_seconds: seconds for the headers of a request, from the connection or the end of the previous response.
+            The rest of a request that was already answered must arrive in the same time.
+        header_bytes: the size of the headers.
+        body_rate: bytes a second of a request's body. A slower client is disconnected.
+        stalled_seconds: seconds for which a client may read nothing of a response.
+        request_seconds: seconds for a request and its response in total; ``None`` for no limit.
+    """
+
+    _: KW_ONLY
+    connections: int
+    header_seconds: float = 10.0
+    header_bytes: int = 32 * 1024
+    body_rate: float = 500.0
+    stalled_seconds: float = 30.0
+    request_seconds: float | None = None
+
+    @property
+    def possible_connections(self) -> int:
+        """The number of connections that leaves file descriptors for the rest of the process."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return self.connections if soft == resource.RLIM_INFINITY else max(4, min(self.connections, soft // _SHARE))

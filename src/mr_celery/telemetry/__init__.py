@@ -1,0 +1,1 @@
+"""Logs and traces, and the redaction of their content."""

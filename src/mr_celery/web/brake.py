@@ -1,0 +1,78 @@
+"""Slows down wrong tokens and wrong login links."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from asyncio import sleep
+from collections import OrderedDict
+from collections.abc import Callable
+
+from starlette.types import Scope
+
+_BURST = 20
+"""Wrong attempts of an address that are answered at once."""
+
+_PER_SECOND = 4.0
+"""Wrong attempts of an address that are answered each second, after the first ones."""
+
+_WAIT_SECONDS = 3.0
+"""How long a wrong attempt waits for its turn at most."""
+
+_WAITING = 100
+"""Attempts that wait at the same time. Each keeps a connection open."""
+
+_ADDRESSES = 1000
+
+
+class Brake:
+    """Limits how many wrong attempts an address may make.
+
+    A valid token is never delayed: it is checked first, and only wrong ones come here. Therefore nobody can lock others
+    out by sending wrong tokens from their address.
+
+    Args:
+        clock: the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._free_at: OrderedDict[str, float] = OrderedDict()
+        self._waiting = 0
+
+    async def is_too_fast(self, scope: Scope) -> bool:
+        """Note a wrong attempt, and wait until it may be answered.
+
+        Args:
+            scope: the request.
+
+        Returns:
+            Whether the address has made so many that the answer is 429.
+        """
+        address, now = _source(scope), self._clock()
+        free_at = self._free_at.pop(address, now)
+        wait = free_at - now - (_BURST - 1) / _PER_SECOND
+        too_fast = wait > _WAIT_SECONDS
+        self._free_at[address] = free_at if too_fast else max(free_at, now) + 1 / _PER_SECOND
+        while len(self._free_at) > _ADDRESSES:
+            self._free_at.popitem(last=False)
+        if wait <= 0:
+            return False
+        if self._waiting >= _WAITING:
+            return True
+        self._waiting += 1
+        try:
+            await sleep(min(wait, _WAIT_SECONDS))
+        finally:
+            self._waiting -= 1
+        return too_fast
+
+
+def _source(scope: Scope) -> str:
+    """The client's address. All addresses of one IPv6 network of 64 bits are one."""
+    host = str((scope.get("client") or ("",))[0])
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(address) if address.version == 4 else str(ipaddress.ip_network((int(address), 64), strict=False))

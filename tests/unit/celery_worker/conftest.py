@@ -1,0 +1,58 @@
+"""The application, runner and ledger of the tests of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from celery import Celery, _state
+
+from mr_celery.celery_worker import aborts
+from mr_celery.celery_worker import signals as worker_signals
+from mr_celery.celery_worker.worker_jobs import WorkerJobs
+from mr_celery.clients import Clients
+from mr_celery.handlers import registry
+from mr_celery.settings import Settings
+from support.celery_worker import APP, FakeRunner
+from support.ledgers import HOLDER, LedgerKit, fake_kit
+
+
+@pytest.fixture(autouse=True)
+def nothing_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a test declares is declared, for this package and for Celery."""
+    monkeypatch.setattr(registry, "_declared", [])
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    made = Celery("hooked", broker="memory://", backend="cache+memory://", set_as_current=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def runner() -> Iterator[FakeRunner]:
+    made = FakeRunner()
+    yield made
+    made.installed.close()
+
+
+@pytest.fixture
+def kit(app: Celery, monkeypatch: pytest.MonkeyPatch) -> LedgerKit:
+    """The ledger of the worker name that this worker process works for."""
+    made = fake_kit(monkeypatch)
+    clients = SimpleNamespace(
+        ledger=lambda worker: {"w": made.ledger}[worker],
+        output_of=lambda worker, job_id: f"https://server.test/jobs/{job_id}",
+        settings=Settings(lease=30.0),
+    )
+    jobs = WorkerJobs(cast(Clients, clients))
+    jobs.holder = HOLDER
+    for each in (APP, app):
+        monkeypatch.setattr(each, "modelreins_jobs", jobs, raising=False)
+    aborts.register()
+    worker_signals.connect()
+    return made
