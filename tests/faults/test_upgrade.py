@@ -1,6 +1,6 @@
 """A fleet is upgraded process by process under load, without a drain, and goes back: no job notices.
 
-The version before is really another one: its code comes from its commit. Every second process is killed instead of
+The version before is really another one: its code comes from an archive. Every second process is killed instead of
 stopped. Assumption shared with the code: a killed worker is known by its lease, and only its jobs run again.
 """
 
@@ -30,13 +30,15 @@ KINDS = (None, None, "artifacts", "retry", "defer", "defer", "chain", "chord")
 MISUNDERSTANDING = re.compile("(Attribute|Index|Key|Lookup|Response|Type)Error|running script|values to unpack")
 """What a process logs that cannot read what one of another version wrote. No handler raises these errors."""
 
+TESTS = Path(__file__).parents[1]
+
 SLOTS = 2
 BEFORE, THIS = "the version before", "this version"
 
 
 @pytest.fixture(scope="module")
 def path_before(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"{version_before.install(tmp_path_factory.mktemp('before'))}{os.pathsep}{version_before.ROOT / 'tests'}"
+    return f"{version_before.install(tmp_path_factory.mktemp('before'))}{os.pathsep}{TESTS}"
 
 
 class Upgrade:

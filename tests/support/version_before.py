@@ -1,31 +1,33 @@
-"""The version before this one, as code that processes can run: what fleets run while they are upgraded to this one."""
+"""The version before this one, as code that processes can run: what fleets run while they are upgraded to this one.
+
+Its code is in an archive beside this module, so the tests need no history of the repository, and nothing is downloaded.
+At a release, ``python tests/support/version_before.py COMMIT`` makes the archive anew, from the commit of the release
+before.
+"""
 
 from __future__ import annotations
 
-import io
+import lzma
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
-COMMIT = "0c3cc5182da6f91aa573837f576bd090a407fdda"
-"""The version before. At a release, its commit becomes the version before the next one."""
-
-ROOT = Path(__file__).parents[2]
+ARCHIVE = Path(__file__).with_suffix(".tar.xz")
 
 
 def install(folder: Path) -> Path:
-    """Put the code of the version before into a folder. Returns the entry for ``PYTHONPATH``.
-
-    Raises:
-        AssertionError: the repository does not have the commit.
-    """
-    # A container may run the tests as another user than the owner of the files.
-    command = ["git", "-c", "safe.directory=*", "-C", str(ROOT), "archive", COMMIT, "src"]
-    archive = subprocess.run(command, capture_output=True, check=False)
-    assert archive.returncode == 0, (
-        f"the version before ({COMMIT}) is not in this repository: {archive.stderr.decode().strip()}. "
-        "The test needs the whole history: git fetch --unshallow"
-    )
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+    """Put the code of the version before into a folder. Returns the entry for ``PYTHONPATH``."""
+    with tarfile.open(ARCHIVE) as tar:
         tar.extractall(folder)
     return folder / "src"
+
+
+def make(commit: str) -> None:
+    """Write the archive with the code of a commit."""
+    tar = subprocess.run(["git", "archive", commit, "src"], stdout=subprocess.PIPE, check=True)
+    ARCHIVE.write_bytes(lzma.compress(tar.stdout, preset=9 | lzma.PRESET_EXTREME))
+
+
+if __name__ == "__main__":
+    make(sys.argv[1])
