@@ -54,7 +54,7 @@ class Clients:
         self._on_success = on_success
         self._made: dict[tuple[Any, ...], Any] = {}
         self._others: dict[str, Ledger] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is made may need another client
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         key = (os.getpid(), *key)
@@ -145,22 +145,20 @@ class Clients:
         return self._api(worker_name, USUAL_RATE)
 
     def _api(self, name: str, min_rate: float) -> Api:
+        return self._once(("api", name, min_rate), lambda: self._new_api(name, min_rate))
+
+    def _new_api(self, name: str, min_rate: float) -> Api:
         path = self.settings.token_file_of(name)
         settings = replace(self.settings, name=name, token=self.settings.token_of(name), token_file=path)
-        token = "" if path else require(settings, "token")
-        refusals = TokenRefusals(self.ledger(name)) if self._shares_refusals and settings.ledger_url else None
-        return self._once(
-            ("api", name, min_rate),
-            lambda: Api(
-                settings.url,
-                TokenFile(path, read_token) if path else token,
-                name,
-                timeout=settings.timeout,
-                on_error=self._on_error,
-                on_success=self._on_success,
-                refusals=refusals,
-                min_rate=min_rate,
-            ),
+        return Api(
+            settings.url,
+            TokenFile(path, read_token) if path else require(settings, "token"),
+            name,
+            timeout=settings.timeout,
+            on_error=self._on_error,
+            on_success=self._on_success,
+            refusals=TokenRefusals(self.ledger(name)) if self._shares_refusals and settings.ledger_url else None,
+            min_rate=min_rate,
         )
 
     def delivery(self, worker_name: str) -> Delivery:
@@ -169,12 +167,11 @@ class Clients:
         Raises:
             SettingsError: the worker name has no token, or no ledger is configured.
         """
-        api, ledger = self.run_api(worker_name), self.ledger(worker_name)
         return self._once(
             ("delivery", worker_name),
             lambda: Delivery(
-                api,
-                ledger,
+                self.run_api(worker_name),
+                self.ledger(worker_name),
                 spool=lambda: self.spool(worker_name),
                 lease=min(DELIVERY_LEASE, self.settings.lease),
                 without_artifacts=self.settings.without_artifacts,

@@ -78,7 +78,7 @@ def masked(text: str, secrets: Collection[str]) -> str:
 
 def _names_a_secret(key: str, names: Collection[str]) -> bool:
     lowered = key.lower()
-    return any(word in lowered for word in WORDS) or _plain(key) in names
+    return any(word in lowered for word in WORDS) or (bool(names) and _plain(key) in names)
 
 
 def _forms(name: str) -> tuple[str, ...]:

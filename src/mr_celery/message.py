@@ -154,7 +154,7 @@ def _whole(value: object) -> int | None:
 
 def _is_text(value: object, most_bytes: int) -> bool:
     """Whether a value is a text that a worker name or a task id can be: not empty, and of at most this many bytes."""
-    if not isinstance(value, str) or not 0 < len(value) <= most_bytes or any(ord(each) < 32 for each in value):
+    if not isinstance(value, str) or not 0 < len(value) <= most_bytes or min(value) < " ":
         return False
     try:
         return len(value.encode()) <= most_bytes

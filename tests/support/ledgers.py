@@ -38,7 +38,7 @@ from mr_celery.ledger import (
     Route,
     RunKey,
     Started,
-    scripts,
+    connections,
 )
 from mr_celery.ledger.records import Loss
 from mr_celery.outcome import Outcome
@@ -333,8 +333,8 @@ def fake_redis(monkeypatch: pytest.MonkeyPatch) -> Any:
     def connect(url: str, timeout: float) -> Any:
         return make_for_ledger()
 
-    monkeypatch.setattr(scripts, "_clients", {})
-    monkeypatch.setattr(scripts, "_connect", connect)
+    monkeypatch.setattr(connections, "_clients", {})
+    monkeypatch.setattr(connections, "_connect", connect)
     client = make()
     client.flushdb()
     return client

@@ -88,4 +88,4 @@ class NotificationListener:
             for worker_name, notification in dict.fromkeys(notifications):
                 self._woken[worker_name].wake(notification)
             if notifications:
-                time.sleep(0.01)  # under load, they arrive continuously, and are handled together
+                time.sleep(0.02)  # under load, they arrive continuously, and are handled together

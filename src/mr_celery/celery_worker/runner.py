@@ -106,6 +106,7 @@ def new_run(
     task_id: str,
     nonce: str,
     wait_for: Callable[[Job, Awaitable[Any]], Any],
+    announce_retry: Callable[[int], object] | None = None,
 ) -> Run:
     """Make a run of a job's handler, or of a member of its workflow.
 
@@ -119,6 +120,7 @@ def new_run(
         task_id: the task id of the handler, or of the member.
         nonce: distinguishes the run from others with the same task id.
         wait_for: runs an awaitable for the job.
+        announce_retry: as of :class:`.Run`.
     """
     name, delivers = message.worker_name, clients.delivers(message.worker_name)
     reference = RunReference(ledger, message, declaration)
@@ -134,6 +136,7 @@ def new_run(
         keys=map(f"{task_id}-{nonce}-call-{{}}".format, count(1)),
         wait_for=partial(wait_for, watched),
         attachments=Attachments(),
+        announce_retry=announce_retry,
         given=lambda: reference.given,
     )
 
@@ -255,8 +258,8 @@ class Runner:
             task_id=message.task_id,
             nonce=started.nonce,
             wait_for=partial(self._wait_for, message),
+            announce_retry=partial(announce_retry, ledger, message, started.nonce),
         )
-        run = replace(run, announce_retry=partial(announce_retry, ledger, message, started.nonce))
         job = run.job
         if waited > self._clients.settings.lease and job.aborted:
             # The worker was frozen meanwhile, and another run may have the job by now.
@@ -289,8 +292,9 @@ class Runner:
                 except BaseException as error:
                     ending = end().by(readable(error))
                 if isinstance(ending, Ending):
-                    packed = ending.packed.masked(secret_values)
-                    ending = replace(ending, packed=packed.within(clients.settings.result_limit))
+                    packed = ending.packed.masked(secret_values).within(clients.settings.result_limit)
+                    if packed is not ending.packed:
+                        ending = replace(ending, packed=packed)
                     if ending.packed.large:
                         ending = end().staged(ending)
                 if isinstance(ending, NoOutcome):

@@ -124,7 +124,7 @@ class PackedOutcome:
 
     def masked(self, secrets: Collection[str]) -> PackedOutcome:
         """The packed outcome with secret values masked in its texts. The contents of artifacts stay as they are."""
-        return replace(self, outcome=self.outcome.masked(secrets))
+        return replace(self, outcome=self.outcome.masked(secrets)) if secrets else self
 
     def within(self, limit: int) -> PackedOutcome:
         """The packed outcome with an output of at most ``limit`` bytes. A longer one is cut, and attached as a file."""

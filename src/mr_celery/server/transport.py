@@ -27,6 +27,7 @@ from urllib3.exceptions import HTTPError
 
 from ..errors import WorkerError
 from ..job_secrets import Secret
+from ..socket_timeouts import let_kernel_watch
 from .address import place, redirect_target, server_address, travels_in_clear
 from .answers import MOST_PARSED, TooLong, read_answer
 from .failures import (
@@ -513,9 +514,8 @@ class Answer(http.client.HTTPResponse):
     in the connection for the next request.
     """
 
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, sock: socket.socket, *args: Any, timeout: float | None, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        timeout = sock.gettimeout()
         if timeout is not None:
             self.fp = _Reader(_Deadline(self.fp.detach(), time.monotonic() + answer_seconds(timeout)))
 
@@ -558,7 +558,10 @@ class _Deadline(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if time.monotonic() > self._at:
             raise TimeoutError("timed out: the answer came too slowly")
-        return self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer)
+        if count is None:  # the kernel has ended it
+            raise TimeoutError("timed out")
+        return count
 
     def fileno(self) -> int:
         return self._raw.fileno()
@@ -607,9 +610,14 @@ class _Connection(http.client.HTTPConnection):
     Requests and answers are left to http.client, which needs less CPU for them than urllib3's own methods.
     """
 
-    response_class: Any = Answer
     min_rate: float = MIN_RATE
     _send_by = float("inf")
+    _held: bytearray | None = None
+    _timed: tuple[Any, float | None] = (None, None)
+
+    def response_class(self, sock: Any, *args: Any, **options: Any) -> Answer:  # type: ignore[override]
+        """Make an answer with a deadline."""
+        return Answer(sock, *args, timeout=self.timeout, **options)
 
     def request(  # type: ignore[override]
         self, method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None, **options: Any
@@ -625,22 +633,39 @@ class _Connection(http.client.HTTPConnection):
             size = len(body) if isinstance(body, bytes) else getattr(body, "len", 0)
             self._send_by = time.monotonic() + self.timeout + size / self.min_rate
         try:
+            if body is None or isinstance(body, bytes):
+                self._held = bytearray()  # the head waits for the body, so that a short request is one packet
             http.client.HTTPConnection.request(self, method, url, body, headers or {})
+            held, self._held = self._held, None
+            if held:
+                self.send(held)
         finally:
-            self._send_by = float("inf")  # connecting to a proxy sends, too
+            self._held, self._send_by = None, float("inf")  # connecting to a proxy sends, too
 
     def send(self, data: Any) -> None:
         """Send a part of a request."""
+        if self._held is not None:
+            self._held += data
+            return
         for start in range(0, len(data), PIECE_BYTES):
             seconds = self._send_by - time.monotonic()
             if seconds <= 0:
                 raise TimeoutError("timed out: the server reads the request too slowly")
-            self.sock.settimeout(self.timeout if self.timeout is None else min(self.timeout, seconds))
-            self.sock.sendall(memoryview(data)[start : start + PIECE_BYTES])
+            self._set_timeout(self.timeout if self.timeout is None else min(self.timeout, seconds))
+            try:
+                self.sock.sendall(memoryview(data)[start : start + PIECE_BYTES])
+            except BlockingIOError:
+                raise TimeoutError("timed out") from None
+
+    def _set_timeout(self, seconds: float | None) -> None:
+        if self._timed != (self.sock, seconds):
+            self._timed = (self.sock, seconds)
+            if not let_kernel_watch(self.sock, seconds):
+                self.sock.settimeout(seconds)
 
     def getresponse(self) -> Any:
         """Read the head of the answer."""
-        self.sock.settimeout(self.timeout)
+        self._set_timeout(self.timeout)
         answer = http.client.HTTPConnection.getresponse(self)
         headers = HTTPHeaderDict(answer.msg.items())
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import fakeredis
 
-from ..ledger.scripts import standing_in
+from ..ledger.connections import standing_in
 
 
 class _Client(fakeredis.FakeRedis):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from mr_celery.ledger.scripts import RedisClients, clients_of
+from mr_celery.ledger.connections import RedisClients, clients_of
 from support.servers import RedisServer
 
 
@@ -73,9 +74,24 @@ def test_connection_that_the_server_closed_is_replaced(clients: RedisClients, re
 
 
 def test_answer_that_does_not_come_in_time_raises(clients: RedisClients) -> None:
-    with pytest.raises(redis.TimeoutError):
+    with pytest.raises(redis.TimeoutError, match=r"^no answer in 0.2 s$"):
         execute(clients, "BLPOP", "nothing", 0)
     assert execute(clients, "ECHO", "next") == b"next"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, Python watches over time-outs")
+def test_kernel_watches_over_time_outs_of_each_connection(clients: RedisClients, redis_server: RedisServer) -> None:
+    """Python's own would cost two system calls for each command."""
+
+    def python_watches() -> bool:
+        with clients.client() as client:
+            client.ping()
+            return client.connection._sock.gettimeout() is not None
+
+    assert not python_watches()
+    for each in connections(redis_server):
+        redis_server.client().client_kill_filter(_id=each)
+    assert not python_watches(), "on the connection that replaces the first one"
 
 
 def test_each_of_many_threads_gets_its_own_answers(clients: RedisClients) -> None:

@@ -18,7 +18,7 @@ from redis.cluster import RedisCluster
 from mr_celery.errors import LedgerUnavailable
 from mr_celery.job import Job
 from mr_celery.ledger import MINIMUM_VERSION, BridgeProcess, DeliveryKey, Ledger, RunKey
-from mr_celery.ledger.scripts import clients_of
+from mr_celery.ledger.connections import clients_of
 from mr_celery.ledger.transitions import MOST_REDELIVERIES
 from mr_celery.operations.jobs import Filter, listed
 from mr_celery.outcome import Outcome

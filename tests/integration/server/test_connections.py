@@ -134,6 +134,31 @@ def test_each_request_has_its_own_time_out_and_a_late_answer_is_discarded(serve:
     made.close()
 
 
+@pytest.mark.parametrize("body", [None, {"result": "x" * 1000}])
+def test_a_short_request_comes_in_one_piece(body: Any) -> None:
+    """Each further piece costs a system call here, and often one more read on the server."""
+    pieces: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                pieces.append(connection.recv(2**16))
+                connection.sendall(answer(b"{}"))
+                pieces.append(connection.recv(2**16))
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        made = transport(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        assert made.request("POST", "/x", json=body) == {}
+        made.close()
+        accepting.join(10)
+    head, _, sent = pieces[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /x ")
+    assert sent == (b"" if body is None else json.dumps(body).encode())
+    assert pieces[1] == b"", "nothing came after the answer"
+
+
 def test_a_server_that_does_not_read_the_request_in_time(serve: Any) -> None:
     server: Any = serve(lambda connection, request: None)
     listening = socket.create_server(("127.0.0.1", 0), backlog=1)  # connects, and reads nothing

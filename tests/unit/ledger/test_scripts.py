@@ -12,7 +12,7 @@ from redis.exceptions import RedisClusterException
 from redis.sentinel import Sentinel
 
 from mr_celery.errors import LedgerUnavailable
-from mr_celery.ledger import Ledger, scripts
+from mr_celery.ledger import Ledger, connections
 from mr_celery.ledger.scripts import source_of
 from support.hostile import EVERYTHING, unsafe
 
@@ -38,8 +38,8 @@ class Refusing:
 
 def failing(monkeypatch: pytest.MonkeyPatch, client: Refusing, url: str = URL) -> Ledger:
     """A ledger with that client."""
-    monkeypatch.setattr(scripts, "_clients", {})
-    monkeypatch.setattr(scripts, "_connect", lambda url, timeout: client)
+    monkeypatch.setattr(connections, "_clients", {})
+    monkeypatch.setattr(connections, "_connect", lambda url, timeout: client)
     return Ledger(url, "w")
 
 
