@@ -52,7 +52,9 @@ class Declaration:
 
     def fits(self, job: Job) -> bool:
         """Whether a job has a capability and the tags of the declaration."""
-        return (not self.capabilities or self.covers(job) > 0) and (not self.tags or self.tags <= set(job.tags))
+        return (not self.capabilities or any(each in self.capabilities for each in job.capabilities)) and (
+            not self.tags or self.tags <= set(job.tags)
+        )
 
     def covers(self, job: Job) -> int:
         """The number of the job's capabilities that are declared."""
@@ -227,8 +229,9 @@ class Registry:
                 break
             if handler.declaration.fits(job) and matches(handler, job):
                 taking.append(handler)
-        most = max((handler.declaration.covers(job) for handler in taking), default=0)
-        taking = [handler for handler in taking if handler.declaration.covers(job) == most]
+        if len(taking) > 1:
+            most = max(handler.declaration.covers(job) for handler in taking)
+            taking = [handler for handler in taking if handler.declaration.covers(job) == most]
         if len(taking) == 1:
             self._check_declared(taking[0], job)
             return taking[0]

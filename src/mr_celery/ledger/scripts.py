@@ -15,7 +15,7 @@ from redis.exceptions import RedisClusterException
 
 from ..errors import LedgerUnavailable
 from ..settings.redis_address import shown
-from .connections import clients_of
+from .connections import RedisClients, clients_of
 from .key_types import drop_wrong_types
 
 PREFIX = "modelreins"
@@ -37,6 +37,9 @@ Without what they write, a job that has started or ended would run again, and a 
 void. As the first of a job's steps, ``admit`` keeps a bridge from claiming jobs that could not start. Replicas have the
 steps in order, so they also have all steps before.
 """
+
+ERRORS = (redis.RedisError, RedisClusterException, OSError)
+"""The errors of a Redis that cannot be reached, or refuses."""
 
 FULL = "OOM: its Redis has reached maxmemory"
 """The description of a Redis whose memory is full."""
@@ -91,8 +94,12 @@ class Scripts:
         """
         *before, step = names
         if not (self._replicas and step in AWAITED):
-            with self.client() as client:
-                return self._evaluate(client, names, keys, arguments)
+            clients = clients_of(self._url, self._timeout)
+            try:
+                with clients.client() as client:
+                    return self._evaluate(client, names, keys, arguments)
+            except ERRORS as error:
+                raise self._unavailable(clients, error) from error
         answer, confirmed = self._replicated((*before, "replicated", step), keys, arguments)
         if confirmed < self._replicas:
             # The next try asks for the master's address again: this one may have been replaced.
@@ -148,16 +155,19 @@ class Scripts:
                     with suppress(redis.RedisError):
                         self._mends(client, error)  # the next try finds it lost
                     raise
-        except (redis.RedisError, RedisClusterException, OSError) as error:
-            if why := _refused_writes(error):
-                # Another server may be the master by now, which only a new connection reaches.
-                clients.disconnect()
-                why = f" {why}: {_words(error)}"
-            elif "used memory > 'maxmemory'" in str(error):
-                why = f" is full ({FULL})"
-            else:
-                why = f": {type(error).__name__}: {_words(error)}"
-            raise LedgerUnavailable(f"the ledger at {shown(self._url)}{why}") from error
+        except ERRORS as error:
+            raise self._unavailable(clients, error) from error
+
+    def _unavailable(self, clients: RedisClients, error: Exception) -> LedgerUnavailable:
+        if why := _refused_writes(error):
+            # Another server may be the master by now, which only a new connection reaches.
+            clients.disconnect()
+            why = f" {why}: {_words(error)}"
+        elif "used memory > 'maxmemory'" in str(error):
+            why = f" is full ({FULL})"
+        else:
+            why = f": {type(error).__name__}: {_words(error)}"
+        return LedgerUnavailable(f"the ledger at {shown(self._url)}{why}")
 
     def _mends(self, client: Any, error: Exception) -> bool:
         """Whether an error came from a key of a wrong type, which is deleted by now."""

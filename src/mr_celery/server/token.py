@@ -24,6 +24,7 @@ class Token:
 
     def __init__(self, value: str) -> None:
         self._value = value
+        self._identified = ("", "")  # a value, and its id
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(***)"
@@ -39,7 +40,11 @@ class Token:
     @property
     def id(self) -> str:
         """Identifies the token among those of one worker name. The token cannot be derived from it."""
-        return sha256(f"mr-celery token {self.value}".encode()).hexdigest()[:12]
+        value, (identified, found) = self.value, self._identified
+        if value != identified:
+            found = sha256(f"mr-celery token {value}".encode()).hexdigest()[:12]
+            self._identified = (value, found)
+        return found
 
 
 class TokenFile(Token):

@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import check_header_validity, get_environ_proxies
 from urllib3 import BaseHTTPResponse, HTTPHeaderDict, HTTPResponse
 from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
 
 from ..errors import WorkerError
 from ..job_secrets import Secret
@@ -82,6 +83,8 @@ Read = Callable[[Iterable[bytes]], object]
 Raises:
     ValueError: the body is not JSON.
 """
+
+_NO_RETRIES = Retry(False)  # errors as they are; urllib3 would make one for each request
 
 _warned: set[tuple[int, str]] = set()
 
@@ -295,7 +298,7 @@ class Transport:
             target,
             request.body,
             request.headers,
-            retries=False,
+            retries=_NO_RETRIES,
             redirect=False,
             assert_same_host=False,
             timeout=timeout,
