@@ -100,7 +100,7 @@ def command(at: Place, report: Report, label: str, *command: str) -> None:
 
 
 def measure(report: Report) -> None:
-    """Run all measurements, for two minutes."""
+    """Run all measurements, for four minutes."""
     shares, sizes = [], []
     counts = [report.jobs(count) for count in NODES]
     for count in counts:
@@ -109,9 +109,9 @@ def measure(report: Report) -> None:
             http = f"127.0.0.1:{free_port()}"
             ledger = f"redis://127.0.0.1:{relay.port}/0"
             bridge = at.bridge(MODELREINS_LEDGER_URL=ledger, MODELREINS_HTTP=http)
-            time.sleep(report.seconds(5))
+            time.sleep(report.seconds(25))  # the pauses between polls reach their longest after 20 s without a job
             label = f"{count} nodes"
-            share, size = at_rest(at, bridge, relay, report.seconds(15), report, label)
+            share, size = at_rest(at, bridge, relay, report.seconds(30), report, label)
             shares.append((float(count), share))
             sizes.append((float(count), size))
             since = time.monotonic()
