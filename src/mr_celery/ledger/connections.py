@@ -17,8 +17,8 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from ..errors import LedgerUnavailable
+from ..redis_compat import OneConnectionClient, WatchedConnection
 from ..settings.redis_address import FILES, RedisAddress, shown
-from ..socket_timeouts import let_kernel_watch
 
 LOOK_SECONDS = 2.0
 """Seconds after which Sentinels are asked again which server is the master."""
@@ -201,51 +201,11 @@ def _connect(url: str, timeout: float) -> Any:
     if address.is_cluster:
         del options["retry_on_error"]
         return RedisCluster(ssl=address.is_tls, **options)
-    client = _Client(connection_pool=_pool(address, options), single_connection_client=True)
+    client = OneConnectionClient(connection_pool=_pool(address, options), single_connection_client=True)
     client.auto_close_connection_pool = True
-    if isinstance(client.connection, _Connection):
+    if isinstance(client.connection, WatchedConnection):
         client.connection.watch()
     return client
-
-
-class _Client(redis.Redis):
-    """A client with a single connection, which one step at a time uses.
-
-    For each command, redis-py would also lock the connection, and measure the duration.
-    """
-
-    def execute_command(self, *command: Any, **options: Any) -> Any:
-        """Send a command. Returns its answer.
-
-        Raises:
-            redis.RedisError: Redis cannot be reached, or refuses.
-        """
-        connection: Any = self.connection
-        return connection.retry.call_with_retry(
-            lambda: self._exchange(connection, command, options), lambda _: connection.disconnect()
-        )
-
-    def _exchange(self, connection: Any, command: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        try:
-            connection.send_command(*command)
-            return self.parse_response(connection, command[0], **options)  # type: ignore[no-untyped-call]
-        except redis.ConnectionError as error:
-            if isinstance(error.__context__, BlockingIOError):
-                raise redis.TimeoutError(f"no answer in {connection.socket_timeout:g} s") from None
-            raise
-
-
-class _Connection(redis.Connection):
-    """A connection whose time-out the kernel watches over."""
-
-    def watch(self) -> None:
-        """Leave the time-out to the kernel again. redis-py sets Python's when it looks for unread data."""
-        let_kernel_watch(self._sock, self.socket_timeout)
-
-    def _connect(self) -> Any:
-        sock = super()._connect()  # type: ignore[no-untyped-call]
-        let_kernel_watch(sock, self.socket_timeout)
-        return sock
 
 
 def _pool(address: RedisAddress, options: dict[str, Any]) -> Any:
@@ -253,7 +213,7 @@ def _pool(address: RedisAddress, options: dict[str, Any]) -> Any:
     if address.is_sentinel:
         sentinels = _sentinels(address, options["socket_timeout"])
         return cast(Any, SentinelConnectionPool)(address.master_name, sentinels, ssl=address.is_tls, **options)
-    kind: Any = redis.SSLConnection if address.is_tls else _Connection
+    kind: Any = redis.SSLConnection if address.is_tls else WatchedConnection
     if address.scheme == "unix":
         del options["socket_keepalive"]
         kind = redis.UnixDomainSocketConnection

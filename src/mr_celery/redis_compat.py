@@ -1,0 +1,49 @@
+"""Undocumented names of redis-py. ``tests/integration/ledger/test_connection.py`` checks them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from .socket_timeouts import let_kernel_watch
+
+
+class OneConnectionClient(redis.Redis):
+    """A client with a single connection, which one step at a time uses.
+
+    For each command, redis-py would also lock the connection, and measure the duration.
+    """
+
+    def execute_command(self, *command: Any, **options: Any) -> Any:
+        """Send a command. Returns its answer.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached, or refuses.
+        """
+        connection: Any = self.connection
+        return connection.retry.call_with_retry(
+            lambda: self._exchange(connection, command, options), lambda _: connection.disconnect()
+        )
+
+    def _exchange(self, connection: Any, command: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        try:
+            connection.send_command(*command)
+            return self.parse_response(connection, command[0], **options)  # type: ignore[no-untyped-call]
+        except redis.ConnectionError as error:
+            if isinstance(error.__context__, BlockingIOError):
+                raise redis.TimeoutError(f"no answer in {connection.socket_timeout:g} s") from None
+            raise
+
+
+class WatchedConnection(redis.Connection):
+    """A connection whose time-out the kernel watches over."""
+
+    def watch(self) -> None:
+        """Leave the time-out to the kernel again. redis-py sets Python's when it looks for unread data."""
+        let_kernel_watch(self._sock, self.socket_timeout)
+
+    def _connect(self) -> Any:
+        sock = super()._connect()  # type: ignore[no-untyped-call]
+        let_kernel_watch(sock, self.socket_timeout)
+        return sock
