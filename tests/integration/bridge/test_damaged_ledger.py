@@ -21,6 +21,7 @@ from mr_celery.bridge.recovery.reaper import Reaper
 from mr_celery.job import Job
 from mr_celery.ledger import Ledger, Route, RunKey
 from mr_celery.ledger.scripts import source_of
+from mr_celery.redis_compat import OneConnectionClient
 from mr_celery.operations.audit import Listed, differences
 from support.ledgers import DONE, FAILED, HOLDER, LATER, BridgeHarness, LedgerKit, admit, listed, make_harness
 from support.servers import RedisServer
@@ -423,13 +424,13 @@ def test_mending_is_one_script_for_a_page_of_jobs(harness: BridgeHarness, monkey
         harness.kit.bring("claimed", job_id)
     harness.kit.ledger.mend(["celery", "slow"], wait_seconds=1)
     asked: Counter[str] = Counter()
-    execute = type(harness.kit.redis).execute_command
+    execute = OneConnectionClient.execute_command
 
     def count(self: Any, *command: Any, **options: Any) -> Any:
         asked[str(command[0])] += 1
         return execute(self, *command, **options)
 
-    monkeypatch.setattr(type(harness.kit.redis), "execute_command", count)
+    monkeypatch.setattr(OneConnectionClient, "execute_command", count)
     assert len(harness.kit.ledger.mend(["celery", "slow"], wait_seconds=1).in_flight) == 449
     assert asked["EVALSHA"] == 3
     assert set(asked) <= {"EVALSHA", "ZSCAN", "SSCAN"}
