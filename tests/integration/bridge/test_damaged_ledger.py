@@ -21,8 +21,8 @@ from mr_celery.bridge.recovery.reaper import Reaper
 from mr_celery.job import Job
 from mr_celery.ledger import Ledger, Route, RunKey
 from mr_celery.ledger.scripts import source_of
-from mr_celery.redis_compat import OneConnectionClient
 from mr_celery.operations.audit import Listed, differences
+from mr_celery.redis_compat import OneConnectionClient
 from support.ledgers import DONE, FAILED, HOLDER, LATER, BridgeHarness, LedgerKit, admit, listed, make_harness
 from support.servers import RedisServer
 
