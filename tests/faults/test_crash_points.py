@@ -232,7 +232,7 @@ BOTH: tuple[When, ...] = ("before", "after")
 
 @dataclass(frozen=True)
 class Case:
-    """A events in which one effect is passed, by a process that dies before it, and the next time after it.
+    """Events in which one effect is passed, by a process that dies before it, and the next time after it.
 
     Args:
         effect: its name.
@@ -245,6 +245,7 @@ class Case:
         result: the job's output, if not the prompt in capitals.
         status: how the job ends.
         when: where it dies, if the job does not pass the effect a second time.
+        while_running: whether it dies only once the handler has begun. A message that has not begun passes it, too.
     """
 
     effect: str
@@ -257,6 +258,7 @@ class Case:
     result: str | None = None
     status: str = "done"
     when: tuple[When, ...] = BOTH
+    while_running: bool = False
 
     def __str__(self) -> str:
         when = " and ".join(self.when)
@@ -303,7 +305,7 @@ CASES = [
     _poster("ledger.start", victim="node"),
     _poster("ledger.finish", runs=2),
     _poster("ledger.finish", runs=2, victim="node"),
-    Case("ledger.renew", plain("nap", seconds=4), runs=3, victim="node"),
+    Case("ledger.renew", plain("nap", seconds=4), runs=3, victim="node", while_running=True),
     Case("ledger.announce_retry", plain("retried", countdown=1.0), runs=4),
     # Celery publishes the retry before the ledger is told: of a run that was lost in between it comes too late.
     Case("ledger.retry", plain("retried", countdown=1.0), runs=3, when=("before",)),
@@ -372,11 +374,15 @@ def test_every_effect_in_the_code_has_its_case() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_death_before_and_after(case: Case, request: pytest.FixtureRequest) -> None:
     fleet: Fleet = request.getfixturevalue(f"by_{case.delivery}")
-    prompt = str(case).lower()
+    prompt = f"{case} {fleet.next_number()}".lower()  # the test may be repeated
     points = Path(fleet.environment["CRASH_POINTS"])
-    armed = [arm(points, Point(when, case.effect, case.victim)) for when in case.when]
+    places = [Point(when, case.effect, case.victim) for when in case.when]
+    armed = [] if case.while_running else [arm(points, place) for place in places]
     try:
         job_id = case.events(fleet, prompt)
+        for number, place in enumerate(places[len(armed) :], 1):
+            until(lambda number=number: fleet.started(prompt) == number, seconds=60, what=f"run {number} begins")  # type: ignore[misc]
+            armed.append(arm(points, place))
         (job,) = fleet.ended(job_id, seconds=60)
         until(lambda: state_of(fleet, job_id) in ("closed", "aborted"), what="the ledger has closed it")
         for file in armed:

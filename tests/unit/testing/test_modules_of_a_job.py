@@ -16,11 +16,11 @@ from celery import Celery
 import mr_celery
 from mr_celery import modelreins_job
 
-MOST = 52
+MOST = 54
 """The modules of mr_celery that one text job may enter, without its test kit and its sandbox.
 
 Each is one idea of a job's path: 7 of the bridge, 4 of the worker, 2 each of handlers, delivery and ``telemetry/`` for
-log lines, 3 of the ledger, 5 of the server's client, the message, the job and its secrets, its outcome, settings and
+log lines, 4 of the ledger, 5 of the server's client, the message, the job and its secrets, its outcome, settings and
 clients. Two of the worker take part only if its signals are connected. Others are entered although there is little for
 them to do:
 
@@ -35,6 +35,7 @@ them to do:
 - ``celery_worker/function_retries.py``: it repeats ``arguments=`` and ``result=`` if they raise;
 - ``telemetry/own_loggers.py``: ``logging`` asks each logger whether it is disabled;
 - ``celery_worker/base_classes.py``: a worker looks at set-up, and this test for each job, whether there is an override;
+- ``socket_timeouts.py``: the kernel watches over the time-out of each connection to the server;
 - ``celery_compat.py``: the private names of Celery that routing and wrapping a task need.
 """
 
