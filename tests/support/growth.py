@@ -21,6 +21,12 @@ from .fleet import Fleet, Process
 SAMPLE_SECONDS = 5.0
 """Seconds between two samples."""
 
+KEPT_MIB = 0.08
+"""MiB that Celery keeps for each file descriptor of a Redis broker's connection that it has lost, two for each loss.
+
+So a worker without mr-celery grew from 56.8 to 62.9 MiB, and from 21 to 101 descriptors, in 40 restarts of its broker.
+"""
+
 LEAST_SAMPLES = 40
 """With fewer samples nothing is judged."""
 
@@ -117,11 +123,13 @@ class Growth:
             families[f"the children of {process.log.stem}"] = children
         for name, family in families.items():
             memory = sum(each.memory_info().rss for each in family) / 2**20
-            self._add(f"memory of {name}", memory, "MiB", share=0.05, least=2.0)
             files = sum(each.num_fds() for each in family)
-            # Of each connection to a Redis broker that it has lost, Celery itself keeps two sockets open.
             judged = self._broker is None or not name.startswith("worker")
+            self._add(f"memory of {name}", memory, "MiB", share=0.05 if judged else math.inf, least=2.0)
             self._add(f"file descriptors of {name}", files, "", share=0.1 if judged else math.inf, least=3.0)
+            if not judged:
+                rest = memory - KEPT_MIB * files
+                self._add(f"memory of {name} without lost connections", rest, "MiB", share=0.05, least=2.0)
             self._add(f"threads of {name}", sum(each.num_threads() for each in family), "", share=0.1, least=2.0)
 
     def _sample_logs(self, ended: int) -> None:
