@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from celery import Celery
 
 from mr_celery.abort_command import announce_abort
-
-
-@pytest.fixture
-def app() -> Iterator[Celery]:
-    made = Celery("hooked", broker="memory://", backend="cache+memory://", set_as_current=False)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize(("nodes", "destination"), [((), None), (("celery@a",), ["celery@a"])])

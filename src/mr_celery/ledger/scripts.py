@@ -95,7 +95,7 @@ class Scripts:
         *before, step = names
         if not (self._replicas and step in AWAITED):
             clients = clients_of(self._url, self._timeout)
-            try:
+            try:  # as in client(), without its generator, since each step of each job passes here
                 with clients.client() as client:
                     return self._evaluate(client, names, keys, arguments)
             except ERRORS as error:

@@ -7,30 +7,20 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from celery import Celery, _state
+from celery import Celery
 
 from mr_celery.celery_worker import aborts
 from mr_celery.celery_worker import signals as worker_signals
 from mr_celery.celery_worker.worker_jobs import WorkerJobs
 from mr_celery.clients import Clients
-from mr_celery.handlers import registry
 from mr_celery.settings import Settings
 from support.celery_worker import APP, FakeRunner
 from support.ledgers import HOLDER, LedgerKit, fake_kit
 
 
 @pytest.fixture(autouse=True)
-def nothing_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what a test declares is declared, for this package and for Celery."""
-    monkeypatch.setattr(registry, "_declared", [])
-    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
-
-
-@pytest.fixture
-def app() -> Iterator[Celery]:
-    made = Celery("hooked", broker="memory://", backend="cache+memory://", set_as_current=False)
-    yield made
-    made.close()
+def _nothing_declared(nothing_declared: None) -> None:
+    """In all tests of this package."""
 
 
 @pytest.fixture

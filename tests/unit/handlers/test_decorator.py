@@ -15,12 +15,7 @@ from mr_celery import Job, Review, modelreins_job
 from mr_celery.errors import RoutingError
 from mr_celery.handlers import Declaration, declared
 
-
-@pytest.fixture(autouse=True)
-def nothing_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test declares or shares is gone after it."""
-    monkeypatch.setattr("mr_celery.handlers.registry._declared", [])
-    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+pytestmark = pytest.mark.usefixtures("nothing_declared")
 
 
 @pytest.fixture

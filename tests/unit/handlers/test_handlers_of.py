@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from celery import Celery, Task, _state
+from celery import Celery, Task
 
 from mr_celery import modelreins_job
 from mr_celery.errors import RoutingError
-from mr_celery.handlers import handlers_of, load_registry, registry
+from mr_celery.handlers import handlers_of, load_registry
 from support.celery_worker import declare_plain
 
-
-@pytest.fixture(autouse=True)
-def nothing_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what a test declares is declared, for this package and for Celery."""
-    monkeypatch.setattr(registry, "_declared", [])
-    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
-
-
-@pytest.fixture
-def app() -> Iterator[Celery]:
-    made = Celery("hooked", broker="memory://", backend="cache+memory://", set_as_current=False)
-    yield made
-    made.close()
+pytestmark = pytest.mark.usefixtures("nothing_declared")
 
 
 def test_declaring_a_task_does_not_finalize_the_application(app: Celery) -> None:
