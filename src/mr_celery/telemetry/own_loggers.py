@@ -43,14 +43,12 @@ class _Fallback:
 class OwnLogger(logging.Logger):
     """A logger of printable lines that cannot be disabled. In a bridge or a worker, its warnings are visible."""
 
-    @property
-    def disabled(self) -> bool:
-        """Always ``False``: ``dictConfig`` and ``fileConfig`` disable every logger that they do not name."""
-        return False
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, except ``disabled``: ``dictConfig`` and ``fileConfig`` disable loggers not named there.
 
-    @disabled.setter
-    def disabled(self, value: bool) -> None:
-        pass
+        It is no property, because ``logging`` reads it for each line, also for those below the level.
+        """
+        super().__setattr__(name, False if name == "disabled" else value)
 
     def getEffectiveLevel(self) -> int:  # noqa: N802 - the name in logging
         """The level of this logger. The root logger's does not hide warnings."""
@@ -110,7 +108,12 @@ class OwnLogger(logging.Logger):
 
 def _shown(value: object) -> object:
     """A value for a line: a number, or printable text."""
-    return value if isinstance(value, (int, float, Lines)) else printable_line(str(value), MOST_CHARACTERS)
+    if isinstance(value, (int, float, Lines)):
+        return value
+    text = str(value)
+    if len(text) <= MOST_CHARACTERS and text.isascii() and text.isprintable():
+        return text
+    return printable_line(text, MOST_CHARACTERS)
 
 
 def _takes(handler: logging.Handler, record: logging.LogRecord) -> bool:
@@ -128,6 +131,7 @@ def make_own() -> None:
             kind = type(logger)
             bases = (OwnLogger,) if kind is logging.Logger else (OwnLogger, kind)
             logger.__class__ = type(kind.__name__, bases, {})
+            logger.disabled = False
 
 
 def show_warnings(
