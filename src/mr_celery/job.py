@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from .errors import JobAborted, JobError, MrCeleryError
-from .job_secrets import hide_secrets
+from .job_secrets import WORDS, hide_secrets
 from .telemetry.tracebacks import hides_variables
 
 PRIORITIES = ("high", "normal", "low")
@@ -64,7 +64,7 @@ class Job(Mapping[str, Any]):
             return f"{job.id}: {job.prompt} for {job.get('customer', 'unknown')}"
     """
 
-    __slots__ = ("_capabilities", "_fields", "_is_aborted", "_reference")
+    __slots__ = ("_capabilities", "_fields", "_is_aborted", "_may_have_secrets", "_reference")
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         job_id = fields.get("id")
@@ -76,15 +76,19 @@ class Job(Mapping[str, Any]):
         self._is_aborted: Callable[[], bool] | None = None
         self._reference: Callable[[], str] | None = None
         self._capabilities: tuple[str, ...] | None = None
+        self._may_have_secrets = True
 
     def watched(self, is_aborted: Callable[[], bool], reference: Callable[[], str] | None = None) -> Job:
         """A copy of the job whose :attr:`aborted` and :attr:`ref` call these functions, which stay in this process."""
-        job = Job(self._fields)
+        job = Job.__new__(Job)
+        job._fields = self._fields.copy()
+        job._capabilities = self._capabilities
+        job._may_have_secrets = self._may_have_secrets
         job._is_aborted = is_aborted
         job._reference = reference
         return job
 
-    def hide_secrets(self, required: Iterable[str] = ()) -> frozenset[str]:
+    def hide_secrets(self, required: Collection[str] = ()) -> frozenset[str]:
         """Let the reprs of the secret values in the fields hide them. They stay equal.
 
         Args:
@@ -93,10 +97,15 @@ class Job(Mapping[str, Any]):
         Returns:
             The secret values that are long enough to be masked in texts.
         """
+        if not required and not self._may_have_secrets:
+            return frozenset()
         return hide_secrets(self._fields, required)
 
     def __getitem__(self, key: str) -> Any:
         return self._fields[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._fields
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._fields)
@@ -131,11 +140,15 @@ class Job(Mapping[str, Any]):
             JobError: the text cannot be loaded.
         """
         try:
-            return cls(json.loads(text))
+            text = text.decode() if isinstance(text, bytes) else text
+            job = cls(json.loads(text))
         except RecursionError:
             raise JobError("the job cannot be loaded here: it is nested too deeply for this Python") from None
         except (ValueError, AttributeError, TypeError) as error:
             raise JobError(f"the job cannot be loaded here: {_why(error)}") from None
+        # Most jobs have no secrets, and this search is faster than one of the fields.
+        job._may_have_secrets = any(map(text.lower().__contains__, WORDS))
+        return job
 
     @property
     @hides_variables

@@ -18,6 +18,9 @@ MASK = "***"
 SCHEME = "vault://"
 
 WORDS = ("secret", "vault", "credential")
+"""The words of which each name of a field has one, unless the field has a required secret."""
+
+_WORDS = re.compile("|".join(WORDS))
 
 LEAST = 6
 """Minimum length, in characters, of a value that is masked in texts. Shorter ones occur in ordinary words."""
@@ -77,8 +80,7 @@ def masked(text: str, secrets: Collection[str]) -> str:
 
 
 def _names_a_secret(key: str, names: Collection[str]) -> bool:
-    lowered = key.lower()
-    return any(word in lowered for word in WORDS) or (bool(names) and _plain(key) in names)
+    return _WORDS.search(key.lower()) is not None or (bool(names) and _plain(key) in names)
 
 
 def _forms(name: str) -> tuple[str, ...]:

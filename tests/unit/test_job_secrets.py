@@ -42,6 +42,17 @@ def test_a_secret_stays_equal_and_its_repr_hides_it(fields: dict[str, Any], requ
     assert "sk_live" not in repr(dict(again))
 
 
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_stored_job_has_its_secrets(encoded: bool) -> None:
+    text = Job({"id": 1, "input": {"Client-SECRET": VALUE}, "env": {"STRIPE_KEY": VALUE}}).to_json()
+    job = Job.from_json(text.encode() if encoded else text).watched(lambda: False)
+    assert job.hide_secrets() == {VALUE}
+    text = Job({"id": 1, "env": {"STRIPE_KEY": VALUE}}).to_json()
+    job = Job.from_json(text.encode() if encoded else text).watched(lambda: False)
+    assert job.hide_secrets() == frozenset()
+    assert job.hide_secrets(["vault://prod/stripe-key"]) == {VALUE}
+
+
 def test_other_fields_and_references_are_no_secrets() -> None:
     fields = {"id": 1, "prompt": "hello", "requires_secrets": ["vault://prod/stripe"], "env": {"STRIPE_KEY": VALUE}}
     assert hide_secrets(fields) == frozenset()
