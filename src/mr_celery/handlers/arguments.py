@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -62,8 +63,7 @@ def bind(
     """
     given = dict(given_kwargs or {})
     parameters = _parameters(handler)
-    positional = [each.name for each in parameters if each.kind in _POSITIONAL]
-    taken = {*given, *positional[: len(given_args)]}
+    taken = {*given, *parameters.positional[: len(given_args)]}
     if arguments is not None:
         made = call_application(arguments, job)
         if not isinstance(made, Mapping):
@@ -74,15 +74,15 @@ def bind(
         return {**{name: value for name, value in made.items() if name not in taken}, **given}
     bound: dict[str, Any] = {}
     missing: list[str] = []
-    for parameter in parameters:
-        if parameter.kind not in _KEYWORD or parameter.name in taken:
+    for name, is_required in parameters.named.items():
+        if name in taken:
             continue
-        if parameter.name == "job":
-            bound["job"] = job
-        elif parameter.name in job and (fields is None or parameter.name in fields):
-            bound[parameter.name] = job[parameter.name]
-        elif parameter.default is inspect.Parameter.empty:
-            missing.append(parameter.name)
+        if name == "job":
+            bound[name] = job
+        elif name in job and (fields is None or name in fields):
+            bound[name] = job[name]
+        elif is_required:
+            missing.append(name)
     if missing:
         about = f"no field {' and no field '.join(map(repr, missing))}"
         raise JobError(
@@ -96,20 +96,37 @@ def by_name(handler: Callable[..., Any], job: Job, fields: Collection[str] | Non
 
     For Celery's routers, which may read a message's arguments. It calls no code of the application.
     """
-    named = {each.name for each in _parameters(handler) if each.kind in _KEYWORD}
+    named = _parameters(handler).named
     filled = {name: job[name] for name in named if name in job and (fields is None or name in fields)}
     return {**filled, "job": job} if "job" in named else filled
 
 
 def filled(handler: Callable[..., Any], fields: Collection[str] | None = None) -> list[str]:
     """The parameters that the author of a job can fill, apart from ``job``."""
-    names = [each.name for each in _parameters(handler) if each.kind in _KEYWORD and each.name != "job"]
-    return [name for name in names if fields is None or name in fields]
+    names = _parameters(handler).named
+    return [name for name in names if name != "job" and (fields is None or name in fields)]
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    """The parameters of a handler, for :func:`bind`.
+
+    Args:
+        positional: the names of those that positional arguments fill.
+        named: the names of those that keyword arguments fill, and whether each is required.
+    """
+
+    positional: tuple[str, ...]
+    named: Mapping[str, bool]
 
 
 @lru_cache(maxsize=1024)
-def _parameters(handler: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
-    return tuple(inspect.signature(handler).parameters.values())
+def _parameters(handler: Callable[..., Any]) -> _Parameters:
+    found = inspect.signature(handler).parameters.values()
+    return _Parameters(
+        tuple(each.name for each in found if each.kind in _POSITIONAL),
+        {each.name: each.default is inspect.Parameter.empty for each in found if each.kind in _KEYWORD},
+    )
 
 
 def check_signature(handler: Callable[..., Any], name: str, fields: Collection[str] | None = None) -> str | None:
@@ -120,8 +137,8 @@ def check_signature(handler: Callable[..., Any], name: str, fields: Collection[s
         name: the task's name.
         fields: the declaration's ``fields=``.
     """
-    named = {each.name: each for each in _parameters(handler) if each.kind in _KEYWORD}
-    for parameter in _parameters(handler):
+    named = _parameters(handler).named
+    for parameter in inspect.signature(handler).parameters.values():
         required = parameter.default is inspect.Parameter.empty
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY and required:
             return (
