@@ -53,7 +53,7 @@ Kind = Literal["INTERNAL", "CLIENT", "CONSUMER"]
 
 
 class Span:
-    """A span that has not ended yet.
+    """A span that has not ended yet, or none.
 
     Args:
         span: the OpenTelemetry span, or ``None`` if nothing is traced.
@@ -61,6 +61,12 @@ class Span:
 
     def __init__(self, span: trace.Span | None) -> None:
         self._span = span
+
+    def __enter__(self) -> Span:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def set(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Set further attributes."""
@@ -80,6 +86,7 @@ class Span:
 
 
 _NONE = Span(None)
+"""Stands for each step that is not traced."""
 
 
 def _type_of(error: BaseException) -> str:
@@ -92,7 +99,9 @@ def _type_of(error: BaseException) -> str:
 
 def fields() -> dict[str, str]:
     """The current trace context as message headers, written by the user's propagator. Empty if nothing is traced."""
-    if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
+    if _tracer is None or not context.get_current():
+        return {}
+    if not trace.get_current_span().get_span_context().is_valid:
         return {}
     written: dict[str, str] = {}
     try:
@@ -111,17 +120,18 @@ def carrier() -> str:
     return json.dumps(written) if written else ""
 
 
-@contextmanager
-def following(kept: str) -> Iterator[None]:
+def following(kept: str) -> AbstractContextManager[object]:
     """Continue the trace of a carrier inside the block.
 
     If the current span already belongs to that trace (as with OpenTelemetry's Celery instrumentation), it stays the
     parent. An empty carrier has no effect.
     """
     extracted = _extract(kept) if kept and _tracer is not None else None
-    if extracted is None:
-        yield
-        return
+    return _NONE if extracted is None else _attached(extracted)
+
+
+@contextmanager
+def _attached(extracted: context.Context) -> Iterator[None]:
     token = context.attach(extracted)
     try:
         yield
@@ -154,6 +164,8 @@ def claim(worker_name: str, job_id: int, *, since: int) -> AbstractContextManage
         job_id: the job's id.
         since: start time in nanoseconds since 1970.
     """
+    if not _traces():
+        return _NONE
     received: dict[str, AttributeValue] = {
         "messaging.system": "modelreins",
         "messaging.operation.name": "claim",
@@ -166,17 +178,22 @@ def claim(worker_name: str, job_id: int, *, since: int) -> AbstractContextManage
 
 def settle(worker_name: str, job_id: int) -> AbstractContextManager[Span]:
     """The span of sending a job whose claim succeeded although its answer was lost."""
+    if not _traces():
+        return _NONE
     return _span("modelreins settle", "CONSUMER", _about(worker_name, job_id))
 
 
 def adopt(worker_name: str, job_id: int) -> AbstractContextManager[Span]:
     """The root span of an adopted job: running on the server, but unknown to the ledger."""
+    if not _traces():
+        return _NONE
     return _span("modelreins adopt", "CONSUMER", _about(worker_name, job_id), root=True)
 
 
-@contextmanager
-def run(worker_name: str, job_id: int, attempt: int, task_id: str) -> Iterator[Span]:
+def run(worker_name: str, job_id: int, attempt: int, task_id: str) -> AbstractContextManager[Span]:
     """The span of a run: the handler, and packing its outcome until it can be recorded."""
+    if not _traces():
+        return _NONE
     attributes: dict[str, AttributeValue] = {
         **_about(worker_name, job_id),
         ATTEMPT: attempt,
@@ -186,8 +203,14 @@ def run(worker_name: str, job_id: int, attempt: int, task_id: str) -> Iterator[S
         "messaging.operation.type": "process",
         "messaging.message.id": task_id,
     }
+    return _run_span(attributes)
+
+
+@contextmanager
+def _run_span(attributes: Mapping[str, AttributeValue]) -> Iterator[Span]:
     # Celery's instrumentation has a CONSUMER span for the message; inside it, the run is INTERNAL.
-    kind: Kind = "INTERNAL" if _has_local_parent() else "CONSUMER"
+    parent = trace.get_current_span().get_span_context()
+    kind: Kind = "INTERNAL" if parent.is_valid and not parent.is_remote else "CONSUMER"
     with _span("modelreins run", kind, attributes) as span:
         try:
             yield span
@@ -204,11 +227,15 @@ def run(worker_name: str, job_id: int, attempt: int, task_id: str) -> Iterator[S
 
 def spool(job_id: int, size: int) -> AbstractContextManager[Span]:
     """The span of writing an artifact of ``size`` bytes to the spool."""
+    if not _traces():
+        return _NONE
     return _span("modelreins spool", "INTERNAL", {JOB: job_id, SIZE: size})
 
 
 def deliver(worker_name: str, job_id: int, task_id: str, number: int) -> AbstractContextManager[Span]:
     """The span of the ``number``-th delivery of a job's outcome."""
+    if not _traces():
+        return _NONE
     attributes: dict[str, AttributeValue] = {TASK: task_id, DELIVERY: number}
     return _span("modelreins deliver", "INTERNAL", _about(worker_name, job_id) | attributes)
 
@@ -232,6 +259,8 @@ def request(
         server: the server's base URL.
         path: the path under it, as a template such as ``/jobs/{id}/close``.
     """
+    if not _traces():
+        return _NONE
     place = urlsplit(server)
     attributes: dict[str, AttributeValue] = {
         "http.request.method": method,
@@ -247,19 +276,13 @@ def _about(worker_name: str, job_id: int | None) -> dict[str, AttributeValue]:
 
 
 def _traces() -> bool:
-    """Whether an OpenTelemetry SDK is configured."""
+    """Whether an OpenTelemetry SDK is configured. The application may do so at any time."""
+    if _tracer is None:
+        return False
     # The API's own classes, which do nothing. A check by isinstance is slow for them.
     if type(_tracer) is not trace.ProxyTracer:
         return True
     return type(trace.get_tracer_provider()) is not trace.ProxyTracerProvider
-
-
-def _has_local_parent() -> bool:
-    """Whether the current span belongs to this process."""
-    if _tracer is None or not _traces():
-        return False
-    parent = trace.get_current_span().get_span_context()
-    return parent.is_valid and not parent.is_remote
 
 
 @contextmanager
@@ -267,9 +290,7 @@ def _span(
     name: str, kind: Kind, attributes: Mapping[str, AttributeValue], *, root: bool = False, since: int | None = None
 ) -> Iterator[Span]:
     """A span around the block. It fails if the block raises, except for Celery's control flow exceptions."""
-    if _tracer is None or not _traces():
-        yield _NONE
-        return
+    assert _tracer is not None  # noqa: S101 - something is traced
     started: trace.Span = _tracer.start_span(
         name,
         context=context.Context() if root else None,
