@@ -45,18 +45,22 @@ class CircuitBreaker:
         failures: consecutive failures that open the circuit.
         seconds: seconds until an open circuit allows the next trial.
         clock: monotonic seconds.
+
+    Attributes:
+        failures: the failures in a row so far. While there are none, :meth:`allows` and :meth:`succeeded` can be left
+            out.
     """
 
     def __init__(self, *, failures: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.failures = 0
         self._most_failures = failures
         self._seconds = seconds
         self._clock = clock
-        self._failures = 0
         self._next_trial = float("-inf")
 
     def allows(self) -> bool:
         """Whether a call may be made now. While the circuit is open, this starts a trial, so ask once for each call."""
-        if self._failures < self._most_failures:
+        if self.failures < self._most_failures:
             return True
         if self._clock() < self._next_trial:
             return False
@@ -65,11 +69,11 @@ class CircuitBreaker:
 
     def succeeded(self) -> None:
         """Close the circuit."""
-        self._failures = 0
+        self.failures = 0
 
     def failed(self) -> None:
         """Count a failure. Enough of them in a row open the circuit."""
-        self._failures += 1
+        self.failures += 1
         self._next_trial = self._clock() + self._seconds
 
 
@@ -116,23 +120,54 @@ def retry_until(
     clock: Callable[[], float] = time.monotonic,
     on_first_error: Callable[[Exception], object] = lambda error: None,
 ) -> T:
-    """Call ``step`` until it succeeds, and retry it on ``errors`` for at most ``seconds``.
+    """Call ``step`` until it succeeds, and retry it on ``errors`` for at most ``seconds`` after the first one.
 
     ``on_first_error`` is called with the first error, unless that ends the retries.
 
     Raises:
         The last error, once the time is up.
     """
+    try:
+        return step()
+    except errors as error:
+        failed = error
+    return retry_after(
+        failed,
+        step,
+        errors=errors,
+        seconds=seconds,
+        first=first,
+        most=most,
+        sleep=sleep,
+        clock=clock,
+        on_first_error=on_first_error,
+    )
+
+
+def retry_after(
+    failed: Exception,
+    step: Callable[[], T],
+    *,
+    errors: type[Exception],
+    seconds: float,
+    first: float = 0.2,
+    most: float = 5.0,
+    sleep: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    on_first_error: Callable[[Exception], object] = lambda error: None,
+) -> T:
+    """Do as :func:`retry_until` after the caller's own call of ``step``, which raised ``failed``."""
     deadline = clock() + seconds
     failures = 0
     while True:
+        failures += 1
+        pause = backoff(failures, first=first, most=most)
+        if clock() + pause > deadline:
+            raise failed
+        if failures == 1:
+            on_first_error(failed)
+        sleep(pause)
         try:
             return step()
         except errors as error:
-            failures += 1
-            pause = backoff(failures, first=first, most=most)
-            if clock() + pause > deadline:
-                raise
-            if failures == 1:
-                on_first_error(error)
-            sleep(pause)
+            failed = error

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mr_celery.runner")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Run:
     """One execution of a handler under a lease.
 
@@ -41,9 +41,10 @@ class Run:
         attachments: the handler's uploads and reviews that the server does not have yet.
         routes: returns the routes that the server is known to have; ``None`` if this worker does not deliver.
         retries: the Celery retries that the handler has requested.
-        given: returns the reference that the handler has got; ``None`` if it has not asked for it.
         announce_retry: called with the number of Celery retries of a message before the run publishes it as its retry;
             ``None`` for members of workflows.
+        reference: the job's reference; empty until the handler asks for it.
+        given: what the ledger has stored of the reference.
     """
 
     task_id: str
@@ -58,7 +59,8 @@ class Run:
     routes: Callable[[], Routes] | None = None
     retries: list[RequestedRetry] = field(default_factory=list)
     announce_retry: Callable[[int], object] | None = None
-    given: Callable[[], GivenReference | None] = lambda: None
+    reference: str = ""
+    given: GivenReference | None = None
 
 
 class ReferenceRefused(JobAborted):
@@ -111,12 +113,13 @@ class AbortCheck:
         return self._aborted
 
 
-_current: ContextVar[Run | None] = ContextVar("mr_celery_run", default=None)
+CURRENT: ContextVar[Run | None] = ContextVar("mr_celery_run", default=None)
+"""The run of this code. :func:`running` sets it, and the runner, which spares each job a context manager."""
 
 
 def current_run() -> Run | None:
     """The run that calls this code, or ``None`` outside of a job's handler."""
-    return _current.get()
+    return CURRENT.get()
 
 
 def running_here(task_id: str) -> bool:
@@ -128,11 +131,11 @@ def running_here(task_id: str) -> bool:
 @contextmanager
 def running(run: Run) -> Iterator[None]:
     """Make a run the current one inside the block."""
-    token = _current.set(run)
+    token = CURRENT.set(run)
     try:
         yield
     finally:
-        _current.reset(token)
+        CURRENT.reset(token)
 
 
 @hides_variables
@@ -158,7 +161,7 @@ def raise_if_aborted() -> None:
                 pages.append(translated(page))
             return pages
     """
-    run = _current.get()
+    run = CURRENT.get()
     if run is not None:
         run.job.raise_if_aborted()
 
@@ -189,7 +192,7 @@ class CurrentWorker:
     """
 
     def _run(self) -> Run:
-        run = _current.get()
+        run = CURRENT.get()
         if run is None:
             raise MrCeleryError("mr_celery.worker works inside the handler of a ModelReins job only")
         return run

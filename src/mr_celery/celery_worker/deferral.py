@@ -13,13 +13,13 @@ from ..backoff import retry_until
 from ..delivery import PackedOutcome, pack_failure
 from ..errors import LedgerUnavailable
 from ..handlers import Declaration
-from ..ledger import AttemptKey, GivenReference, Ledger
+from ..ledger import GivenReference, Ledger
 from ..ledger.reference import reference
 from ..message import Message
 from ..result import Deferred
 from ..telemetry.printing import printable
 from ..telemetry.quantities import duration
-from .current import ReferenceRefused
+from .current import ReferenceRefused, Run
 from .ending import Ending
 from .handler_errors import raised_by_a_signal
 
@@ -130,42 +130,28 @@ class Deferral:
         )
 
 
-class RunReference:
-    """The job's reference, for :attr:`~mr_celery.Job.ref`. The ledger is asked for it once.
+def reference_of(run: Run, ledger: Ledger, message: Message, declaration: Declaration) -> str:
+    """The reference of a run's job, for :attr:`~mr_celery.Job.ref`. The ledger is asked for it once.
 
     Args:
+        run: the run, which keeps it.
         ledger: the ledger of the job's worker name.
         message: the job's message.
         declaration: the declaration of the handler.
+
+    Raises:
+        ReferenceRefused: the run has lost the job, or the ledger has.
+        LedgerUnavailable: the ledger is away for too long.
     """
-
-    def __init__(self, ledger: Ledger, message: Message, declaration: Declaration) -> None:
-        self._ledger = ledger
-        self._message = message
-        self._shaped = declaration.result is not None or declaration.review is not None
-        self._key: AttemptKey | None = None
-
-    @property
-    def given(self) -> GivenReference | None:
-        """What the ledger has stored; ``None`` before the first call."""
-        return None if self._key is None else GivenReference(self._key.secret, self._shaped)
-
-    def __call__(self) -> str:
-        """The reference.
-
-        Raises:
-            ReferenceRefused: the run has lost the job, or the ledger has.
-            LedgerUnavailable: the ledger is away for too long.
-        """
-        message, key = self._message, self._key
-        if key is None:
-            key = retry_until(
-                lambda: self._ledger.reference(message.key, shaped=self._shaped),
-                errors=LedgerUnavailable,
-                seconds=REFERENCE_SECONDS,
-            )
-            if key is None:
-                why = "was aborted or given to another worker, or the ledger has lost it"
-                raise ReferenceRefused(f"job {message.job_id} {why}: its handler is to stop")
-            self._key = key
-        return reference(message.worker_name, key)
+    if run.reference:
+        return run.reference
+    shaped = declaration.result is not None or declaration.review is not None
+    key = retry_until(
+        lambda: ledger.reference(message.key, shaped=shaped), errors=LedgerUnavailable, seconds=REFERENCE_SECONDS
+    )
+    if key is None:
+        why = "was aborted or given to another worker, or the ledger has lost it"
+        raise ReferenceRefused(f"job {message.job_id} {why}: its handler is to stop")
+    run.given = GivenReference(key.secret, shaped)
+    run.reference = reference(message.worker_name, key)
+    return run.reference

@@ -47,10 +47,15 @@ class Ending:
     value: object = field(default=None, repr=False)
     given: GivenReference | None = None
 
+    @property
+    def status(self) -> str:
+        """The status of the outcome, or ``deferred``."""
+        return self.packed.outcome.status if self.deferred is None else "deferred"
+
     @classmethod
     def deferring(cls, run: Run, deferred: Deferred) -> Ending:
         """The end of a run that defers its job."""
-        return cls(pack_attachments(run.attachments), deferred=deferred, value=deferred, given=run.given())
+        return cls(pack_attachments(run.attachments), deferred=deferred, value=deferred, given=run.given)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ start under the fence → handler → outcome recorded → delivered from here, 
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -19,7 +19,7 @@ from typing import Any
 from celery.canvas import Signature
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
-from ..backoff import CircuitBreaker, retry_until
+from ..backoff import CircuitBreaker, retry_after, retry_until
 from ..clients import Clients
 from ..delivery import DeliveryRequest, PackedOutcome, pack, pack_failure
 from ..delivery.attachments import Attachments
@@ -34,8 +34,8 @@ from ..telemetry import tracing
 from ..telemetry.logs import JobLog
 from ..telemetry.printing import printable
 from ..telemetry.quantities import counted, duration
-from .current import AbortCheck, Run, running
-from .deferral import Deferral, RunReference
+from .current import CURRENT, AbortCheck, Run
+from .deferral import Deferral, reference_of
 from .ending import Ending, HandlerEnding, NoOutcome
 from .event_loop import EventLoop
 from .function_retries import FUNCTION_RETRIES, FunctionRetries
@@ -123,9 +123,10 @@ def new_run(
         announce_retry: as of :class:`.Run`.
     """
     name, delivers = message.worker_name, clients.delivers(message.worker_name)
-    reference = RunReference(ledger, message, declaration)
-    watched = job.watched(AbortCheck(lambda: ledger.holds(message.key)).aborted, reference)
-    return Run(
+    watched = job.watched(
+        AbortCheck(lambda: ledger.holds(message.key)).aborted, lambda: reference_of(run, ledger, message, declaration)
+    )
+    run = Run(
         task_id,
         watched,
         attempt,
@@ -137,8 +138,8 @@ def new_run(
         wait_for=partial(wait_for, watched),
         attachments=Attachments(),
         announce_retry=announce_retry,
-        given=lambda: reference.given,
     )
+    return run
 
 
 @dataclass(frozen=True)
@@ -217,57 +218,61 @@ class Runner:
             log_not_run(self._clients, message.log(logger), started.refusal)
             raise Ignore(f"job {message.job_id} is {started.refusal}")
         began = time.monotonic()
-        try:
-            call = partial(_packed, handler, declaration, args, kwargs, message, self._function_retries)
-            ending = self._traced(ledger, message, started, declaration, call, waited=began - asked)
-        except BaseException as error:
-            if raised_by_a_signal(error):
-                raise
-            ending = _broken(message, error)
-        if isinstance(ending, NoOutcome):
-            if ending.workflow is not None:
-                return Returned("handed over", ending.workflow)
-            raise ending.error
         with tracing.following(started.trace):
-            self._end(ledger, message, started.nonce, ending, time.monotonic() - began)
-        if ending.error is not None:
-            raise for_celery(ending.error)
-        return Returned(_status(ending), ending.value)
+            try:
+                ending = self._traced(
+                    ledger, message, started, started.job, handler, declaration, args, kwargs, waited=began - asked
+                )
+            except BaseException as error:
+                if raised_by_a_signal(error):
+                    raise
+                ending = _broken(message, error)
+            if isinstance(ending, Ending):
+                self._end(ledger, message, started.nonce, ending, time.monotonic() - began)
+        if isinstance(ending, Ending):
+            if ending.error is not None:
+                raise for_celery(ending.error)
+            return Returned(ending.status, ending.value)
+        if ending.workflow is not None:
+            return Returned("handed over", ending.workflow)
+        raise ending.error
 
     def _traced(
         self,
         ledger: Ledger,
         message: Message,
         started: Started,
+        job: Job,
+        handler: Callable[..., Any],
         declaration: Declaration,
-        call: Callable[[Run], Ending],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
         *,
         waited: float,
     ) -> Ending | NoOutcome:
         """Run the handler inside a span, until its ending can be recorded."""
-        assert started.job is not None  # noqa: S101 - it was started
-        secret_values = started.job.hide_secrets(declaration.requires_secrets)
+        secret_values = job.hide_secrets(declaration.requires_secrets)
         clients = self._clients
         run = new_run(
             clients,
             ledger,
             message,
             declaration,
-            started.job,
+            job,
             started.attempt,
             task_id=message.task_id,
             nonce=started.nonce,
             wait_for=partial(self._wait_for, message),
             announce_retry=partial(announce_retry, ledger, message, started.nonce),
         )
-        job = run.job
-        if waited > self._clients.settings.lease and job.aborted:
+        if waited > clients.settings.lease and run.job.aborted:
             # The worker was frozen meanwhile, and another run may have the job by now.
             message.log(logger).info(
                 "not_run", "not run: its lease was over before it began", reason="its lease was over"
             )
             return NoOutcome(Ignore(f"job {message.job_id} was lost before its handler began"))
-        message.log(logger).debug("started", retries=message.retries or None)
+        if logger.isEnabledFor(logging.DEBUG):
+            message.log(logger).debug("started", retries=message.retries or None)
         end = partial(
             HandlerEnding,
             clients,
@@ -281,33 +286,32 @@ class Runner:
             app=self._app,
         )
         ending: Ending | NoOutcome | None = None
+        outer = CURRENT.set(run)
         try:
-            with (
-                tracing.following(started.trace),
-                tracing.run(message.worker_name, job.id, started.attempt, message.task_id) as span,
-                running(run),
-            ):
+            with tracing.run(message.worker_name, message.job_id, started.attempt, message.task_id) as span:
                 try:
-                    ending = call(run)
+                    ending = _packed(handler, declaration, args, kwargs, message, self._function_retries, run)
                 except BaseException as error:
                     ending = end().by(readable(error))
                 if isinstance(ending, Ending):
-                    packed = ending.packed.masked(secret_values).within(clients.settings.result_limit)
+                    packed = ending.packed.masked(secret_values) if secret_values else ending.packed
+                    packed = packed.within(clients.settings.result_limit)
                     if packed is not ending.packed:
                         ending = replace(ending, packed=packed)
-                    if ending.packed.large:
+                    if packed.outcome.uploads and packed.large:
                         ending = end().staged(ending)
                 if isinstance(ending, NoOutcome):
                     raise ending.error  # so that the span records it
-                span.set({tracing.RUN_STATUS: _status(ending)})
-                if _status(ending) == "failed":
+                span.set({tracing.RUN_STATUS: ending.status})
+                if ending.status == "failed":
                     span.fail(ending.error)
         except BaseException as error:
             if ending is None or (raised_by_a_signal(error) and error is not ending.error):
                 raise
             if error is not ending.error:
                 message.log(logger).error("not_traced", "its span raised", error=error)
-        assert ending is not None  # noqa: S101 - otherwise it has raised
+        finally:
+            CURRENT.reset(outer)
         return ending
 
     def _wait_for(self, message: Message, job: Job, awaitable: Awaitable[Any]) -> Any:
@@ -325,23 +329,23 @@ class Runner:
             SoftTimeLimitExceeded: the ledger was slow. The job continues from where it is.
             Exception: loading the job raised it.
         """
-        nonce = secrets.token_hex(4)
-        lease = self._clients.settings.lease
+        nonce = os.urandom(4).hex()
+        step = partial(
+            ledger.start,
+            message.key,
+            task_name=message.task_name,
+            node=self._node,
+            holder=self._holder,
+            lease=self._clients.settings.lease,
+            nonce=nonce,
+        )
         raised: Exception | None = None
         try:
             try:
-                started = retry_until(
-                    lambda: ledger.start(
-                        message.key,
-                        task_name=message.task_name,
-                        node=self._node,
-                        holder=self._holder,
-                        lease=lease,
-                        nonce=nonce,
-                    ),
-                    errors=LedgerUnavailable,
-                    seconds=START_RETRY_SECONDS,
-                )
+                try:
+                    started = step()
+                except LedgerUnavailable as error:
+                    started = retry_after(error, step, errors=LedgerUnavailable, seconds=START_RETRY_SECONDS)
             except (LedgerUnavailable, SoftTimeLimitExceeded):
                 raise
             except Exception as error:
@@ -397,7 +401,9 @@ class Runner:
             ending = Deferral(ledger, message, nonce).recorded(ending, ending.deferred)
             if ending.deferred is not None:
                 return
-        deliver_here = self._clients.delivers(ledger.worker_name) and self._circuit.allows()
+        deliver_here = self._clients.delivers(ledger.worker_name) and (
+            not self._circuit.failures or self._circuit.allows()
+        )
         try:
             answer, outcome, blobs = self._record(ledger, message, ending.packed, deliver_here=deliver_here)
         except LedgerUnavailable as error:
@@ -421,6 +427,9 @@ class Runner:
             self._deliver(message, outcome, blobs)
 
     def _log_finished(self, message: Message, outcome: Outcome, seconds: float, *, left: str) -> None:
+        level = logging.WARNING if outcome.status == "failed" else logging.INFO
+        if not logger.isEnabledFor(level):
+            return
         log, text = message.log(logger), f"{outcome.status} after {duration(seconds)}"
         facts = {"status": outcome.status, "seconds": seconds}
         if outcome.status == "done":
@@ -456,12 +465,16 @@ class Runner:
                     blobs=blobs,
                     deliver_seconds=self._clients.settings.lease if deliver_here else 0,
                 )
-                answer = retry_until(
-                    step,
-                    errors=LedgerUnavailable,
-                    seconds=FINISH_RETRY_SECONDS,
-                    on_first_error=partial(_log_kept, message),
-                )
+                try:
+                    answer = step()
+                except LedgerUnavailable as error:
+                    answer = retry_after(
+                        error,
+                        step,
+                        errors=LedgerUnavailable,
+                        seconds=FINISH_RETRY_SECONDS,
+                        on_first_error=partial(_log_kept, message),
+                    )
                 return answer, filled.outcome, blobs
             except LedgerUnavailable:
                 raise
@@ -490,7 +503,8 @@ class Runner:
             message.log(logger).warning("put_off", f"left to the courier: {why}", reason=why)
         else:
             if error is None:
-                self._circuit.succeeded()
+                if self._circuit.failures:
+                    self._circuit.succeeded()
             elif error.trouble or time.monotonic() > until:
                 self._circuit.failed()
 
@@ -506,8 +520,8 @@ def _packed(
 ) -> Ending:
     """Call the handler, and pack what it returns."""
 
-    def make() -> Arguments:
-        bound = bind(
+    def make() -> dict[str, Any]:
+        return bind(
             handler,
             run.job,
             fields=declaration.fields,
@@ -515,24 +529,21 @@ def _packed(
             given_args=args,
             given_kwargs=kwargs,
         )
-        return Arguments(args, bound)
 
-    arguments = function_retries.arguments(make, message, run.job)
-    value = arguments.passed_to(handler)
+    bound = make() if declaration.arguments is None else function_retries.arguments(make, message, run.job)
+    value = Arguments(args, bound).passed_to(handler)
     if isawaitable(value):
         value = run.wait_for(value)
     if isinstance(value, Signature):
         raise Replaced(value, returned=True)
     if isinstance(value, Deferred):
         return Ending.deferring(run, value)
-    result = function_retries.retrying("result=", declaration.result, message, run.job)
-    review = function_retries.retrying("review=", declaration.review, message, run.job)
+    result, review = declaration.result, declaration.review
+    if result is not None:
+        result = function_retries.retrying("result=", result, message, run.job)
+    if review is not None:
+        review = function_retries.retrying("review=", review, message, run.job)
     return Ending(pack(value, run.job, run.attachments, result=result, review=review), value=value)
-
-
-def _status(ending: Ending) -> str:
-    """The status of an ending's outcome, or ``deferred``."""
-    return "deferred" if ending.deferred is not None else ending.packed.outcome.status
 
 
 def _broken(message: Message, error: BaseException) -> Ending:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
@@ -94,11 +95,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Waiting costs no time."""
     made = Clock(0.0)
 
-    def retry_until(step: Callable[[], Any], **options: Any) -> Any:
-        return backoff.retry_until(step, sleep=made.sleep, clock=made, **options)
-
     for module in (runner, retries, publishing):
-        monkeypatch.setattr(module, "retry_until", retry_until)
+        monkeypatch.setattr(module, "retry_until", partial(backoff.retry_until, sleep=made.sleep, clock=made))
+    monkeypatch.setattr(runner, "retry_after", partial(backoff.retry_after, sleep=made.sleep, clock=made))
     return made
 
 
