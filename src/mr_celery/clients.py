@@ -52,20 +52,24 @@ class Clients:
         self._ledger_timeout = ledger_timeout
         self._on_error = on_error
         self._on_success = on_success
+        names = {settings.name, *(each.name for each in settings.workers)}
+        here = settings.delivery == "worker"
+        self._delivers = {name: here and bool(settings.token_of(name)) for name in names}
+        self._delivers_others = here and bool(settings.token)
         self._made: dict[tuple[Any, ...], Any] = {}
         self._others: dict[str, Ledger] = {}
         self._lock = threading.RLock()  # what is made may need another client
 
-    def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        key = (os.getpid(), *key)
-        with self._lock:
-            if key not in self._made:
-                self._made[key] = make()
-            made: T = self._made[key]
-            return made
-
-    def _name(self, worker_name: str | None) -> str:
-        return self.settings.name if worker_name is None else worker_name
+    def _once(self, kind: str, make: Callable[..., T], *args: Any) -> T:
+        """What ``make`` has made of these arguments in this process."""
+        key = (kind, os.getpid(), *args)
+        made: T | None = self._made.get(key)  # without the lock, because nothing is ever removed
+        if made is None:
+            with self._lock:
+                made = self._made.get(key)
+                if made is None:
+                    made = self._made[key] = make(*args)
+        return made
 
     def ledger(self, worker_name: str | None = None) -> Ledger:
         """The ledger of a worker name.
@@ -73,9 +77,9 @@ class Clients:
         Raises:
             SettingsError: no ledger is configured.
         """
-        name = self._name(worker_name)
-        if self.has_name(name):
-            return self._once(("ledger", name), lambda: self.new_ledger(name))
+        name = self.settings.name if worker_name is None else worker_name
+        if name in self._delivers:
+            return self._once("ledger", self.new_ledger, name)
         with self._lock:
             ledger = self._others.pop(name, None) or self.new_ledger(name)
             self._others[name] = ledger  # the last one used
@@ -101,7 +105,7 @@ class Clients:
 
     def has_name(self, worker_name: str) -> bool:
         """Whether a worker name is in the settings. Anybody who can write to the broker can make up others."""
-        return worker_name == self.settings.name or any(each.name == worker_name for each in self.settings.workers)
+        return worker_name in self._delivers
 
     def ledgers(self) -> list[Ledger]:
         """The ledgers of all worker names in the settings.
@@ -125,8 +129,11 @@ class Clients:
         Raises:
             SettingsError: no ledger is configured.
         """
-        url, prefix = require(self.settings, "ledger_url"), self.settings.ledger_prefix
-        return self._once(("fleet",), lambda: Fleet(url, prefix=prefix, timeout=self._ledger_timeout))
+        return self._once("fleet", self._new_fleet)
+
+    def _new_fleet(self) -> Fleet:
+        url = require(self.settings, "ledger_url")
+        return Fleet(url, prefix=self.settings.ledger_prefix, timeout=self._ledger_timeout)
 
     def api(self, worker_name: str | None = None) -> Api:
         """The client of the server for a worker name.
@@ -134,7 +141,7 @@ class Clients:
         Raises:
             SettingsError: the worker name has no token.
         """
-        return self._api(self._name(worker_name), MIN_RATE)
+        return self._once("api", self._new_api, self.settings.name if worker_name is None else worker_name, MIN_RATE)
 
     def run_api(self, worker_name: str) -> Api:
         """The client of the server for runs, which hold a worker's slot: requests that it reads slowly end early.
@@ -142,10 +149,7 @@ class Clients:
         Raises:
             SettingsError: the worker name has no token.
         """
-        return self._api(worker_name, USUAL_RATE)
-
-    def _api(self, name: str, min_rate: float) -> Api:
-        return self._once(("api", name, min_rate), lambda: self._new_api(name, min_rate))
+        return self._once("api", self._new_api, worker_name, USUAL_RATE)
 
     def _new_api(self, name: str, min_rate: float) -> Api:
         path = self.settings.token_file_of(name)
@@ -167,15 +171,15 @@ class Clients:
         Raises:
             SettingsError: the worker name has no token, or no ledger is configured.
         """
-        return self._once(
-            ("delivery", worker_name),
-            lambda: Delivery(
-                self.run_api(worker_name),
-                self.ledger(worker_name),
-                spool=lambda: self.spool(worker_name),
-                lease=min(DELIVERY_LEASE, self.settings.lease),
-                without_artifacts=self.settings.without_artifacts,
-            ),
+        return self._once("delivery", self._new_delivery, worker_name)
+
+    def _new_delivery(self, worker_name: str) -> Delivery:
+        return Delivery(
+            self.run_api(worker_name),
+            self.ledger(worker_name),
+            spool=lambda: self.spool(worker_name),
+            lease=min(DELIVERY_LEASE, self.settings.lease),
+            without_artifacts=self.settings.without_artifacts,
         )
 
     def spool(self, worker_name: str | None = None) -> Spool | None:
@@ -184,12 +188,16 @@ class Clients:
         Raises:
             SettingsError: a package that it needs is not installed.
         """
-        name = self._name(worker_name)
-        return self._once(("spool", name), lambda: spool_of(self.settings, name)) if self.settings.spool_url else None
+        if not self.settings.spool_url:
+            return None
+        return self._once("spool", self._new_spool, self.settings.name if worker_name is None else worker_name)
+
+    def _new_spool(self, name: str) -> Spool | None:
+        return spool_of(self.settings, name)
 
     def delivers(self, worker_name: str) -> bool:
         """Whether this process, and not the bridge, delivers the outcomes of a worker name."""
-        return self.settings.delivery == "worker" and bool(self.settings.token_of(worker_name))
+        return self._delivers.get(worker_name, self._delivers_others)
 
     def output_of(self, worker_name: str, job_id: int) -> str:
         """Where the output of a job can be read: its address, or a command if this process does not know the server."""
