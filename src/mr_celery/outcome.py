@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from .job_secrets import masked
 from .result import Status
 from .stored import known_fields
+
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ class Outcome:
 
     def to_json(self) -> str:
         """The outcome as JSON text, for the ledger."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        uploads, reviews = list(map(vars, self.uploads)), list(map(vars, self.reviews))
+        return _JSON.encode({**vars(self), "uploads": uploads, "reviews": reviews})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Outcome:

@@ -97,7 +97,9 @@ class DeliveryRequest:
     @property
     def usual_seconds(self) -> float:
         """Seconds after which the delivery counts as slow."""
-        size = len(self.outcome.text) + sum(upload.size for upload in self.outcome.uploads if not upload.slug)
+        size = len(self.outcome.text)
+        for upload in self.outcome.uploads:
+            size += 0 if upload.slug else upload.size
         return UPLOAD_TIMEOUT + size / USUAL_RATE
 
     def linked_elsewhere(self, part: str) -> bool:
@@ -274,8 +276,9 @@ class Delivery:
         return FailedDelivery(self._api, self._ledger, self.routes, self._bounds, attempt, closed)
 
     def _closed(self, delivery_request: DeliveryRequest, how: str, began: float) -> None:
-        has_parts = delivery_request.has_parts
-        if self._ledger.close(delivery_request.job_id, delivery_request.key.task_id, how, has_parts=has_parts):
+        key, has_parts = delivery_request.key, delivery_request.has_parts
+        is_closed = self._ledger.close(key.job_id, key.task_id, how, has_parts=has_parts)
+        if is_closed and logger.isEnabledFor(logging.WARNING if how == "superseded" else logging.INFO):
             self._log_closed(delivery_request, how, time.monotonic() - began)
 
     def _log(self, delivery_request: DeliveryRequest) -> JobLog:
@@ -294,7 +297,7 @@ class Delivery:
     def _deliver(self, attempt: Attempt) -> str:
         """Deliver the remaining parts and close the job. Returns ``delivered`` or ``superseded``."""
         delivery_request, text = attempt.delivery_request, attempt.delivery_request.outcome.text
-        if delivery_request.number > 1 and delivery_request.parts_left:
+        if delivery_request.key.number > 1 and delivery_request.parts_left:
             # The job may have been aborted since the last delivery. Then nothing is uploaded or filed.
             status = status_of(self._api, delivery_request.job_id)
             if phase_of(status) == "over":
@@ -311,7 +314,7 @@ class Delivery:
         return self._close(delivery_request, text)
 
     def _close(self, delivery_request: DeliveryRequest, text: str) -> str:
-        job_id, status = delivery_request.job_id, delivery_request.outcome.status
+        job_id, status = delivery_request.key.job_id, delivery_request.outcome.status
         try:
             self._api.close(job_id, text, status)
         except WorkerError as refusal:

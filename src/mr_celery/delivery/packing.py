@@ -166,6 +166,8 @@ def pack(
     """
     if result is not None:
         value = call_application(result, value)
+    if isinstance(value, str) and review is None and not attachments.uploads and not attachments.reviews:
+        return PackedOutcome(Outcome("done", value))
     made = as_result(value)
     reviews = list(made.reviews)
     if review is not None:
