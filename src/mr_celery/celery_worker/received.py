@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -88,12 +88,14 @@ class ReceivedMessages:
 
 def _message_of(request: Any) -> Message | None:
     """The message of a worker's request, or ``None`` if it brings no job."""
-    return message_of(request.request_dict, request.id, request.request_dict.get("retries"))
+    headers = request.request_dict
+    return message_of(headers, request.id, headers.get("retries"))
 
 
 def _member_of(request: Any) -> MemberMessage | None:
     """The member that a worker's request starts, or ``None``."""
-    return member_of(request.request_dict, request.id, request.request_dict.get("retries"))
+    headers = request.request_dict
+    return member_of(headers, request.id, headers.get("retries"))
 
 
 class Executions:
@@ -104,20 +106,22 @@ class Executions:
     """
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def begin(self, task_id: str) -> None:
         """Add an execution of a task."""
         with self._lock:
-            self._counts[task_id] += 1
+            self._counts[task_id] = self._counts.get(task_id, 0) + 1
 
     def end(self, task_id: str) -> None:
         """Remove an execution of a task."""
         with self._lock:
-            self._counts[task_id] -= 1
-            if self._counts[task_id] <= 0:
-                del self._counts[task_id]
+            left = self._counts.get(task_id, 0) - 1
+            if left > 0:
+                self._counts[task_id] = left
+            else:
+                self._counts.pop(task_id, None)
 
     def __contains__(self, task_id: str) -> bool:
-        return self._counts[task_id] > 0
+        return task_id in self._counts

@@ -28,7 +28,7 @@ from .current import current_run
 from .failures import Report, report_of
 from .handler_errors import traceback_of
 from .redaction import marked
-from .worker_jobs import WorkerJobs
+from .worker_jobs import ATTRIBUTE, WorkerJobs
 
 _POOL_JOB = re.compile(r" Job: \d+\.$")
 """The pool's number of a task in the message of a lost process. It is not the id of a ModelReins job."""
@@ -52,7 +52,8 @@ def connect() -> None:
 
 def _jobs_of(sender: Any) -> WorkerJobs | None:
     """The state of the worker that a task or a consumer belongs to."""
-    return WorkerJobs.of(getattr(sender, "app", None))
+    jobs: WorkerJobs | None = getattr(getattr(sender, "app", None), ATTRIBUTE, None)
+    return jobs
 
 
 @hides_variables
