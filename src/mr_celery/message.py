@@ -52,6 +52,9 @@ MOST_ID_BYTES = 1000
 _TASK_ID = re.compile(r"mr-([0-9]{1,19})-[0-9]{1,9}-[0-9A-Za-z]{0,64}", re.ASCII)
 """The task ids of attempts."""
 
+MAPPINGS = (dict, Mapping)
+"""For ``isinstance()``, which finds a ``dict`` at once and has to call Python code for the abstract class."""
+
 UNWRAPPED = "its task is not decorated with @modelreins_job here, or the worker was not set up"
 
 
@@ -128,22 +131,35 @@ def message_of(headers: Mapping[str, Any] | None, task_id: object, retries: obje
         task_id: the message's task id.
         retries: its number of Celery retries.
     """
-    headers = headers if isinstance(headers, Mapping) else {}
-    marks = headers.get(HEADER)
-    if not isinstance(marks, Mapping):
-        return None
-    worker_name, job_id, counted = marks.get("worker"), _whole(marks.get("job")), _whole(retries or 0)
-    if not (_is_text(worker_name, MOST_NAME_BYTES) and job_id is not None and counted is not None):
+    headers = headers if isinstance(headers, MAPPINGS) else {}
+    return _message(headers.get(HEADER), task_id, retries, headers.get("task"))
+
+
+def _message(
+    marks: object,
+    task_id: object,
+    retries: object,
+    task_name: object,
+    hard_limit: float | None = None,
+    soft_limit: float | None = None,
+) -> Message | None:
+    if not isinstance(marks, MAPPINGS):
         return None
     found = _TASK_ID.fullmatch(task_id) if isinstance(task_id, str) else None
-    if found is None or int(found[1]) != job_id:
+    if found is None:
         return None
-    return Message(str(worker_name), job_id, str(task_id), counted, task_name=_task_name(headers))
+    worker_name, job_id, counted = marks.get("worker"), marks.get("job"), _whole(retries) if retries else 0
+    if type(job_id) is not int or job_id != int(found[1]) or job_id > MAX_JOB_ID or counted is None:
+        return None
+    if not _is_text(worker_name, MOST_NAME_BYTES):
+        return None
+    name = task_name if isinstance(task_name, str) else ""
+    return Message(str(worker_name), job_id, found[0], counted, name, hard_limit, soft_limit)
 
 
 def headers_of(message: Any) -> Mapping[str, Any]:
     """The headers of a kombu message; empty if somebody has made up other ones."""
-    return message.headers if isinstance(message.headers, Mapping) else {}
+    return message.headers if isinstance(message.headers, MAPPINGS) else {}
 
 
 def _whole(value: object) -> int | None:
@@ -162,21 +178,36 @@ def _is_text(value: object, most_bytes: int) -> bool:
         return False
 
 
-def _task_name(headers: Mapping[str, Any]) -> str:
-    name = headers.get("task")
-    return name if isinstance(name, str) else ""
-
-
-def message_of_request(request: Any) -> Message | None:
+def message_of_request(request: Any, task: Any = None) -> Message | None:
     """The job of a task's request context, or ``None``.
 
     Celery keeps the header in two places. Both are read, because some add-ons overwrite one of them.
+
+    Args:
+        request: the request context.
+        task: its task, whose name and time limits the message gets if it has none of its own.
     """
     marks = getattr(request, HEADER, None)
     if not marks:
         headers = getattr(request, "headers", None)
-        marks = headers.get(HEADER) if isinstance(headers, Mapping) else None
-    return message_of({HEADER: marks, "task": getattr(request, "task", None)}, request.id, request.retries)
+        marks = headers.get(HEADER) if isinstance(headers, MAPPINGS) else None
+    if not marks:
+        return None
+    name = getattr(request, "task", None)
+    if task is None:
+        return _message(marks, request.id, request.retries, name)
+    hard, soft = limits_of(request, task)
+    return _message(marks, request.id, request.retries, name or task.name, hard, soft)
+
+
+def limits_of(request: Any, task: Any) -> tuple[float | None, float | None]:
+    """The hard and the soft time limit of a task's execution in seconds: its message's, or else the task's own."""
+    given = request.timelimit
+    hard, soft = given if isinstance(given, (list, tuple)) and len(given) == 2 else (None, None)
+    return (
+        hard if hard and isinstance(hard, (int, float)) else task.time_limit,
+        soft if soft and isinstance(soft, (int, float)) else task.soft_time_limit,
+    )
 
 
 # -- members of workflows ----------------------------------------------------------------------------
@@ -240,9 +271,9 @@ def member_of(headers: Mapping[str, Any] | None, task_id: object, retries: objec
         task_id: the message's task id.
         retries: its number of Celery retries.
     """
-    headers = headers if isinstance(headers, Mapping) else {}
+    headers = headers if isinstance(headers, MAPPINGS) else {}
     stamps = headers.get("stamps")
-    value = stamps.get(STAMP) if isinstance(stamps, Mapping) else None
+    value = stamps.get(STAMP) if isinstance(stamps, MAPPINGS) else None
     if isinstance(value, (list, tuple)):  # Celery makes a list of stamps that several visitors set
         value = value[-1] if value else None
     attempt, _, worker_name = value.partition("@") if isinstance(value, str) else ("", "", "")
@@ -252,7 +283,12 @@ def member_of(headers: Mapping[str, Any] | None, task_id: object, retries: objec
         return None
     if not (_is_text(worker_name, MOST_NAME_BYTES) and _is_text(task_id, MOST_ID_BYTES)):
         return None
-    return MemberMessage(worker_name, MemberKey(job_id, attempt, str(task_id), counted), task_name=_task_name(headers))
+    name = headers.get("task")
+    return MemberMessage(
+        worker_name,
+        MemberKey(job_id, attempt, str(task_id), counted),
+        task_name=name if isinstance(name, str) else "",
+    )
 
 
 def member_of_request(request: Any) -> MemberMessage | None:

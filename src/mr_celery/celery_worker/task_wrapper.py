@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial, wraps
 from inspect import isawaitable
-from typing import Any, TypeVar
+from typing import Any
 
 from celery.app.task import Task
 from celery.exceptions import Ignore
@@ -18,16 +19,18 @@ from ..errors import JobError
 from ..handlers import Declaration, handlers_of
 from ..message import (
     HEADER,
+    MAPPINGS,
     MemberMessage,
     Message,
     accept,
     header,
+    limits_of,
     member_of_request,
     message_of_request,
     message_options,
     refuse,
 )
-from ..telemetry.tracebacks import calls_application, hides_variables
+from ..telemetry.tracebacks import calls_application, hide_variables, hides_variables
 from .base_classes import adapted
 from .current import RequestedRetry, current_run, running_here
 from .handing_over import Replaced
@@ -36,8 +39,6 @@ from .redaction import SHOWN, mark
 from .runner import Returned, Runner
 
 logger = logging.getLogger("mr_celery.worker")
-
-M = TypeVar("M", Message, MemberMessage)
 
 RETRY_OPTIONS = frozenset({"countdown", "eta", "retries"})
 """The options of a Celery retry that the bridge can set, too."""
@@ -53,13 +54,14 @@ def install(app: Any, runner: Runner, members: Members | None = None) -> ExitSta
 
     Returns a stack that undoes it when it is closed.
     """
-    undo = _wrapped(app, runner.run, accept)
+    undo = _wrapped(app, runner.run, accept, members)
     intercept_messages(app, undo)
     if members is None:
         return undo
     decorated = {handler.name for handler in handlers_of(app)}
     for task in list(app.tasks.values()):
-        _wrap_member(task, members, undo, inner=task.run if task.name in decorated else _original(task))
+        if task.name not in decorated:
+            _wrap_member(task, members, undo)
         _intercept_replacements(task, members, undo)
     return undo
 
@@ -82,10 +84,15 @@ def keep_jobs_away(app: Any, why: str) -> ExitStack:
     return _wrapped(app, not_run, partial(refuse, why=why))
 
 
-def _wrapped(app: Any, run_job: Callable[..., Returned], encoding: Callable[[str], Callable[[], None]]) -> ExitStack:
+def _wrapped(
+    app: Any,
+    run_job: Callable[..., Returned],
+    encoding: Callable[[str], Callable[[], None]],
+    members: Members | None = None,
+) -> ExitStack:
     undo = ExitStack()
     for handler in handlers_of(app):
-        _wrap_run(handler.task, handler.declaration, run_job, undo)
+        _wrap_run(handler.task, handler.declaration, run_job, members, undo)
         _await_inside_autoretry(handler.task, undo)
         _skip_argument_check(handler.task, undo)
         _keep_options_in_retries(handler.task, undo)
@@ -93,31 +100,47 @@ def _wrapped(app: Any, run_job: Callable[..., Returned], encoding: Callable[[str
     return undo
 
 
-def _wrap_run(task: Any, declaration: Declaration, run_job: Callable[..., Returned], undo: ExitStack) -> None:
+def _wrap_run(
+    task: Any,
+    declaration: Declaration,
+    run_job: Callable[..., Returned],
+    members: Members | None,
+    undo: ExitStack,
+) -> None:
     original = _original(task)
     base_class = adapted(task, original, undo)
 
-    @hides_variables
     @calls_application
     @wraps(original)
     def run(*args: Any, **kwargs: Any) -> Any:
+        value: Any = None
         request = task.request
-        message = message_of_request(request)
-        if message is None:
-            return original(*args, **kwargs)
-        if running_here(message.task_id):
-            value = original(*args, **kwargs)
-            return value if base_class is None else base_class.value_for_call(value)
-        _keep_header(request, message)
-        message = _with_limits(message, task)
         try:
-            handler = original if base_class is None else base_class.handler()
-            returned = run_job(message, handler, declaration, args, kwargs)
+            if members is not None and getattr(request, "stamps", None):
+                member = _member_of(request, task)
+                if member is not None:
+                    return members.run(member, task, partial(run, *args, **kwargs))
+            message = message_of_request(request, task)
+            if message is None:
+                return original(*args, **kwargs)
+            if running_here(message.task_id):
+                value = original(*args, **kwargs)
+                return value if base_class is None else base_class.value_for_call(value)
+            try:
+                _keep_header(request, message)
+                handler = original if base_class is None else base_class.handler()
+                value = run_job(message, handler, declaration, args, kwargs)
+            except BaseException as error:
+                mark(error, request, message.job_id)
+                raise
+            setattr(request, SHOWN, value.status)
+            return value.value
         except BaseException as error:
-            mark(error, request, message.job_id)
+            hide_variables(error)
+            if sys.version_info < (3, 11):  # there, a plain raise restores the former traceback
+                del args, kwargs, request, value
+                raise error  # noqa: TRY201
             raise
-        setattr(request, SHOWN, returned.status)
-        return returned.value
 
     run._mr_celery_original = original  # type: ignore[attr-defined]
     replace_attribute(task, "run", run, undo)
@@ -129,37 +152,31 @@ def _original(task: Any) -> Callable[..., Any]:
     return original
 
 
-def _with_limits(message: M, task: Any) -> M:
-    """A message with its task's name and time limits."""
-    given = task.request.timelimit
-    hard, soft = given if isinstance(given, (list, tuple)) and len(given) == 2 else (None, None)
-    return replace(
-        message,
-        task_name=message.task_name or task.name,
-        hard_limit=_seconds(hard) or task.time_limit,
-        soft_limit=_seconds(soft) or task.soft_time_limit,
-    )
-
-
-def _seconds(value: object) -> float | None:
-    return value if isinstance(value, (int, float)) else None
-
-
-def _wrap_member(task: Any, members: Members, undo: ExitStack, *, inner: Callable[..., Any]) -> None:
+def _wrap_member(task: Any, members: Members, undo: ExitStack) -> None:
     """Run a task under the fence if its message makes it a member of a workflow. Other calls reach it unchanged."""
+    original = _original(task)
 
     @hides_variables
     @calls_application
-    @wraps(inner)
+    @wraps(original)
     def run(*args: Any, **kwargs: Any) -> Any:
         request = task.request
-        message = member_of_request(request) if getattr(request, "stamps", None) else None
-        if message is None or running_here(message.key.member_id):
-            return inner(*args, **kwargs)
-        return members.run(_with_limits(message, task), task, partial(inner, *args, **kwargs))
+        member = _member_of(request, task) if getattr(request, "stamps", None) else None
+        if member is None:
+            return original(*args, **kwargs)
+        return members.run(member, task, partial(original, *args, **kwargs))
 
-    run._mr_celery_original = getattr(inner, "_mr_celery_original", inner)  # type: ignore[attr-defined]
+    run._mr_celery_original = original  # type: ignore[attr-defined]
     replace_attribute(task, "run", run, undo)
+
+
+def _member_of(request: Any, task: Any) -> MemberMessage | None:
+    """The member that a task's message starts, unless this is a call from its own code."""
+    message = member_of_request(request)
+    if message is None or running_here(message.key.member_id):
+        return None
+    hard, soft = limits_of(request, task)
+    return replace(message, task_name=message.task_name or task.name, hard_limit=hard, soft_limit=soft)
 
 
 def _intercept_replacements(task: Any, members: Members, undo: ExitStack) -> None:
@@ -266,6 +283,6 @@ def _keep_header(request: Any, message: Message) -> None:
 
     Some add-ons (sentry-sdk before 2.55) replace the headers by their own.
     """
-    headers = request.headers if isinstance(request.headers, Mapping) else {}
+    headers = request.headers if isinstance(request.headers, MAPPINGS) else {}
     if HEADER not in headers:
         request.headers = {**headers, **header(message.worker_name, message.job_id)}

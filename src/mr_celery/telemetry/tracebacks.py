@@ -80,11 +80,11 @@ def hide_variables(error: BaseException) -> None:
 
     The frame that catches the exception is left out. From Python 3.11, a plain ``raise`` does not add it again.
     """
-    left: list[tuple[BaseException, bool]] = [(error, True)]
-    seen: set[int] = set()
     here = sys._getframe(1)
+    left: list[tuple[BaseException, bool, bool]] = [(error, True, _enters(here))]
+    seen: set[int] = set()
     while left:  # not by recursion: a chain may be as long as its handler has made it
-        each, is_ours = left.pop()
+        each, is_ours, enters = left.pop()
         if id(each) in seen:
             continue
         seen.add(id(each))
@@ -92,11 +92,11 @@ def hide_variables(error: BaseException) -> None:
             found = each.__traceback__
             if found is not None and found.tb_frame is here:
                 found = found.tb_next
-            each.__traceback__, is_ours = _replaced(found, is_ours=is_ours)
+            each.__traceback__, is_ours = _replaced(found, is_ours=is_ours, enters=enters)
             inner = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
         except Exception:  # noqa: S112 - an exception's class may forbid both
             continue
-        left += [(other, is_ours) for other in inner if isinstance(other, BaseException)]
+        left += [(other, is_ours, False) for other in inner if isinstance(other, BaseException)]
 
 
 def without_variables(traceback: TracebackType | None) -> TracebackType | None:
@@ -104,15 +104,15 @@ def without_variables(traceback: TracebackType | None) -> TracebackType | None:
     return _joined([(_frame_like(frame), line) for frame, line in _entries(traceback)])
 
 
-def _replaced(traceback: TracebackType | None, *, is_ours: bool) -> tuple[TracebackType | None, bool]:
+def _replaced(traceback: TracebackType | None, *, is_ours: bool, enters: bool) -> tuple[TracebackType | None, bool]:
     """A copy of a traceback without this package's variables, and whether this package called its last frame.
 
     Args:
         traceback: the traceback.
         is_ours: whether its first frame was called by this package.
+        enters: whether that caller is marked with :func:`calls_application`.
     """
     entries: list[tuple[FrameType, int]] = []
-    enters = False
     for frame, line in _entries(traceback):
         root = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if root == _PACKAGE:
