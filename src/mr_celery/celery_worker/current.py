@@ -124,7 +124,7 @@ def current_run() -> Run | None:
 
 def running_here(task_id: str) -> bool:
     """Whether this code is called from the handler of a task."""
-    run = current_run()
+    run = CURRENT.get()
     return run is not None and run.task_id == task_id
 
 

@@ -47,11 +47,6 @@ class Ending:
     value: object = field(default=None, repr=False)
     given: GivenReference | None = None
 
-    @property
-    def status(self) -> str:
-        """The status of the outcome, or ``deferred``."""
-        return self.packed.outcome.status if self.deferred is None else "deferred"
-
     @classmethod
     def deferring(cls, run: Run, deferred: Deferred) -> Ending:
         """The end of a run that defers its job."""

@@ -232,7 +232,7 @@ class Runner:
         if isinstance(ending, Ending):
             if ending.error is not None:
                 raise for_celery(ending.error)
-            return Returned(ending.status, ending.value)
+            return Returned(_status(ending), ending.value)
         if ending.workflow is not None:
             return Returned("handed over", ending.workflow)
         raise ending.error
@@ -302,8 +302,9 @@ class Runner:
                         ending = end().staged(ending)
                 if isinstance(ending, NoOutcome):
                     raise ending.error  # so that the span records it
-                span.set({tracing.RUN_STATUS: ending.status})
-                if ending.status == "failed":
+                status = _status(ending)
+                span.set({tracing.RUN_STATUS: status})
+                if status == "failed":
                     span.fail(ending.error)
         except BaseException as error:
             if ending is None or (raised_by_a_signal(error) and error is not ending.error):
@@ -519,17 +520,15 @@ def _packed(
     run: Run,
 ) -> Ending:
     """Call the handler, and pack what it returns."""
-
-    def make() -> dict[str, Any]:
-        return bind(
-            handler,
-            run.job,
-            fields=declaration.fields,
-            arguments=declaration.arguments,
-            given_args=args,
-            given_kwargs=kwargs,
-        )
-
+    make = partial(
+        bind,
+        handler,
+        run.job,
+        fields=declaration.fields,
+        arguments=declaration.arguments,
+        given_args=args,
+        given_kwargs=kwargs,
+    )
     bound = make() if declaration.arguments is None else function_retries.arguments(make, message, run.job)
     value = Arguments(args, bound).passed_to(handler)
     if isawaitable(value):
@@ -544,6 +543,11 @@ def _packed(
     if review is not None:
         review = function_retries.retrying("review=", review, message, run.job)
     return Ending(pack(value, run.job, run.attachments, result=result, review=review), value=value)
+
+
+def _status(ending: Ending) -> str:
+    """The status of an ending's outcome, or ``deferred``."""
+    return "deferred" if ending.deferred is not None else ending.packed.outcome.status
 
 
 def _broken(message: Message, error: BaseException) -> Ending:

@@ -31,10 +31,6 @@ them to do:
 - ``bridge/waiting.py``: each poll replaces the reasons why jobs wait, also by none;
 - ``token_refusals.py`` and ``ledger/coordination.py``: all processes share whether the server refuses the token;
 - ``databases.py``: broken connections of Django are closed after each step;
-- ``celery_worker/deferral.py``: each job has a reference, which is requested only when its handler asks for it;
-- ``celery_worker/function_retries.py``: it repeats ``arguments=`` and ``result=`` if they raise;
-- ``telemetry/own_loggers.py``: ``logging`` asks each logger whether it is disabled;
-- ``celery_worker/base_classes.py``: a worker looks at set-up, and this test for each job, whether there is an override;
 - ``socket_timeouts.py``: the kernel watches over the time-out of each connection to the server;
 - ``celery_compat.py``: the private names of Celery that routing and wrapping a task need.
 """
