@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mr_celery.backoff import backoff, pause_after, retry_until
+from mr_celery.backoff import backoff, pause_after, retry_after, retry_until
 from mr_celery.errors import MOST_RETRY_AFTER, WorkerError
 from support.clock import Clock
 
@@ -147,6 +147,22 @@ class TestRetryUntil:
         with pytest.raises(OSError, match="slow"):
             retry_until(slow, errors=OSError, seconds=10.0, first=1.0, sleep=clock.sleep, clock=clock)
         assert clock.slept == [1.0]
+
+    def test_goes_on_after_a_call_of_the_caller(self, longest: None) -> None:
+        clock = Clock()
+        first, step, seen = OSError("first"), failing(1, OSError("away")), list[Exception]()
+
+        made = retry_after(
+            first,
+            step,
+            errors=OSError,
+            seconds=60,
+            first=1.0,
+            sleep=clock.sleep,
+            clock=clock,
+            on_first_error=seen.append,
+        )
+        assert (made, clock.slept, seen) == (2, [1.0, 2.0], [first])
 
     def test_other_errors_are_not_waited_for(self) -> None:
         clock = Clock()
