@@ -16,7 +16,7 @@ from celery import Celery
 import mr_celery
 from mr_celery import modelreins_job
 
-MOST = 54
+MOST = 48
 """The modules of mr_celery that one text job may enter, without its test kit and its sandbox.
 
 Each is one idea of a job's path: 7 of the bridge, 4 of the worker, 2 each of handlers, delivery and ``telemetry/`` for
@@ -25,9 +25,9 @@ clients. Two of the worker take part only if its signals are connected. Others a
 them to do:
 
 - ``server/answers.py`` and ``telemetry/printing.py``: an answer is bounded, and its words are made printable;
-- ``telemetry/tracebacks.py``: what the application may raise has to leave without variables of this package;
+- ``telemetry/tracebacks.py`` and ``backoff.py``: a worker enters them at set-up, and this test for each job;
 - ``telemetry/tracing.py``: an application may set up its OpenTelemetry SDK at any time, so each span asks for it;
-- ``telemetry/outages.py`` and ``backoff.py``: they also need to know of successes;
+- ``telemetry/outages.py``: it also needs to know of successes;
 - ``bridge/waiting.py``: each poll replaces the reasons why jobs wait, also by none;
 - ``token_refusals.py`` and ``ledger/coordination.py``: all processes share whether the server refuses the token;
 - ``databases.py``: broken connections of Django are closed after each step;
