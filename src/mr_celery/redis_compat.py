@@ -13,7 +13,12 @@ class OneConnectionClient(redis.Redis):
     """A client with a single connection, which one step at a time uses.
 
     For each command, redis-py would also lock the connection, and measure the duration.
+
+    Attributes:
+        repeated: the errors after which a command is sent once more, on a new connection.
     """
+
+    repeated: tuple[type[Exception], ...] = (redis.ConnectionError, redis.TimeoutError)
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
         """Send a command. Returns its answer.
@@ -22,9 +27,11 @@ class OneConnectionClient(redis.Redis):
             redis.RedisError: Redis cannot be reached, or refuses.
         """
         connection: Any = self.connection
-        return connection.retry.call_with_retry(
-            lambda: self._exchange(connection, command, options), lambda _: connection.disconnect()
-        )
+        try:
+            return self._exchange(connection, command, options)
+        except self.repeated:
+            connection.disconnect()
+        return self._exchange(connection, command, options)
 
     def _exchange(self, connection: Any, command: tuple[Any, ...], options: dict[str, Any]) -> Any:
         try:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -19,6 +19,8 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 from ..errors import LedgerUnavailable
 from ..redis_compat import OneConnectionClient, WatchedConnection
 from ..settings.redis_address import FILES, RedisAddress, shown
+
+T = TypeVar("T")
 
 LOOK_SECONDS = 2.0
 """Seconds after which Sentinels are asked again which server is the master."""
@@ -33,7 +35,7 @@ class RedisClients:
 
     Each step uses a redis-py client with a single connection. The next step gets the client only after a complete
     answer. So redis-py need not look for unread data before each command, as its pool does. If the server has closed
-    the connection in the meantime, redis-py repeats the command once on a new one.
+    the connection in the meantime, the client repeats the command once on a new one.
 
     Args:
         url: the address, see :class:`.RedisAddress`.
@@ -43,6 +45,8 @@ class RedisClients:
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url
         self._timeout = timeout
+        self._is_cluster = "+cluster://" in url
+        self._has_sentinels = url.startswith("sentinel://")
         self._idle: deque[Any] = deque()
         self._disconnects = 0
         self._cluster: Any = None
@@ -58,30 +62,54 @@ class RedisClients:
             redis.RedisError: Redis cannot be reached.
             RedisClusterException: no node of a Cluster can be reached.
         """
-        if "+cluster://" in self._url:
+        if self._is_cluster:
             yield self._shared()  # it has a pool for each node
             return
-        if self._url.startswith("sentinel://"):
+        client, disconnects = self._take()
+        try:
+            yield client
+        except BaseException as error:
+            self._put_back_after(error, client, disconnects)
+            raise
+        self._put_back(client, disconnects)
+
+    def call(self, step: Callable[..., T], *arguments: Any) -> T:
+        """Call ``step`` with a client and the arguments. It is :meth:`client` without the cost of a generator.
+
+        Raises:
+            Exception: as :meth:`client` does.
+        """
+        if self._is_cluster:
+            return step(self._shared(), *arguments)
+        client, disconnects = self._take()
+        try:
+            answer = step(client, *arguments)
+        except BaseException as error:
+            self._put_back_after(error, client, disconnects)
+            raise
+        self._put_back(client, disconnects)
+        return answer
+
+    def _take(self) -> tuple[Any, int]:
+        """A client that is not in use, and the number of disconnects until now."""
+        if self._has_sentinels:
             self._follow_master()
         disconnects = self._disconnects
         try:
-            client = self._idle.pop()
+            return self._idle.pop(), disconnects
         except IndexError:
-            client = _connect(self._url, self._timeout)
-        try:
-            yield client
-        except redis.ResponseError:
-            self._put_back(client, disconnects)
-            raise
-        except BaseException:  # also that of a time limit, in the middle of an answer
-            client.close()
-            raise
-        self._put_back(client, disconnects)
+            return _connect(self._url, self._timeout), disconnects
 
     def _put_back(self, client: Any, disconnects: int) -> None:
         if disconnects == self._disconnects:
             self._idle.append(client)
         else:
+            client.close()
+
+    def _put_back_after(self, error: BaseException, client: Any, disconnects: int) -> None:
+        if isinstance(error, redis.ResponseError):  # an error is an answer, too
+            self._put_back(client, disconnects)
+        else:  # also a time limit's exception, in the middle of an answer
             client.close()
 
     def _follow_master(self) -> None:
@@ -203,6 +231,8 @@ def _connect(url: str, timeout: float) -> Any:
         return RedisCluster(ssl=address.is_tls, **options)
     client = OneConnectionClient(connection_pool=_pool(address, options), single_connection_client=True)
     client.auto_close_connection_pool = True
+    if address.is_sentinel:
+        client.repeated = (redis.ConnectionError,)
     if isinstance(client.connection, WatchedConnection):
         client.connection.watch()
     return client

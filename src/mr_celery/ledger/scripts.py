@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -84,7 +86,9 @@ class Scripts:
         self._url = url
         self._timeout = timeout
         self._prefix = prefix
-        self._registered: dict[tuple[str, ...], Any] = {}
+        self._nothing = f"{prefix}nothing"
+        self._digests: dict[tuple[str, ...], str] = {}
+        self._clients = (os.getpid(), clients_of(url, timeout))
 
     def run(self, *names: str, keys: Sequence[str], arguments: Sequence[object]) -> Any:
         """Run a script, made of the named files one after the other.
@@ -92,18 +96,19 @@ class Scripts:
         Raises:
             LedgerUnavailable: Redis cannot be reached, or refuses, or too few replicas have confirmed the step.
         """
-        *before, step = names
-        if not (self._replicas and step in AWAITED):
-            clients = clients_of(self._url, self._timeout)
-            try:  # as in client(), without its generator, since each step of each job passes here
-                with clients.client() as client:
-                    return self._evaluate(client, names, keys, arguments)
+        if not (self._replicas and names[-1] in AWAITED):
+            process, clients = self._clients
+            if process != os.getpid():
+                clients = self._own_clients()
+            try:
+                return clients.call(self._evaluate, names, keys, arguments)
             except ERRORS as error:
                 raise self._unavailable(clients, error) from error
+        *before, step = names
         answer, confirmed = self._replicated((*before, "replicated", step), keys, arguments)
         if confirmed < self._replicas:
             # The next try asks for the master's address again: this one may have been replaced.
-            clients_of(self._url, self._timeout).disconnect()
+            self._own_clients().disconnect()
             raise LedgerUnavailable(
                 f"the ledger at {shown(self._url)}: {confirmed} of {self._replicas} replicas have confirmed a step "
                 f"within {self._timeout / 2:g} s (MODELREINS_LEDGER_REPLICAS)"
@@ -128,25 +133,34 @@ class Scripts:
             connection.send_command("WAIT", self._replicas, int(self._timeout * 500))
             return answer, int(connection.read_response())
 
+    def _own_clients(self) -> RedisClients:
+        """The clients of this process. A forked child has its own."""
+        self._clients = (os.getpid(), clients_of(self._url, self._timeout))
+        return self._clients[1]
+
     def _evaluate(self, client: Any, names: tuple[str, ...], keys: Sequence[str], arguments: Sequence[object]) -> Any:
-        script = self._registered.get(names)
-        if script is None:
-            script = self._registered[names] = client.register_script(source_of(names))
+        digest = self._digests.get(names)
+        if digest is None:
+            digest = self._digests[names] = sha1(source_of(names).encode(), usedforsecurity=False).hexdigest()
         # While a Cluster moves the keys to another node, both nodes refuse a command with several keys if one of them
         # does not exist. Otherwise a script could find the job on one node, and its lists on the other.
-        declared = [*keys, f"{self._prefix}nothing"]
+        command = ("EVALSHA", digest, len(keys) + 1, *keys, self._nothing, *arguments)
         try:
-            return script(keys=declared, args=arguments, client=client)
+            try:
+                return client.execute_command(*command)
+            except redis.exceptions.NoScriptError:
+                client.script_load(source_of(names))
+                return client.execute_command(*command)
         except redis.ResponseError as error:
             if not self._mends(client, error):
                 raise
         # If it had written anything before the error, that is mended.
-        return script(keys=declared, args=arguments, client=client)
+        return client.execute_command(*command)
 
     @contextmanager
     def client(self) -> Iterator[Any]:
         """A client for the commands of the block, whose errors it turns into :class:`LedgerUnavailable`."""
-        clients = clients_of(self._url, self._timeout)
+        clients = self._own_clients()
         try:
             with clients.client() as client:
                 try:

@@ -26,11 +26,8 @@ class Refusing:
         self.error = error
         self.closed = 0
 
-    def register_script(self, source: str) -> Any:
-        def script(**_: Any) -> None:
-            raise self.error
-
-        return script
+    def execute_command(self, *_: Any) -> Any:
+        raise self.error
 
     def close(self) -> None:
         self.closed += 1
