@@ -7,13 +7,16 @@ import sys
 
 logger = logging.getLogger("mr_celery")
 
+DJANGO = "django.db"
+"""The module of Django's connections. Without it in ``sys.modules`` there are none, so callers need not call."""
+
 
 def close_old_connections() -> None:
     """Close this thread's connections of Django that are broken or older than ``CONN_MAX_AGE``.
 
     Celery's Django fix-up does the same around each task. Without Django, or without its settings, this does nothing.
     """
-    database, configuration = sys.modules.get("django.db"), sys.modules.get("django.conf")
+    database, configuration = sys.modules.get(DJANGO), sys.modules.get("django.conf")
     if database is None or configuration is None:
         return
     try:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ..errors import LedgerUnavailable
 from ..ledger import Fleet, Ledger, Nodes, Route, Survey
@@ -52,7 +53,7 @@ class Capacity:
         slots = {queue: max(min(n, 1), n - 1) if queue in queues else n for queue, n in self.slots.items()}
         return replace(self, slots=slots)
 
-    @property
+    @cached_property
     def shown(self) -> int:
         """Maximum number of jobs in flight overall, for display."""
         return self.total if self.slots is None else sum(self.slots.values())  # type: ignore[return-value]
@@ -245,6 +246,7 @@ class FleetCapacity:
     Attributes:
         nodes: the workers that were online when the capacity was last read.
         whole: the capacity that was last read, before the share of other worker names; ``None`` before the first time.
+        queues: the queues that jobs can be sent to now.
     """
 
     def __init__(
@@ -263,13 +265,9 @@ class FleetCapacity:
         self.nodes = Nodes()
         self.whole: Capacity | None = None
         self._known = routes.known(Nodes())
+        self.queues = _queues_of(self._known)
         self._read_at = float("-inf")
         self._lock = threading.Lock()
-
-    @property
-    def queues(self) -> list[str]:
-        """The queues that jobs can be sent to now."""
-        return sorted({route.queue for route in self._known})
 
     def latest(self) -> Capacity:
         """The capacity, as of at most a second ago. It is calculated only if workers or routes have changed.
@@ -282,11 +280,15 @@ class FleetCapacity:
             if self.whole is None or self._read_at != self._fleet.read_at:
                 self._read_at, known = self._fleet.read_at, self._routes.known(nodes)
                 if self.whole is None or nodes is not self.nodes or known != self._known:
-                    self.nodes, self._known = nodes, known
+                    self.nodes, self._known, self.queues = nodes, known, _queues_of(known)
                     self.whole = capacity_of(nodes, known, self._max_inflight)
             if self._surveys is None:
                 return self.whole
             return shared(self.whole, self._surveys.others(self._worker_name, self.queues))
+
+
+def _queues_of(routes: Iterable[Route]) -> list[str]:
+    return sorted({route.queue for route in routes})
 
 
 class Room:
@@ -307,45 +309,39 @@ class Room:
         deferring: frozenset[str] = frozenset(),
         deferrable: int | None = None,
     ) -> None:
-        self._capacity = capacity
-        self._survey = survey
         self._deferring = deferring
         self._deferrable = deferrable
-        self._taken: dict[str, int] = {}
-        self._taken_in_all = 0
+        self._total: float = math.inf if capacity.total is None else capacity.total - survey.slots_taken
+        limits, load = capacity.slots, survey.load
+        self._queues: Collection[str] | None = None if limits is None else limits.keys()
+        self._left: dict[str, float] = {queue: limit - load.get(queue, 0) for queue, limit in (limits or {}).items()}
+        self._left[REFUSED_QUEUE] = REFUSED_SLOTS - load.get(REFUSED_QUEUE, 0)
+        self._of_other_queues = math.inf if limits is None else 0.0
 
     def __bool__(self) -> bool:
-        if self._capacity.slots is None:
-            return self._total_left()
-        return any(self._left(queue) for queue in self._capacity.slots)
+        if self._queues is None:
+            return self._total > 0
+        return any(self._left[queue] > 0 for queue in self._queues)
 
     def has(self, route: Route) -> bool:
         """Whether a route has a free slot."""
         if self._deferrable is not None and self._deferrable <= 0 and route.task_name in self._deferring:
             return False
-        return self._total_left() and self._left(route.queue)
-
-    def _total_left(self) -> bool:
-        total = self._capacity.total
-        return total is None or self._survey.slots_taken + self._taken_in_all < total
-
-    def _left(self, queue: str) -> bool:
-        limit = self._capacity.limit(queue)
-        return limit is None or self._survey.load.get(queue, 0) + self._taken.get(queue, 0) < limit
+        return self._total > 0 and self._left.get(route.queue, self._of_other_queues) > 0
 
     def take(self, route: Route) -> bool:
         """Take one slot for a route. Returns whether there was one."""
         if not self.has(route):
             return False
-        self._count(route, 1)
+        self._add(route, -1)
         return True
 
     def give_back(self, route: Route) -> None:
         """Return a slot that was taken and is not needed."""
-        self._count(route, -1)
+        self._add(route, 1)
 
-    def _count(self, route: Route, jobs: int) -> None:
-        self._taken[route.queue] = self._taken.get(route.queue, 0) + jobs
-        self._taken_in_all += jobs
+    def _add(self, route: Route, slots: int) -> None:
+        self._left[route.queue] = self._left.get(route.queue, self._of_other_queues) + slots
+        self._total += slots
         if self._deferrable is not None and route.task_name in self._deferring:
-            self._deferrable -= jobs
+            self._deferrable += slots

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
 from ..backoff import backoff, pause_after
-from ..databases import close_old_connections
+from ..databases import DJANGO, close_old_connections
 from ..errors import LedgerUnavailable, WorkerError
 from ..telemetry.logs import unexpected
 from ..telemetry.quantities import duration
@@ -188,7 +189,8 @@ class Loop:
 
     def turn(self) -> float:
         """Run the step once and handle any exception. Returns the seconds until the next run."""
-        close_old_connections()
+        if DJANGO in sys.modules:
+            close_old_connections()
         try:
             pause = self._step.run_once()
         except (WorkerError, LedgerUnavailable) as error:
@@ -216,7 +218,8 @@ class Loop:
             unexpected(logger, f"{self.name}: unexpected error; next try in {duration(pause)}", error)
             return pause
         finally:
-            close_old_connections()
+            if DJANGO in sys.modules:
+                close_old_connections()
         if self._failures and not isinstance(pause, Idle):
             if self._logged:
                 lasted = duration(time.monotonic() - self._failing_since)

@@ -65,31 +65,38 @@ class Pool:
     Args:
         name: the name of the threads.
         most: the maximum number of threads.
+
+    Attributes:
+        free: the number of calls that could begin now; others would wait for a thread.
     """
 
     def __init__(self, name: str, most: int) -> None:
-        self._most = most
-        self._under_way = 0
+        self.free = most
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(most, thread_name_prefix=f"modelreins-{name}")
 
-    @property
-    def free(self) -> int:
-        """The number of calls that could begin now; others would wait for a thread."""
-        return max(0, self._most - self._under_way)
+    def submit(
+        self, call: Callable[..., T], *arguments: Any, then: Callable[[T], object] = lambda result: None
+    ) -> Future[T]:
+        """Make a call on one of the threads. Returns its future result.
 
-    def submit(self, call: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Make a call on one of the threads. Returns its future result."""
+        Args:
+            call: the call.
+            arguments: its arguments.
+            then: called with the result on the same thread, which counts as free by then.
+        """
         with self._lock:
-            self._under_way += 1
-        return self._executor.submit(self._make, call, *arguments)
+            self.free -= 1
+        return self._executor.submit(self._make, call, arguments, then)
 
-    def _make(self, call: Callable[..., T], *arguments: Any) -> T:
+    def _make(self, call: Callable[..., T], arguments: tuple[Any, ...], then: Callable[[T], object]) -> T:
         try:
-            return call(*arguments)
+            result = call(*arguments)
         finally:
             with self._lock:
-                self._under_way -= 1
+                self.free += 1
+        then(result)
+        return result
 
     def close(self) -> None:
         """End the threads once they are free. Calls that have not begun are dropped."""

@@ -29,6 +29,8 @@ class TokenGate:
         token_id: returns what identifies the current token.
 
     Attributes:
+        rejected_id: what identifies the token that the server has refused; ``None`` if it has refused none. The current
+            token may be another one, see :attr:`rejected`.
         refusals: consecutive refusals. A claim or a delivery that succeeds resets it. A list or an accepted presence
             report does not: a server may answer these and refuse the others.
     """
@@ -36,19 +38,19 @@ class TokenGate:
     clock: Callable[[], float] = time.monotonic
     token_id: Callable[[], str] = lambda: ""
     refusals: int = field(default=0, init=False)
-    _rejected_id: str | None = field(default=None, init=False)
+    rejected_id: str | None = field(default=None, init=False)
     _paused_until: float = field(default=float("-inf"), init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
     def rejected(self) -> bool:
         """Whether the server refuses the token; no jobs are claimed then."""
-        if self._rejected_id is None:
+        if self.rejected_id is None:
             return False
-        if self._rejected_id != self.token_id():
+        if self.rejected_id != self.token_id():
             with self._lock:
-                self._rejected_id, self.refusals, self._paused_until = None, 0, float("-inf")
-        return self._rejected_id is not None
+                self.rejected_id, self.refusals, self._paused_until = None, 0, float("-inf")
+        return self.rejected_id is not None
 
     @property
     def pause(self) -> float:
@@ -73,7 +75,7 @@ class TokenGate:
             refusals = self.refusals
             pause = CHECK_SECONDS if error.unsent else backoff(refusals, first=1.0, most=LONGEST_PAUSE)
             self._paused_until = self.clock() + pause
-            self._rejected_id = self.token_id()
+            self.rejected_id = self.token_id()
         if before < LASTING <= refusals:
             logger.error(
                 "the server refuses the token (%s): no jobs are claimed, and outcomes wait in the ledger. Check "
@@ -89,7 +91,7 @@ class TokenGate:
         if self.pause:
             return
         with self._lock:
-            if self._rejected_id is None:
+            if self.rejected_id is None:
                 return
-            self._rejected_id = None
+            self.rejected_id = None
         logger.info("the server accepts the token again")

@@ -149,12 +149,16 @@ class WaitingJobs:
 
     Args:
         clock: monotonic seconds.
+
+    Attributes:
+        groups: the jobs that wait, by reason.
+        backlog: the number of jobs that only wait for a free slot.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._groups: dict[Block, _Group] = {}
-        self._backlog = 0
+        self.groups: dict[Block, _Group] = {}
+        self.backlog = 0
 
     def replace(self, blocks: Iterable[Block]) -> None:
         """Replace the counts after a poll of the inbox.
@@ -166,10 +170,10 @@ class WaitingJobs:
         groups = {}
         for block, count in counts.items():
             # A wait of less than 5 s, as while workers restart, is not worth a warning.
-            group = self._groups.get(block) or _Group(now, count, Reminder(now + FIRST_WARNING))
+            group = self.groups.get(block) or _Group(now, count, Reminder(now + FIRST_WARNING))
             group.count = count
             groups[block] = group
-        self._groups = groups
+        self.groups = groups
         for block, group in groups.items():
             if block.reason not in LOGGED_ELSEWHERE and group.reminder.is_due(now):
                 self._warn(block, group, now)
@@ -181,16 +185,12 @@ class WaitingJobs:
         fields = {"event": "jobs_wait", "reason": block.reason, "count": group.count, "seconds": waited}
         logger.warning("%s", text, extra={**fields, "task_name": block.task} if block.task else fields)
 
-    def in_backlog(self, count: int) -> None:
-        """Set the number of jobs that only wait for a free slot."""
-        self._backlog = count
-
     @property
     def now(self) -> tuple[Waiting, ...]:
         """The jobs that wait now, the most serious reason first."""
-        now, groups = self._clock(), self._groups
+        now, groups = self._clock(), self.groups
         order = sorted(groups.items(), key=lambda item: (REASONS.index(item[0].reason), -item[1].count))
         found = [Waiting(block.reason, block.text(each.count), each.count, now - each.since) for block, each in order]
-        if self._backlog and not any(each.reason == "full" for each in found):
-            found.append(Waiting("full", FULL.text(self._backlog), self._backlog, 0.0))
+        if self.backlog and not any(each.reason == "full" for each in found):
+            found.append(Waiting("full", FULL.text(self.backlog), self.backlog, 0.0))
         return tuple(found[:10])  # every status command reads them

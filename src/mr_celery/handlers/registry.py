@@ -11,6 +11,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal
 
@@ -60,17 +61,17 @@ class Declaration:
         """The number of the job's capabilities that are declared."""
         return len(set(self.capabilities).intersection(job.capabilities))
 
-    @property
+    @cached_property
     def takes_any(self) -> bool:
         """Whether it has no condition."""
         return not (self.capabilities or self.tags or self.match)
 
-    @property
+    @cached_property
     def precision(self) -> tuple[bool, int, bool]:
         """A sort key by specificity: a capability before tags, more tags before fewer, then ``match``."""
         return (bool(self.capabilities), len(self.tags), self.match is not None)
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """The capabilities and the tags."""
         return self.tags | frozenset(self.capabilities)
@@ -128,7 +129,7 @@ class Handler:
     task: Any
     declaration: Declaration
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The task's name."""
         return str(self.task.name)
@@ -188,7 +189,14 @@ class Registry:
         )
         self._names = frozenset(self.offered)
         self._by_name = {handler.name: handler for handler in self.handlers}
+        self._without_capability = self._candidates(None)
+        self._by_capability = {name: self._candidates(name) for name in self._names}
         self._refuse_contradictions()
+
+    def _candidates(self, capability: str | None) -> Sequence[Handler]:
+        """The handlers that may take a job which requires one capability, or ``None``."""
+        known = [(each, each.declaration.capabilities) for each in self.handlers]
+        return tuple(each for each, capabilities in known if not capabilities or capability in capabilities)
 
     def _refuse_contradictions(self) -> None:
         same: dict[tuple[str | None, frozenset[str], int], list[Handler]] = defaultdict(list)
@@ -223,17 +231,26 @@ class Registry:
             RoutingError: no handler takes it, or two equally specific ones do. The message is for the job's output.
             MatchRaised: a ``match=`` raised. It may succeed later.
         """
+        required = job.capabilities
+        if len(required) == 1:
+            candidates = self._by_capability.get(required[0], self._without_capability)
+        else:
+            candidates = self.handlers if required else self._without_capability
         taking: list[Handler] = []
-        for handler in self.handlers:
-            if taking and handler.declaration.precision < taking[0].declaration.precision:
+        for handler in candidates:
+            declaration = handler.declaration
+            if taking and declaration.precision < taking[0].declaration.precision:
                 break
-            if handler.declaration.fits(job) and matches(handler, job):
+            if (declaration.tags or len(required) > 1) and not declaration.fits(job):
+                continue
+            if declaration.match is None or matches(handler, job):
                 taking.append(handler)
         if len(taking) > 1:
             most = max(handler.declaration.covers(job) for handler in taking)
             taking = [handler for handler in taking if handler.declaration.covers(job) == most]
         if len(taking) == 1:
-            self._check_declared(taking[0], job)
+            if taking[0].declaration.takes_any and not self._names.issuperset(required):
+                self._check_declared(taking[0], job)
             return taking[0]
         if taking:
             raise RoutingError(
@@ -252,8 +269,7 @@ class Registry:
         Raises:
             RoutingError: the job is refused.
         """
-        if not handler.declaration.takes_any or not (named := job.named_capabilities):
-            return
+        named = job.named_capabilities  # without the tags, which job.capabilities may have
         missing = ", ".join(sorted(set(named) - self._names))
         if not missing:
             return

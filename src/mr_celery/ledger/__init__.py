@@ -1,9 +1,8 @@
 """The ledger: the state of every claimed job, in Redis."""
 
 from .events import NotificationsRefused
-from .fleet import Fleet
+from .fleet import NAMED, Fleet, Kind, Node, Nodes
 from .ledger import EVICTION_HINT, LEDGER_VERSION, MINIMUM_VERSION, Ledger, evicts
-from .nodes import NAMED, Kind, Node, Nodes
 from .permissions import HINT as PERMISSION_HINT
 from .records import (
     ENDINGS,

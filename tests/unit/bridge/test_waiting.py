@@ -126,7 +126,7 @@ def test_the_most_serious_reason_comes_first(waiting: WaitingJobs, clock: Clock)
     assert [each.reason for each in waiting.now] == ["no_worker", "no_queue", "paused", "full"]
     assert {each.seconds for each in waiting.now} == {2.5}
     waiting.replace([])
-    waiting.in_backlog(3)
+    waiting.backlog = 3
     assert [(each.reason, each.count) for each in waiting.now] == [("full", 3)]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import replace
+from queue import Empty, SimpleQueue
 
 from ...errors import LedgerUnavailable
 from ...ledger import Deferring, Survey
@@ -15,7 +15,7 @@ from ..limits import CHECK_SECONDS, CLAIM_LEASE, CONCURRENT_CLAIMS, LONGEST_PAUS
 from ..threads import Pool
 from ..waiting import FULL, NO_WORKER, PAUSED
 from .inbox import Candidate, Inbox
-from .job_claimer import Claimed, JobClaimer
+from .job_claimer import EndedClaim, JobClaimer
 
 
 class Claimer:
@@ -50,7 +50,8 @@ class Claimer:
         self._inbox = Inbox(context)
         self._job_claimer = JobClaimer(context)
         self._pool = Pool("claims", side_by_side) if pool is None else pool
-        self._claiming: dict[Future[Claimed | None], Candidate] = {}
+        self._claiming: set[int] = set()
+        self._ended: SimpleQueue[EndedClaim] = SimpleQueue()
         self._full = False
         self._runnable: frozenset[str] = frozenset()
         self._has_claimed = False
@@ -60,7 +61,7 @@ class Claimer:
     @property
     def wants_slot(self) -> bool:
         """Whether a job, or the next poll of the inbox, waits for a free slot."""
-        return self._full or len(self._inbox.backlog) > 0
+        return self._full or self._inbox.backlog.count > 0
 
     def run_once(self) -> float:
         """Claim jobs for the free slots. Returns the seconds until the next run.
@@ -69,26 +70,29 @@ class Claimer:
             WorkerError: polling the inbox failed.
             LedgerUnavailable: the ledger is unreachable; nothing can be claimed without it.
         """
-        self._collect()
+        if self._claiming:
+            self._collect()
         only_wait_for_slots = False
         try:
             pause = self._claim_jobs()
             only_wait_for_slots = True
             return pause
         finally:
-            self._context.waiting.in_backlog(len(self._inbox.backlog) if only_wait_for_slots else 0)
-            self._record()
+            self._context.waiting.backlog = self._inbox.backlog.count if only_wait_for_slots else 0
+            if self._sent:
+                self._record()
 
     def close(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for the claims in progress."""
-        wait(self._claiming, timeout=timeout)
-        with suppress(LedgerUnavailable):  # another bridge publishes unrecorded jobs again
-            self._collect()
-            self._record(at_once=True)
+        if self._claiming:
+            self._collect(timeout)
+        if self._sent:
+            with suppress(LedgerUnavailable):  # another bridge publishes unrecorded jobs again
+                self._record(at_once=True)
 
     def _claim_jobs(self) -> float:
         context, inbox = self._context, self._inbox
-        if context.token.rejected:
+        if context.token.rejected_id is not None and context.token.rejected:
             self._reset()
             if pause := context.token.pause:
                 return min(pause, CHECK_SECONDS)  # by then there may be a new token
@@ -98,7 +102,8 @@ class Claimer:
         deferring, deferrable = self._deferring(survey, capacity)
         if deferrable is not None and deferrable <= 0:
             capacity = replace(capacity, runnable=capacity.runnable - deferring)
-        capacity = capacity.sparing(self._awaited_queues)
+        if context.unadopted[0]:
+            capacity = capacity.sparing(self._awaited_queues)
         room = Room(capacity, survey, deferring=deferring, deferrable=deferrable)
         if survey.paused:
             self._reset()
@@ -116,8 +121,7 @@ class Claimer:
             inbox.count(FULL)
             return self._pause()
         if inbox.is_due(room):
-            busy = {candidate.job.id for candidate in self._claiming.values()}
-            inbox.poll(survey.now, capacity, is_busy=busy.__contains__, is_refused=self._job_claimer.is_refused)
+            inbox.poll(survey.now, capacity, busy=self._claiming, refused=self._job_claimer.refused())
         ends_at = context.clock() + self._batch_seconds
         while self._begin(room, capacity) and context.clock() < ends_at:
             self._await()
@@ -126,7 +130,7 @@ class Claimer:
         has_claimed, self._has_claimed = self._has_claimed, False
         if self._claiming:
             return 0.0
-        if notified and inbox.backlog and not inbox.backlog.fits(room):
+        if notified and inbox.backlog.count and not inbox.backlog.fits(room):
             return self._pause()
         return 0.0 if has_claimed else self._pause()
 
@@ -190,32 +194,39 @@ class Claimer:
         full: list[Candidate] = []
         for candidate, answer in zip(chosen, answers, strict=True):
             if answer in ("admitted", "again"):
-                claim = self._pool.submit(self._job_claimer.claim, candidate, answer, polled_at, began)
-                self._claiming[claim] = candidate
+                self._claiming.add(candidate.job.id)
+                self._pool.submit(self._job_claimer.claim, candidate, answer, polled_at, began, then=self._ended.put)
             elif answer == "full":
                 full.append(candidate)
             else:  # another bridge has it, in a slot that is already counted
                 room.give_back(candidate.route)
-        backlog.give_back(full)
+        if full:
+            backlog.give_back(full)
         return not full
 
     def _await(self) -> None:
         """Wait for claims to end, and collect their results."""
-        wait(self._claiming, timeout=self._gather_seconds)
-        if not any(claim.done() for claim in self._claiming):
-            wait(self._claiming, timeout=self._batch_seconds, return_when=FIRST_COMPLETED)
-        self._collect()
+        before = len(self._claiming)
+        self._collect(self._gather_seconds)
+        if len(self._claiming) == before:
+            self._collect(self._batch_seconds, most=1)
+            self._collect()
 
-    def _collect(self) -> None:
-        """Collect the results of the claims that have ended."""
-        for future in [each for each in self._claiming if each.done()]:
-            candidate, claim = self._claiming.pop(future), future.result()
-            if claim is None:
-                continue
-            self._has_claimed = True
-            self._context.pending = max(0, (self._context.pending or 0) - 1)
+    def _collect(self, seconds: float = 0.0, *, most: int | None = None) -> None:
+        """Collect the results of the claims that end within these seconds, at most this number of them."""
+        until = time.monotonic() + seconds
+        left = 0 if most is None else max(0, len(self._claiming) - most)
+        while len(self._claiming) > left:
+            try:
+                claim = self._ended.get(timeout=max(0.0, until - time.monotonic()))
+            except Empty:
+                return
+            self._claiming.discard(claim.job_id)
+            if claim.succeeded:
+                self._has_claimed = True
+                self._context.pending = max(0, (self._context.pending or 0) - 1)
             if claim.sent_as:
-                self._sent[candidate.job.id] = claim.sent_as
+                self._sent[claim.job_id] = claim.sent_as
 
     def _record(self, *, at_once: bool = False) -> None:
         """Record the published jobs as sent. While there are more jobs to claim, this waits for a larger batch.
@@ -223,7 +234,7 @@ class Claimer:
         By then, workers have started most of them, which is cheaper to record.
         """
         now = self._context.clock()
-        if self._sent and (at_once or not self._inbox.backlog or now >= self._record_at):
+        if at_once or not self._inbox.backlog.count or now >= self._record_at:
             self._context.sender.sent(self._sent)
             self._sent = {}
             self._record_at = now + self._batch_seconds

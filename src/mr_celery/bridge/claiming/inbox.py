@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from ...databases import close_old_connections
 from ...errors import RoutingError, WorkerError
-from ...handlers import Handler, MatchRaised
+from ...handlers import Handler, MatchRaised, Registry
 from ...job import Job
 from ...ledger import Route
 from ...server import PartialList
@@ -18,8 +20,15 @@ from ...server.job_list import MostUrgent, urgency
 from ...telemetry.quantities import counted
 from ..capacity import UNROUTED, Capacity, Room
 from ..context import BridgeContext
-from ..limits import LIST_WORK, LONGEST_IMPOSED_PAUSE, POLL_GROWTH, POLL_WORK, PROBE_SECONDS, SHORTEST_POLL
-from ..matching import Matching
+from ..limits import (
+    LIST_WORK,
+    LONGEST_IMPOSED_PAUSE,
+    POLL_GROWTH,
+    POLL_WORK,
+    PROBE_SECONDS,
+    ROUTING_SECONDS,
+    SHORTEST_POLL,
+)
 from ..waiting import CLAIM_FAILED, NO_HANDLER, OTHER, Block, match_raised
 
 logger = logging.getLogger("mr_celery.bridge")
@@ -79,17 +88,61 @@ def chooser(
     return choose
 
 
+class Matching:
+    """Finds the handlers of the jobs of one poll after another.
+
+    If a ``match=`` raises, its job waits for the next poll. Calls that raise may be slow, as while a database is
+    unreachable. Once those of a handler have taken :data:`ROUTING_SECONDS` in a poll, it is not called again in that
+    poll, so that the jobs of other handlers do not wait for it.
+
+    Args:
+        registry: the handlers.
+        clock: monotonic seconds.
+
+    Attributes:
+        handler_of: returns the most specific handler that takes a job, or raises as
+            :meth:`~mr_celery.handlers.Registry.route` does. :class:`MatchRaised` may also mean that a ``match=`` is not
+            called again in this poll.
+    """
+
+    def __init__(self, registry: Registry, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._last: dict[str, str] = {}
+        self.handler_of = partial(registry.route, matches=self._matches)
+
+    def begin_poll(self) -> None:
+        """Begin a poll: every ``match=`` is called again."""
+        self._seconds.clear()
+
+    def _matches(self, handler: Handler, job: Job) -> bool:
+        if self._seconds[handler.name] > ROUTING_SECONDS:
+            raise MatchRaised(handler.name, self._last[handler.name])
+        began = self._clock()
+        try:
+            return handler.matches(job)
+        except MatchRaised as raised:
+            close_old_connections()
+            self._last[handler.name] = raised.why
+            self._seconds[handler.name] += self._clock() - began
+            raise
+
+
 class Backlog:
     """The candidates from the last poll of the inbox, the most urgent first.
 
     They are stored by queue, so that the candidates of a full queue are skipped together.
+
+    Attributes:
+        count: the number of candidates.
     """
 
     def __init__(self) -> None:
         self._queues: dict[str, deque[Candidate]] = {}
+        self.count = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return self.count
 
     @property
     def ids(self) -> set[int]:
@@ -102,26 +155,34 @@ class Backlog:
 
     def fill(self, candidates: Iterable[Candidate]) -> None:
         """Replace the contents by ``candidates``, given in the order in which to claim them."""
-        self._queues = {}
+        self._queues, self.count = {}, 0
         for candidate in candidates:
             self._queues.setdefault(candidate.route.queue, deque()).append(candidate)
+            self.count += 1
 
     def take(self, room: Room, most: int) -> list[Candidate]:
         """Take up to ``most`` candidates that have a free slot, with their slots, the most urgent first."""
         taken: list[Candidate] = []
-        while len(taken) < most:
-            heads = [queue for queue in self._queues.values() if queue and room.has(queue[0].route)]
-            if not heads:
+        while self.count and len(taken) < most:
+            first: deque[Candidate] | None = None
+            for queue in self._queues.values():
+                if not queue or not room.has(queue[0].route):
+                    continue
+                if first is None or urgency(queue[0].job) < urgency(first[0].job):
+                    first = queue
+            if first is None:
                 break
-            first = min(heads, key=lambda queue: urgency(queue[0].job)).popleft()
-            room.take(first.route)
-            taken.append(first)
+            candidate = first.popleft()
+            self.count -= 1
+            room.take(candidate.route)
+            taken.append(candidate)
         return taken
 
     def give_back(self, candidates: Sequence[Candidate]) -> None:
         """Put back candidates, given in the order in which they were taken."""
         for candidate in reversed(candidates):
             self._queues.setdefault(candidate.route.queue, deque()).appendleft(candidate)
+            self.count += 1
 
 
 class PollBackoff:
@@ -194,7 +255,7 @@ class Inbox:
     def is_due(self, room: Room) -> bool:
         """Whether to poll now: the backlog leaves slots free, or is too old."""
         now = self._context.clock()
-        if not self.backlog:
+        if not self.backlog.count:
             return self._poll_again or now >= self.next_poll
         return now >= self.next_poll and (now > self._stale_at or not self.backlog.fits(room))
 
@@ -262,25 +323,27 @@ class Inbox:
             )
         return context.block_of(handler, context.capacity.nodes)
 
-    def _note_pending(self, count: int, blocks: Iterable[Block]) -> None:
-        self._context.pending, self._context.pending_at = count, self._context.clock()
-        self._context.waiting.replace(blocks)
+    def _note_pending(self, count: int, blocks: Collection[Block]) -> None:
+        context = self._context
+        context.pending, context.pending_at = count, context.clock()
+        if blocks or context.waiting.groups:
+            context.waiting.replace(blocks)
 
     def poll(
         self,
         ledger_time: float,
         capacity: Capacity,
         *,
-        is_busy: Callable[[int], bool],
-        is_refused: Callable[[int], bool],
+        busy: Collection[int],
+        refused: Collection[int],
     ) -> None:
         """Poll the server and fill the backlog.
 
         Args:
             ledger_time: the time by the ledger's clock.
             capacity: the capacity of the fleet.
-            is_busy: returns whether a job is being claimed.
-            is_refused: returns whether a claim of a job failed, so that it must not be repeated now.
+            busy: the jobs that are being claimed.
+            refused: the jobs of which a claim failed, so that it must not be repeated now.
 
         Raises:
             WorkerError: the poll failed for another reason than the token.
@@ -301,9 +364,9 @@ class Inbox:
         )
 
         def claimable(job: Job) -> Candidate | None:
-            if is_busy(job.id):
+            if job.id in busy:
                 return None
-            if is_refused(job.id):
+            if refused and job.id in refused:
                 blocks.append(CLAIM_FAILED)
                 return None
             return choose(job)
@@ -327,12 +390,12 @@ class Inbox:
             return
         else:
             self._truncated = 0
-        if context.token.rejected:
+        if context.token.rejected_id is not None and context.token.rejected:
             context.token.accept()
         self._note_pending(listing.count, blocks)
         self._count_at = context.clock() + PROBE_SECONDS
         known = self.backlog.ids
-        self.backlog.fill(each for each in found if not is_busy(each.job.id) and not is_refused(each.job.id))
+        self.backlog.fill(found)
         self._plan(len(self.backlog.ids - known), polled_at, time.thread_time() - cpu_before)
 
     def _plan(self, new_jobs: int, polled_at: float, cpu_seconds: float) -> None:

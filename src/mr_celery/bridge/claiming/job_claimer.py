@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
 from ...backoff import backoff, pause_after
-from ...databases import close_old_connections
+from ...databases import DJANGO, close_old_connections
 from ...errors import LedgerUnavailable, WorkerError
 from ...ledger import Admission
 from ...telemetry import tracing
@@ -24,13 +26,17 @@ logger = logging.getLogger("mr_celery.bridge")
 
 
 @dataclass(frozen=True)
-class Claimed:
-    """The result of a successful claim.
+class EndedClaim:
+    """A claim that has ended.
 
     Args:
+        job_id: the job.
+        succeeded: whether the server has given the job to this worker name.
         sent_as: the task id under which the job was published; empty if it was not published.
     """
 
+    job_id: int
+    succeeded: bool = False
     sent_as: str = ""
 
 
@@ -46,11 +52,14 @@ class JobClaimer:
         self._log = partial(JobLog, logger, worker_name=context.ledger.worker_name)
         self._refusals: dict[int, tuple[int, float]] = {}
 
-    def is_refused(self, job_id: int) -> bool:
-        """Whether a claim of the job failed recently and must not be retried yet."""
-        return self._refusals.get(job_id, (0, 0.0))[1] > self._context.clock()
+    def refused(self) -> Collection[int]:
+        """The jobs of which a claim failed recently and must not be retried yet."""
+        if not self._refusals:
+            return ()
+        now = self._context.clock()
+        return {job_id for job_id, (_, until) in list(self._refusals.items()) if until > now}
 
-    def claim(self, candidate: Candidate, admission: Admission, polled_at: float, began: int) -> Claimed | None:
+    def claim(self, candidate: Candidate, admission: Admission, polled_at: float, began: int) -> EndedClaim:
         """Claim and publish a job. Handles every exception.
 
         Args:
@@ -58,53 +67,52 @@ class JobClaimer:
             admission: the ledger's answer: ``again`` if the job is in flight, and the server had requeued it.
             polled_at: the ledger's time before the poll that found the job.
             began: the time at which its claim began, in nanoseconds since 1970.
-
-        Returns:
-            The result; ``None`` if the job was not claimed.
         """
         job_id = candidate.job.id
-        close_old_connections()
+        if DJANGO in sys.modules:
+            close_old_connections()
         try:
             if admission == "again":
                 if self._request(job_id, admitted=False) is None:
                     self._log(job_id).info("claimed_again", "claimed again: the server had requeued it")
-                return None
-            return self._claim_admitted(candidate, polled_at, began)
+            else:
+                return self._claim_admitted(candidate, polled_at, began)
         except LedgerUnavailable as error:
             why = f"claiming interrupted, will be settled later: {error}"
             self._log(job_id).warning("claim_interrupted", why, reason=str(error))
-        except Exception as error:
+        except BaseException as error:  # functions of the application, such as receivers of signals, may raise anything
             self._log(job_id).error("claim_interrupted", "claiming interrupted, will be settled later", error=error)
         finally:
-            close_old_connections()
-        return None
+            if DJANGO in sys.modules:
+                close_old_connections()
+        return EndedClaim(job_id)
 
-    def _claim_admitted(self, candidate: Candidate, polled_at: float, began: int) -> Claimed | None:
+    def _claim_admitted(self, candidate: Candidate, polled_at: float, began: int) -> EndedClaim:
         context, job, route = self._context, candidate.job, candidate.route
         with tracing.claim(context.ledger.worker_name, job.id, since=began) as span:
             refusal = self._request(job.id, admitted=True)
             if refusal is not None:
                 span.fail(refusal)
-                return None
+                return EndedClaim(job.id)
             task_id = context.ledger.claimed(job.id, trace=tracing.carrier())
             if task_id is None:
                 # The claim took so long that another bridge settled it. If that bridge found no claim, the job is
                 # adopted here.
                 trace = tracing.carrier()
                 context.ledger.adopt(job, route, asked_at=polled_at, wait_seconds=0.0, trace=trace, unsent=True)
-                return Claimed()
+                return EndedClaim(job.id, succeeded=True)
             span.set({tracing.ATTEMPT: 1, tracing.TASK: task_id})
             if candidate.refusal:
                 context.sender.fail_unhandled(job.id, task_id, refusal=candidate.refusal)
                 span.fail()
-                return Claimed()
+                return EndedClaim(job.id, succeeded=True)
             log = self._log(job.id, task_id=task_id, task_name=route.task_name)
             log.debug("claimed", seconds=(time.time_ns() - began) / 1e9)
             try:
                 sent = context.sender.send(job.id, route, task_id, priority=job.priority, job=job)
             except NotPublished:
                 sent = False
-        return Claimed(sent_as=task_id if sent else "")
+        return EndedClaim(job.id, succeeded=True, sent_as=task_id if sent else "")
 
     def _request(self, job_id: int, *, admitted: bool) -> WorkerError | None:
         """Claim a job on the server. Returns the error if it failed or its result is unclear; ``None`` on success."""

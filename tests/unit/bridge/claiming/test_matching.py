@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mr_celery import Job
+from mr_celery.bridge.claiming.inbox import Matching
 from mr_celery.bridge.limits import ROUTING_SECONDS
-from mr_celery.bridge.matching import Matching
 from mr_celery.handlers import Declaration, Handler, MatchRaised, Registry
 from support.clock import Clock
 
