@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..backoff import CircuitBreaker
@@ -75,7 +76,7 @@ class JobSender:
         self._outage = outage
         self._wait_seconds = wait_seconds
         self._clock = clock
-        self._url = url
+        self._log = partial(job_log, ledger.worker_name, url)
         self._lock = threading.Lock()
         self._verified: set[_Key] = set()
         self._refused: dict[_Key, _Refused] = {}
@@ -89,7 +90,12 @@ class JobSender:
         Call from one thread only; it may contact the broker.
         """
         found = self._routes.of_pending(handler, job)
-        return found[0] if found is not None and self._is_usable(handler.name, found[1]) else None
+        if found is None:
+            return None
+        route, destination = found
+        if not self._refused and _key(handler.name, destination) in self._verified:
+            return route
+        return route if self._is_usable(handler.name, destination) else None
 
     def refusal(self, task_name: str, destination: Destination) -> str:
         """The reason why the broker refuses a task's messages to a destination; empty if it accepts them."""
@@ -191,16 +197,12 @@ class JobSender:
         try:
             if destination.problem:
                 raise MessageRefused(destination.problem)
-            with tracing.following(trace):
-                self._publisher.send(
-                    handler,
-                    self._ledger.worker_name,
-                    job_id,
-                    task_id,
-                    destination=destination,
-                    priority=priority,
-                    retries=retries,
-                )
+            publish = partial(self._publisher.send, handler, self._ledger.worker_name, job_id, task_id)
+            if trace:
+                with tracing.following(trace):
+                    publish(destination=destination, priority=priority, retries=retries)
+            else:
+                publish(destination=destination, priority=priority, retries=retries)
         except MessageRefused as error:
             self._note_refusal(job_id, task_id, handler, destination, error)
             raise
@@ -210,7 +212,7 @@ class JobSender:
             log.debug("not_sent", "not published, will be retried", reason=why)
             raise NotPublished from error
         self._outage.works()
-        if _key(handler.name, destination) in self._refused:
+        if self._refused and _key(handler.name, destination) in self._refused:
             self._accept(handler.name, destination)
         event, text = ("sent_again", "sent again") if again else ("sent", f"sent to queue {chosen.queue}")
         log.info(event, text, queue=chosen.queue)
@@ -269,9 +271,6 @@ class JobSender:
             log.warning("not_sent", f"not published to {destination}, will be retried: {why}", reason=why)
         elif answer == "failed":
             log.failed(f"failed: {text}", why=why, level=logging.ERROR)
-
-    def _log(self, job_id: int, task_id: str, task_name: str) -> JobLog:
-        return job_log(self._ledger.worker_name, self._url, job_id, task_id, task_name)
 
 
 def job_log(worker_name: str, url: str, job_id: int, task_id: str = "", task_name: str = "") -> JobLog:

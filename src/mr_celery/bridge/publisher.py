@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from amqp import exceptions as amqp_errors
 from kombu.common import Broadcast
@@ -57,6 +55,7 @@ class Publisher:
     def __init__(self, app: Any, *, limit: int = 4) -> None:
         self._app = app
         self._returned = threading.local()
+        self._own_options: dict[str, tuple[Any, dict[str, Any]]] = {}
         connection = publishing(app)
         self._driver = str(connection.transport.driver_type)
         timeouts: dict[str, Any] = {}
@@ -113,8 +112,12 @@ class Publisher:
             NotPublished: the broker is unreachable, or the result is unknown: publish the same message again.
         """
         task = handler.task
-        options = exec_options(task)
-        options.update(
+        known, own = self._own_options.get(handler.name, (None, {}))
+        if known is not task:
+            own = exec_options(task)
+            self._own_options[handler.name] = (task, own)
+        options = dict(
+            own,
             task_id=task_id,
             # A worker's instrumentation joins the trace by these, even if the bridge is not instrumented.
             headers={**tracing.fields(), **header(worker_name, job_id)},
@@ -131,15 +134,18 @@ class Publisher:
             options["mandatory"] = True
         if destination.declare is not None:
             options["declare"] = list(destination.declare)
-        with self._translated_errors(), self._producers.acquire(block=True, timeout=PUBLISH_TIMEOUT) as producer:
-            self._returned.error = None
-            self._app.send_task(
-                task.name, (), {}, task_type=task, producer=producer, router=_FixedRouter(destination), **options
-            )
-            if self._returned.error is not None:
-                # The queue was deleted after it was declared. Make the next message declare it again.
-                cast(Any, producer.connection).declared_entities.clear()
-                raise Unroutable(f"{self._returned.error}")
+        try:
+            with self._producers.acquire(block=True, timeout=PUBLISH_TIMEOUT) as producer:
+                self._returned.error = None
+                self._app.send_task(
+                    task.name, (), {}, task_type=task, producer=producer, router=_FixedRouter(destination), **options
+                )
+                if self._returned.error is not None:
+                    # The queue was deleted after it was declared. Make the next message declare it again.
+                    cast(Any, producer.connection).declared_entities.clear()
+                    raise Unroutable(f"{self._returned.error}")
+        except BaseException as error:  # signal handlers of the application may raise anything
+            self._raise_translated(error)
 
     def verify(self, destination: Destination) -> None:
         """Declare the queues or exchanges of a destination, as publishing a message would.
@@ -152,31 +158,30 @@ class Publisher:
         if declared is None:
             named = destination.queue is not None and not isinstance(destination.queue, Broadcast)
             declared = (destination.queue,) if named else ()
-        with self._translated_errors(), self._connection.clone() as connection, connection.channel() as channel:
-            for entity in declared:
-                entity(channel).declare()
-            if not declared and destination.exchange and self._driver in AMQP:
-                channel.exchange_declare(destination.exchange, "", passive=True)
+        try:
+            with self._connection.clone() as connection, connection.channel() as channel:
+                for entity in declared:
+                    entity(channel).declare()
+                if not declared and destination.exchange and self._driver in AMQP:
+                    channel.exchange_declare(destination.exchange, "", passive=True)
+        except BaseException as error:
+            self._raise_translated(error)
 
     def _on_return(self, error: Exception, *_: Any) -> None:
         self._returned.error = error
 
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        """Translate exceptions into :class:`MessageRefused` if the broker works, else :class:`NotPublished`."""
-        try:
-            yield
-        except BaseException as raised:  # signal handlers of the application may raise anything
-            # kombu wraps some errors of the broker.
-            error = raised.__cause__ if isinstance(raised, OperationalError) and raised.__cause__ else raised
-            # Safe to show: the message has none of the job's content, so the broker cannot repeat any.
-            why = _shown(error)
-            if isinstance(error, amqp_errors.MessageNacked):
-                raise QueueFull("the broker has no room for it (its queue is full, or has no quorum)") from error
-            lost = self._driver not in AMQP and isinstance(error, self._connection.connection_errors)
-            if not lost and refuses(error) and self._answers():
-                raise MessageRefused(why) from error
-            raise NotPublished(why) from error
+    def _raise_translated(self, raised: BaseException) -> NoReturn:
+        """Raise :class:`MessageRefused` for an exception if the broker works, else :class:`NotPublished`."""
+        # kombu wraps some errors of the broker.
+        error = raised.__cause__ if isinstance(raised, OperationalError) and raised.__cause__ else raised
+        # Safe to show: the message has none of the job's content, so the broker cannot repeat any.
+        why = _shown(error)
+        if isinstance(error, amqp_errors.MessageNacked):
+            raise QueueFull("the broker has no room for it (its queue is full, or has no quorum)") from error
+        lost = self._driver not in AMQP and isinstance(error, self._connection.connection_errors)
+        if not lost and refuses(error) and self._answers():
+            raise MessageRefused(why) from error
+        raise NotPublished(why) from error
 
     def connect(self) -> None:
         """Open a new connection to the broker, and close it.

@@ -71,6 +71,7 @@ class Routes(Mapping[str, Route]):
         self._is_fixed = False
         self._made: dict[tuple[str, tuple[str, ...]], Route] = {}
         self._fixed: dict[str, Destination] = {}
+        self._usable: dict[str, tuple[Route, Destination]] = {}
         self._last: dict[str, Destination] = {}
         self._kept: dict[int, _Kept] = {}
         self._routing_seconds = 0.0
@@ -98,7 +99,7 @@ class Routes(Mapping[str, Route]):
         if router is not self._router:
             kind = type(router)
             self._is_fixed = kind is Router and all(type(each) is MapRoute for each in router.routes)
-            self._fixed.clear()
+            self._fixed, self._usable = {}, {}
             self._router = router
         return self._is_fixed
 
@@ -123,7 +124,8 @@ class Routes(Mapping[str, Route]):
             ]
         found = [(handler, self._destination(handler)) for handler in self._registry.handlers]
         for handler, destination in found:
-            self._report(handler, destination.problem)
+            if destination.problem or self._problems:
+                self._report(handler, destination.problem)
         return [self._route(handler, destination) for handler, destination in found if not destination.problem]
 
     def _read_offers(self, kinds: Sequence[Kind]) -> None:
@@ -132,14 +134,18 @@ class Routes(Mapping[str, Route]):
         runs = frozenset((task, queue) for kind in kinds for task in kind.tasks for queue in kind.queues)
         if announced != self._announced:
             self._announced = announced
-            self._fixed.clear()
+            self._fixed, self._usable = {}, {}
         if runs != self._runs:
             self._runs = runs
             self._made.clear()
+            self._usable = {}
 
     def _consumed(self, handler: Handler, destination: Destination) -> str:
         """The queue from which an online worker consumes the handler's task; empty if there is none."""
-        return next((queue for queue in destination.queues if (handler.name, queue) in self._runs), "")
+        for queue in destination.queues:
+            if (handler.name, queue) in self._runs:
+                return queue
+        return ""
 
     def _route(self, handler: Handler, destination: Destination) -> Route:
         """The route for the ledger. If a message reaches several queues, it names one that a worker consumes."""
@@ -162,6 +168,8 @@ class Routes(Mapping[str, Route]):
 
     def begin_poll(self) -> None:
         """Begin a poll of the inbox: reset the time limit of the routers, and drop expired results."""
+        if self.fixed and not self._kept:
+            return
         oldest = self._clock() - ROUTE_SECONDS
         with self._lock:
             self._routing_seconds = 0.0
@@ -169,8 +177,15 @@ class Routes(Mapping[str, Route]):
             self._kept = {job: each for job, each in kept if each.at > oldest}
 
     def of_pending(self, handler: Handler, job: Job) -> tuple[Route, Destination] | None:
-        """The route of a pending job; ``None`` if the job cannot run now and must stay pending."""
-        if self.fixed:
+        """The route of a pending job; ``None`` if the job cannot run now and must stay pending.
+
+        The routers are those of the last :meth:`begin_poll`.
+        """
+        usable = self._usable
+        if (found := usable.get(handler.name)) is not None:
+            return found
+        is_fixed = self.fixed
+        if is_fixed:
             destination = self._destination(handler)
         elif (kept := self._kept.get(job.id)) is not None:
             destination = kept.destination
@@ -184,9 +199,12 @@ class Routes(Mapping[str, Route]):
         if destination.problem or not self._consumed(handler, destination):
             self._kept.pop(job.id, None)
             return None
-        if not self.fixed:
+        found = self._route(handler, destination), destination
+        if is_fixed:
+            usable[handler.name] = found  # a change of the routers or the fleet meanwhile replaces the dictionary
+        else:
             self._kept.setdefault(job.id, _Kept(destination, self._clock()))
-        return self._route(handler, destination), destination
+        return found
 
     def of_adopted(self, handler: Handler, job: Job) -> Route:
         """The route of a job that was claimed earlier, whether it can run now or not."""
@@ -204,9 +222,10 @@ class Routes(Mapping[str, Route]):
             job: its fields, if they are known.
             recorded: the route in the ledger.
         """
-        kept = self._kept.pop(job_id, None)
-        if kept is not None:
+        if self._kept and (kept := self._kept.pop(job_id, None)) is not None:
             return recorded, kept.destination
+        if (usable := self._usable.get(handler.name)) is not None and recorded.queue in usable[1].queues:
+            return recorded, usable[1]
         destination = self._destination(handler) if self.fixed else self._call_router(handler, job)
         if destination.problem or not self._consumed(handler, destination):
             by_queue = self._resolve({"queue": recorded.queue})
@@ -246,9 +265,10 @@ class Routes(Mapping[str, Route]):
 
     def _destination(self, handler: Handler) -> Destination:
         """The destination from the tables of routes, cached."""
-        found = self._fixed.get(handler.name)
+        fixed = self._fixed  # a change of the routers or the fleet meanwhile replaces the dictionary
+        found = fixed.get(handler.name)
         if found is None:
-            found = self._fixed[handler.name] = self._call_router(handler)
+            found = fixed[handler.name] = self._call_router(handler)
         return found
 
     def _call_router(self, handler: Handler, job: Job | None = None) -> Destination:
