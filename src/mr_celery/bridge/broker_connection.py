@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 from kombu.transport import redis
@@ -23,15 +22,15 @@ class _Channel(redis.Channel):
     kombu's channel creates a client for each command, which takes longer than the command.
     """
 
-    _one: Any = None
+    _one: nullcontext[Any] = nullcontext()
 
-    @contextmanager
-    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        if client is None:
-            if self._one is None or self._one.connection_pool is not self.pool:
-                self._one = self.Client(connection_pool=self.pool, single_connection_client=True)
-            client = self._one
-        yield client
+    def conn_or_acquire(self, client: Any = None) -> Any:
+        if client is not None:
+            return nullcontext(client)
+        one = self._one.enter_result
+        if one is None or one.connection_pool is not self.pool:
+            self._one = nullcontext(self.Client(connection_pool=self.pool, single_connection_client=True))
+        return self._one
 
 
 class _Transport(redis.Transport):

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..handlers import MatchRaised, no_handler
@@ -144,6 +144,7 @@ class _Group:
     reminder: Reminder
 
 
+@dataclass
 class WaitingJobs:
     """Counts the pending jobs that wait, by reason, and warns of them rarely.
 
@@ -155,10 +156,9 @@ class WaitingJobs:
         backlog: the number of jobs that only wait for a free slot.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self.groups: dict[Block, _Group] = {}
-        self.backlog = 0
+    clock: Callable[[], float] = time.monotonic
+    groups: dict[Block, _Group] = field(default_factory=dict, init=False)
+    backlog: int = field(default=0, init=False)
 
     def replace(self, blocks: Iterable[Block]) -> None:
         """Replace the counts after a poll of the inbox.
@@ -166,7 +166,7 @@ class WaitingJobs:
         Args:
             blocks: the reason of each job that waits.
         """
-        now, counts = self._clock(), Counter(blocks)
+        now, counts = self.clock(), Counter(blocks)
         groups = {}
         for block, count in counts.items():
             # A wait of less than 5 s, as while workers restart, is not worth a warning.
@@ -188,7 +188,7 @@ class WaitingJobs:
     @property
     def now(self) -> tuple[Waiting, ...]:
         """The jobs that wait now, the most serious reason first."""
-        now, groups = self._clock(), self.groups
+        now, groups = self.clock(), self.groups
         order = sorted(groups.items(), key=lambda item: (REASONS.index(item[0].reason), -item[1].count))
         found = [Waiting(block.reason, block.text(each.count), each.count, now - each.since) for block, each in order]
         if self.backlog and not any(each.reason == "full" for each in found):

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -404,7 +405,7 @@ class Settings:
             for each in named
         )
 
-    @property
+    @cached_property
     def logs_output(self) -> bool:
         """Whether workers log outputs: :attr:`show_output` is on, and the server is on this machine."""
         return self.show_output and _is_local(self.url)
@@ -419,7 +420,7 @@ class Settings:
             "outputs of its jobs do not belong in a log. Unset MODELREINS_SHOW_OUTPUT"
         )
 
-    @property
+    @cached_property
     def options(self) -> WorkerNameOptions:
         """The options of the worker name :attr:`name`: its token, and its selection of handlers."""
         return self._options_of(self.name) or WorkerNameOptions(self.name)

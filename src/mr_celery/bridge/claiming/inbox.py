@@ -364,7 +364,7 @@ class Inbox:
         )
 
         def claimable(job: Job) -> Candidate | None:
-            if job.id in busy:
+            if busy and job.id in busy:
                 return None
             if refused and job.id in refused:
                 blocks.append(CLAIM_FAILED)
