@@ -11,10 +11,12 @@ import io
 import json as jsonlib
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from math import ceil
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote, urlencode
 from weakref import WeakValueDictionary
@@ -68,6 +70,9 @@ PIECE_BYTES = 64 * 2**10
 MOST_HEAD_BYTES = 64 * 2**10
 """Maximum size in bytes of the head of an answer: its status line and headers. A longer one is an error."""
 
+MOST_HEAD_LINES = 101
+"""Number of lines of a head that http.client accepts: the status line, the headers, and the empty line."""
+
 MOST_ERROR_BYTES = 64 * 2**10
 """Number of bytes that are read of an error answer."""
 
@@ -83,6 +88,13 @@ Read = Callable[[Iterable[bytes]], object]
 Raises:
     ValueError: the body is not JSON.
 """
+
+SIZELESS = "a part of the answer has no usable size"
+
+_INTERIM = re.compile(rb"HTTP/1\.[01] 1[0-9]{2}[ \r]")
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-9][0-9]{2})(?: |(?=\r))([\t -~]*)\r\n")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t ]*((?:[!-~](?:[\t -~]*[!-~])?)?)\r\n")
+_ENDS = (b"\r\n", b"\n", b"")
 
 _NO_RETRIES = Retry(False)  # errors as they are; urllib3 would make one for each request
 
@@ -276,9 +288,12 @@ class Transport:
         for name, value in (headers or {}).items():
             check_header_validity((name, value))
             every[name] = value
-        if data is not None:
-            every["Content-Length"] = str(data.len)
-        return _Request(method, self._base + path, every, data if json is None else jsonlib.dumps(json).encode())
+        body = data if json is None else jsonlib.dumps(json).encode()
+        if body is not None:
+            every["Content-Length"] = str(len(body) if data is None else data.len)
+        elif method != "GET":
+            every["Content-Length"] = "0"
+        return _Request(method, self._base + path, every, body)
 
     def _exchange(self, call: str, request: _Request, timeout: float, reading: _Reading) -> Any:
         for _ in range(MOST_REDIRECTS + 1):
@@ -515,10 +530,16 @@ class Answer(http.client.HTTPResponse):
 
     Interim answers, such as 103 Early Hints, are skipped. http.client skips only 100, and would leave the final answer
     in the connection for the next request.
+
+    A head with nothing unusual in it is read here, as http.client's parser, which is that of e-mails, takes more CPU
+    than all else of a request. http.client reads every other head.
     """
 
-    def __init__(self, sock: socket.socket, *args: Any, timeout: float | None, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
+    def __init__(
+        self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, *, timeout: float | None
+    ) -> None:
+        super().__init__(sock, debuglevel, method)
+        self._has_body = method != "HEAD"
         if timeout is not None:
             self.fp = _Reader(_Deadline(self.fp.detach(), time.monotonic() + answer_seconds(timeout)))
 
@@ -528,19 +549,72 @@ class Answer(http.client.HTTPResponse):
         Raises:
             http.client.HTTPException: they are too long, or invalid.
         """
-        self._begin()
-        while self.status < http.client.OK:
+        while True:
+            lines = self._read_head()
+            if _INTERIM.match(lines[0]):
+                continue
+            if not self._takes(lines):
+                self._leave_to_http_client(lines)
+            if self.status >= http.client.OK:
+                return
             self.headers = self.msg = None  # type: ignore[assignment]
-            self._begin()
 
-    def _begin(self) -> None:
-        if not isinstance(self.fp, _Reader):
-            return super().begin()
-        self.fp.head_left = MOST_HEAD_BYTES
-        super().begin()
-        if isinstance(self.fp, _Reader):  # it is closed after an answer without a body
-            self.fp.head_left = None
-        return None
+    def _read_head(self) -> list[bytes]:
+        """The lines of a head, with the empty one at its end. There is none if the answer ends before it."""
+        lines: list[bytes] = []
+        left = MOST_HEAD_BYTES
+        while True:
+            line = self.fp.readline(left + 1)
+            left -= len(line)
+            if left < 0:
+                raise http.client.HTTPException(LONG_HEAD)
+            if not lines and not line.startswith(b"HTTP/"):
+                if not line:
+                    raise http.client.RemoteDisconnected("Remote end closed connection without response")
+                raise http.client.BadStatusLine(line.decode("latin-1"))
+            lines.append(line)
+            if line in _ENDS:
+                return lines
+
+    def _takes(self, lines: list[bytes]) -> bool:
+        """Take over a head, as http.client would. Returns ``False``, and changes nothing, if anything is unusual.
+
+        Unusual are another version than 1.1, other characters than visible ASCII, a line that continues the one before,
+        more headers than http.client reads, a repeated header, and a length that is none or has a rival.
+        """
+        start = _STATUS_LINE.fullmatch(lines[0])
+        if start is None or lines[-1] != b"\r\n" or len(lines) > MOST_HEAD_LINES:
+            return False
+        fields: dict[str, str] = {}
+        for line in lines[1:-1]:
+            field = _FIELD.fullmatch(line)
+            if field is None:
+                return False
+            fields[field[1].decode().lower()] = field[2].decode()
+        if len(fields) != len(lines) - 2:
+            return False
+        length, encoding = fields.get("content-length"), fields.get("transfer-encoding")
+        if length is not None and (encoding is not None or not (length.isdigit() and len(length) < 19)):
+            return False
+        if encoding is not None and encoding.lower() != "chunked":
+            return False
+        self.version, self.status, self.reason = 11, int(start[1]), start[2].decode().strip()
+        self.headers = self.msg = HTTPHeaderDict(fields)  # type: ignore[assignment]
+        self.chunked, self.chunk_left = encoding is not None, None
+        self.length = None if length is None else int(length)
+        if self.status in (http.client.NO_CONTENT, http.client.NOT_MODIFIED) or not self._has_body:
+            self.length = 0
+        closes = "close" in fields.get("connection", "").lower()
+        self.will_close = closes or (self.length is None and not self.chunked)
+        return True
+
+    def _leave_to_http_client(self, lines: list[bytes]) -> None:
+        stream: Any = self.fp
+        self.fp = io.BytesIO(b"".join(lines))  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            self.fp = stream
 
 
 class _Deadline(io.RawIOBase):
@@ -576,33 +650,17 @@ class _Deadline(io.RawIOBase):
 
 
 class _Reader(io.BufferedReader):
-    """A stream that refuses unlimited reads, because http.client reads on and on for a negative chunk size.
-
-    Attributes:
-        head_left: number of bytes that the head of an answer may still have; ``None`` outside of a head.
-    """
-
-    head_left: int | None = None
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        line = super().readline(size)
-        if self.head_left is not None:
-            self.head_left -= len(line)
-            if self.head_left < 0:
-                raise http.client.HTTPException(LONG_HEAD)
-        return line
+    """A stream that refuses unlimited reads, because http.client reads on and on for a negative chunk size."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return super().read(_checked(size))
+        if size is None or size < 0:
+            raise ValueError(SIZELESS)
+        return super().read(size)
 
     def read1(self, size: int = -1, /) -> bytes:
-        return super().read1(_checked(size))
-
-
-def _checked(size: int | None) -> int:
-    if size is None or size < 0:
-        raise ValueError("a part of the answer has no usable size")
-    return size
+        if size < 0:
+            raise ValueError(SIZELESS)
+        return super().read1(size)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -615,8 +673,11 @@ class _Connection(http.client.HTTPConnection):
 
     min_rate: float = MIN_RATE
     _send_by = float("inf")
-    _held: bytearray | None = None
+    _holds_head = False
+    _head = b""
     _timed: tuple[Any, float | None] = (None, None)
+
+    putrequest, putheader = http.client.HTTPConnection.putrequest, http.client.HTTPConnection.putheader
 
     def response_class(self, sock: Any, *args: Any, **options: Any) -> Answer:  # type: ignore[override]
         """Make an answer with a deadline."""
@@ -625,36 +686,39 @@ class _Connection(http.client.HTTPConnection):
     def request(  # type: ignore[override]
         self, method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None, **options: Any
     ) -> None:
-        """Send a request.
+        """Send a request, whose headers are complete but for ``Host``.
 
         Raises:
             TimeoutError: the server does not read, or reads too slowly.
         """
         if self.sock is None:
             self.connect()
+        self._set_timeout(self.timeout)
         if self.timeout is not None:
             size = len(body) if isinstance(body, bytes) else getattr(body, "len", 0)
             self._send_by = time.monotonic() + self.timeout + size / self.min_rate
         try:
-            if body is None or isinstance(body, bytes):
-                self._held = bytearray()  # the head waits for the body, so that a short request is one packet
-            http.client.HTTPConnection.request(self, method, url, body, headers or {})
-            held, self._held = self._held, None
-            if held:
-                self.send(held)
+            self.putrequest(method, url, skip_accept_encoding=True)
+            for name, value in (headers or {}).items():
+                self.putheader(name, value)
+            self._holds_head = bool(body) and isinstance(body, bytes)
+            self.endheaders(body)
         finally:
-            self._held, self._send_by = None, float("inf")  # connecting to a proxy sends, too
+            self._head, self._holds_head, self._send_by = b"", False, float("inf")  # connecting to a proxy sends, too
 
     def send(self, data: Any) -> None:
         """Send a part of a request."""
-        if self._held is not None:
-            self._held += data
+        if self._holds_head:  # until the body comes, so that a short request is one packet
+            self._head, self._holds_head = data, False
             return
+        if self._head:
+            data, self._head = self._head + data, b""
         for start in range(0, len(data), PIECE_BYTES):
             seconds = self._send_by - time.monotonic()
             if seconds <= 0:
                 raise TimeoutError("timed out: the server reads the request too slowly")
-            self._set_timeout(self.timeout if self.timeout is None else min(self.timeout, seconds))
+            if self.timeout is not None and seconds < self.timeout:
+                self._set_timeout(min(self.timeout, ceil(seconds * 10) / 10))  # in steps, as setting it costs CPU
             try:
                 self.sock.sendall(memoryview(data)[start : start + PIECE_BYTES])
             except BlockingIOError:
@@ -668,9 +732,12 @@ class _Connection(http.client.HTTPConnection):
 
     def getresponse(self) -> Any:
         """Read the head of the answer."""
-        self._set_timeout(self.timeout)
+        if self._timed[1] != self.timeout:
+            self._set_timeout(self.timeout)
         answer = http.client.HTTPConnection.getresponse(self)
-        headers = HTTPHeaderDict(answer.msg.items())
+        headers: Any = answer.headers
+        if not isinstance(headers, HTTPHeaderDict):
+            headers = HTTPHeaderDict(headers.items())
         try:
             return HTTPResponse(
                 answer, headers, answer.status, preload_content=False, decode_content=False, original_response=answer

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from types import FunctionType
 from typing import Any
+from unittest.mock import Mock
 
 import click
 import pytest
@@ -203,7 +204,10 @@ def test_a_request_that_is_interrupted_shows_nothing(
     def send(connection: Any, data: bytes) -> None:
         raise error
 
-    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", lambda connection: None)
+    def connect(connection: Any) -> None:
+        connection.sock = Mock()
+
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", connect)
     monkeypatch.setattr(transport._Connection, "send", send)
     worker = Worker(token=f"token-{MARK}", url="http://server.test", name="w")
     found = error_of(partial(getattr(worker, method), **SDK[method]))
