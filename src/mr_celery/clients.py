@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 
 from .delivery import DELIVERY_LEASE, USUAL_RATE, Delivery
 from .errors import WorkerError
-from .ledger import Fleet, Ledger
+from .ledger import Fleet, Ledger, TokenRefusals
 from .server import Api
 from .server.address import job_address
 from .server.token import TokenFile
 from .server.transport import MIN_RATE
 from .settings import Settings, read_token, require
 from .spool import Spool, spool_of
-from .token_refusals import TokenRefusals
 
 T = TypeVar("T")
 

@@ -43,6 +43,7 @@ from .records import (
     Waiting,
 )
 from .stats import Histogram, Stats
+from .token_refusals import TokenRefusals
 
 __all__ = [
     "ENDINGS",
@@ -91,6 +92,7 @@ __all__ = [
     "Survey",
     "Tally",
     "TokenRefusal",
+    "TokenRefusals",
     "Trouble",
     "Unstarted",
     "Waiting",

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from .fleet import Heartbeats
-from .records import IN_FLIGHT, BridgeProcess, Missed, Pause, Registration, Survey, TokenRefusal, Unstarted
+from .records import IN_FLIGHT, BridgeProcess, Missed, Pause, Registration, Survey, Unstarted
 from .scripts import LedgerBase
 
 
@@ -98,28 +98,6 @@ class Coordination(LedgerBase):
         with self._redis.client() as client:
             stored = client.get(f"{self._prefix}registered")
         return Registration.from_json(stored) if stored else None
-
-    # -- refused tokens ------------------------------------------------------------------------------
-
-    def refused_token(self, token_id: str) -> TokenRefusal | None:
-        """The server's refusal of a token; ``None`` if it is not known to be refused.
-
-        Args:
-            token_id: identifies the token; its value never gets here.
-        """
-        with self._redis.client() as client:
-            stored = client.get(f"{self._prefix}refused:{token_id}")
-        return TokenRefusal.from_json(stored) if stored else None
-
-    def note_refused_token(self, token_id: str, refusal: TokenRefusal) -> None:
-        """Store that the server refuses a token, for a day at most."""
-        with self._redis.client() as client:
-            client.set(f"{self._prefix}refused:{token_id}", refusal.to_json(), ex=86400)
-
-    def note_accepted_token(self, token_id: str) -> None:
-        """Store that the server does not refuse a token any longer."""
-        with self._redis.client() as client:
-            client.delete(f"{self._prefix}refused:{token_id}")
 
     # -- pausing -------------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 Each part has its own module: ``transitions`` (the steps of a job's life), ``workflows`` (those of a
 job that a handler has handed over to other tasks), ``queries`` (reads), ``events`` (history and
-notifications), ``coordination`` (of the processes that share the ledger) and ``healing`` (of lost keys). Only this
-package knows the keys.
+notifications), ``coordination`` (of the processes that share the ledger), ``token_refusals`` and ``healing`` (of lost
+keys). Only this package knows the keys.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .events import Events
 from .healing import Healing
 from .queries import Queries
 from .scripts import FLEET
+from .token_refusals import RefusedTokens
 from .transitions import Transitions
 from .workflows import Workflows
 
@@ -37,7 +38,7 @@ CONTAINER_FOLDERS = ("/data/", "/opt/bitnami/")
 """Folders of the Redis program in the usual container images: it reports one in the working directory there."""
 
 
-class Ledger(Transitions, Workflows, Queries, Events, Coordination, Healing):
+class Ledger(Transitions, Workflows, Queries, Events, Coordination, RefusedTokens, Healing):
     """The jobs of one worker name.
 
     Args:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+import requests
+
 from ..errors import WorkerError
+from .failures import reason
 
 PORTS = {"http": 80, "https": 443}
 
@@ -25,6 +28,20 @@ def server_address(url: str) -> str:
     if "?" in url or "#" in url:
         raise WorkerError(f"{url!r} is not a server's URL: it must end with the path")
     return url.rstrip("/")
+
+
+def prepared(url: str) -> str:
+    """Prepare an address for urllib3: with the host name in ASCII, and the path quoted.
+
+    Raises:
+        WorkerError: the address is invalid.
+    """
+    request = requests.PreparedRequest()
+    try:
+        request.prepare_url(url, None)
+    except (requests.RequestException, ValueError) as error:
+        raise WorkerError(f"{url!r} is not a server's URL: {reason(error)}") from None
+    return request.url or url
 
 
 def travels_in_clear(url: str) -> bool:

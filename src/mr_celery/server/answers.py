@@ -1,8 +1,7 @@
-"""Reads the answers to single requests, in little memory whatever the server sends."""
+"""Reads long answers to single requests, in little memory whatever the server sends."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
 from itertools import chain
 from typing import Any
@@ -20,14 +19,16 @@ class TooLong(ValueError):
     """An answer that has not named the needed members within ``MOST_BYTES``."""
 
 
-def read_answer(chunks: Iterable[bytes], needed: Collection[str] = (), problems: dict[str, str] | None = None) -> Any:
-    """Read an answer: its JSON value; ``{}`` if it is empty.
+def read_long(
+    chunks: Iterable[bytes], needed: Collection[str] = (), problems: dict[str, str] | None = None
+) -> dict[str, Any] | list[Any]:
+    """Read an answer longer than ``MOST_PARSED``, which may repeat a whole job.
 
-    Of an answer longer than ``MOST_PARSED``, which may repeat a whole job, only the needed members are kept, and it is
-    read no further than to the last of them. Without needed members it must only look like JSON.
+    Only the needed members are kept, and it is read no further than to the last of them. Without needed members it
+    must only look like JSON.
 
     Args:
-        chunks: the answer's bytes, in UTF-8.
+        chunks: the answer's bytes, in UTF-8. The first one has more than spaces.
         needed: the names of the members that the caller uses.
         problems: receives the needed members that cannot be read, with the reason. Of an object, ``id`` and ``status``
             are returned nevertheless.
@@ -35,29 +36,8 @@ def read_answer(chunks: Iterable[bytes], needed: Collection[str] = (), problems:
     Raises:
         ValueError: it is not JSON; or nothing can be read of a needed member, and there are no ``problems``.
     """
-    start, arriving = bytearray(), iter(chunks)
-    for chunk in arriving:
-        start += chunk
-        if len(start) > MOST_PARSED:
-            return _read_long(bytes(start), arriving, needed, problems)
-    return decoded(bytes(start))
-
-
-def decoded(body: bytes) -> object:
-    """Decode the JSON of a short answer. An empty body becomes an empty object.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
-    if not body.strip():
-        return {}
-    try:
-        return json.loads(body)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _read_long(start: bytes, rest: Iterable[bytes], needed: Collection[str], problems: dict[str, str] | None) -> Any:
+    arriving = iter(chunks)
+    start = next(arriving)
     first = start.lstrip()[:1]
     if first == b"[":
         return []
@@ -66,7 +46,7 @@ def _read_long(start: bytes, rest: Iterable[bytes], needed: Collection[str], pro
     found: dict[str, Any] = {}
     if not needed:
         return found
-    for name, entry in members(_limited(chain((start,), rest))):
+    for name, entry in members(_limited(chain((start,), arriving))):
         if name not in needed or name in found:
             continue
         found[name] = entry.members if entry.problem else entry.value

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from typing import Any, BinaryIO, Literal, Protocol
+import time
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 from ..errors import WorkerError
 from ..telemetry import tracing
 from ..version import __version__
-from .address import job_path
-from .answers import read_answer
 from .job_list import LeftOut, Listing, PartialList, Reader, Take, keep_nothing, shape_of
 from .list_parser import NotAList
 from .multipart import form
 from .token import Token
-from .transport import MIN_RATE, READ_BYTES, Transport
+from .transport import MIN_RATE, Transport
 
 logger = logging.getLogger("mr_celery")
 
@@ -29,8 +27,19 @@ NOT_KNOWN = (300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405)
 """Statuses of a server that does not let workers read a single job."""
 
 
+T = TypeVar("T")
+
+
 class Refusals(Protocol):
-    """Decides whether a refused token may be tried."""
+    """Decides whether a refused token may be tried.
+
+    Attributes:
+        sure: the id of a token that is not known to be refused, else an empty text; and the monotonic time, in
+            seconds, until which that may be used. :meth:`before` need not be called for that token until then, and
+            :meth:`accepted` not at all.
+    """
+
+    sure: tuple[str, float]
 
     def before(self, token_id: str, route: str) -> bool:
         """Check that a request may be sent. Returns whether it tries a refused token.
@@ -92,7 +101,8 @@ class Api:
         self.name = name
         """The worker's name."""
         agent = f"mr-celery/{__version__} ({quote(name, safe=' :@', errors='replace')})"
-        self._transport = Transport(url, token, agent, timeout, min_rate=min_rate)
+        self._token = token if isinstance(token, Token) else Token(token)
+        self._transport = Transport(url, self._token, agent, timeout, min_rate=min_rate)
         self.url = self._transport.url
         """The server's address, without a slash at its end."""
 
@@ -109,26 +119,47 @@ class Api:
         """The ``Date`` of the server's last answer; empty if there was none."""
         return self._transport.date
 
-    @contextmanager
-    def _route(self, route: str) -> Iterator[None]:
-        """Context manager that adds the kind of request to its error, and keeps from trying a refused token often.
+    def _request(self, route: str, send: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Make a request, unless its token was refused and must not be tried again yet.
+
+        Args:
+            route: the kind of request, which its error gets.
+            send: sends it, with the other arguments.
 
         Raises:
             WorkerError: the request was not sent, or failed.
         """
-        refusals = self._refusals
-        trying = refusals is not None and refusals.before(self.token_id, route)
+        refusals, trying = self._refusals, False
+        if refusals is not None:
+            token_id, until = refusals.sure
+            if token_id != self._token.id or time.monotonic() >= until:
+                trying = refusals.before(self.token_id, route)
         try:
-            yield
+            answer = send(*arguments, **options)
         except WorkerError as error:
             error.route = route
             if refusals is not None and error.unauthorized:
                 refusals.refused(self.token_id, error, trying=trying)
             self._on_error(error)
             raise
-        if refusals is not None:
+        if refusals is not None and refusals.sure[0] != self._token.id:
             refusals.accepted(self.token_id, route)
         self._on_success()
+        return answer
+
+    def _object(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """The answer to a request, which must be an object.
+
+        Raises:
+            WorkerError: it is another value; or there was no answer.
+        """
+        answer = self._transport.request(method, path, **options)
+        if isinstance(answer, dict):
+            return answer
+        fault = f"not a JSON object but {shape_of(answer)}"
+        error = WorkerError(f"{method} {path} -> 200: {fault}", status=200, retryable=True)
+        error.fault = fault
+        raise error
 
     def presence(
         self,
@@ -155,8 +186,7 @@ class Api:
         }
         if provider is not None:
             body["provider"] = provider
-        with self._route("presence"):
-            return _mapping("PUT /presence", self._transport.request("PUT", "/presence", json=body))
+        return self._request("presence", self._object, "PUT", "/presence", json=body)
 
     def jobs(
         self, status: str = "pending", *, take: Take | None = None, about: Collection[int] | None = None
@@ -177,30 +207,26 @@ class Api:
             WorkerError: there was no answer, or it was not a list of jobs.
         """
         reader = Reader(status, take, about)
-        with self._route("inbox"):
-            try:
-                self._transport.request(
-                    "GET",
-                    "/my-jobs",
-                    params={"worker": self.name, "status": status},
-                    read=reader.read,
-                    chunk_bytes=READ_BYTES,
-                )
-            except NotAList as other:
-                error = WorkerError(
-                    f'GET /my-jobs -> 200: not {{"jobs": […]}} but {other.shape}', status=200, retryable=True
-                )
-                error.fault = f'not {{"jobs": […]}} but {other.shape.partition(" with ")[0]}'
-                raise error from None
-            except WorkerError as error:
-                if not reader.entries:
-                    raise
-                raise PartialList(error, reader.listing(whole=False)) from None
-            finally:
-                self._left_out.log(status, reader.left_out, by="list")
-                if take not in (None, keep_nothing):
-                    self._left_out.log(status, reader.refused, by="caller")
+        self._request("inbox", self._read_list, reader, status, by_caller=take not in (None, keep_nothing))
         return reader.listing()
+
+    def _read_list(self, reader: Reader, status: str, *, by_caller: bool) -> None:
+        try:
+            self._transport.request("GET", "/my-jobs", params={"worker": self.name, "status": status}, read=reader.read)
+        except NotAList as other:
+            error = WorkerError(
+                f'GET /my-jobs -> 200: not {{"jobs": […]}} but {other.shape}', status=200, retryable=True
+            )
+            error.fault = f'not {{"jobs": […]}} but {other.shape.partition(" with ")[0]}'
+            raise error from None
+        except WorkerError as error:
+            if not reader.entries:
+                raise
+            raise PartialList(error, reader.listing(whole=False)) from None
+        finally:
+            self._left_out.log(status, reader.left_out, by="list")
+            if by_caller:
+                self._left_out.log(status, reader.refused, by="caller")
 
     def claim(self, job_id: int) -> dict[str, Any]:
         """``POST /jobs/ID/claim``: claim a pending job for this worker.
@@ -208,8 +234,9 @@ class Api:
         Raises:
             WorkerError: another worker has the job, it is no longer pending, or there was no answer.
         """
-        with self._route("claim"):
-            return _anything(self._transport.request("POST", f"{job_path(job_id)}/claim", json={"worker": self.name}))
+        path, body = f"/jobs/{quote(str(job_id), safe='')}/claim", {"worker": self.name}
+        answer = self._request("claim", self._transport.request, "POST", path, json=body)
+        return answer if isinstance(answer, dict) else {}
 
     def close(self, job_id: int, result: str, status: str) -> dict[str, Any]:
         """``POST /jobs/ID/close``: close a running job with a final status.
@@ -222,9 +249,12 @@ class Api:
         Raises:
             WorkerError: the job is not running, or there was no answer.
         """
-        body = {"result": result, "status": status}
-        with self._route("close"), self._traced("close", job_id, "/jobs/{id}/close"):
-            return _anything(self._transport.request("POST", f"{job_path(job_id)}/close", json=body))
+        answer = self._request("close", self._close, job_id, {"result": result, "status": status})
+        return answer if isinstance(answer, dict) else {}
+
+    def _close(self, job_id: int, body: dict[str, Any]) -> Any:
+        with self._traced("close", job_id, "/jobs/{id}/close"):
+            return self._transport.request("POST", f"/jobs/{quote(str(job_id), safe='')}/close", json=body)
 
     def upload(
         self,
@@ -251,21 +281,34 @@ class Api:
         Raises:
             WorkerError: the server refused it, or there was no answer.
         """
+        about = {"job_id": job_id, "review_id": review_id, "expires_at": expires_at}
+        return self._request(
+            "upload", self._upload, source, content_type, filename, _idempotency(idempotency_key), **about
+        )
+
+    def _upload(
+        self,
+        source: bytes | BinaryIO,
+        content_type: str,
+        filename: str | None,
+        headers: dict[str, str],
+        *,
+        job_id: int | None,
+        **about: Any,
+    ) -> dict[str, Any]:
         with (
-            self._route("upload"),
             self._traced("upload", job_id, "/artifacts/upload") as span,
-            form(source, content_type, filename, job_id=job_id, review_id=review_id, expires_at=expires_at) as body,
+            form(source, content_type, filename, job_id=job_id, **about) as body,
         ):
             span.set({"http.request.body.size": body.len})
-            answer = self._transport.request(
+            return self._object(
                 "POST",
                 "/artifacts/upload",
                 data=body,
-                headers={"Content-Type": body.content_type, **_idempotency(idempotency_key)},
+                headers={"Content-Type": body.content_type, **headers},
                 timeout=max(self._transport.timeout, UPLOAD_TIMEOUT),
-                read=partial(read_answer, needed=("slug", "url")),
+                needed=("slug", "url"),
             )
-            return _mapping("POST /artifacts/upload", answer)
 
     def review(
         self,
@@ -300,11 +343,11 @@ class Api:
             "job_id": job_id,
             "created_by": f"worker:{self.name}",
         }
-        headers = _idempotency(idempotency_key)
-        with self._route("review"), self._traced("review", job_id, "/review"):
-            read = partial(read_answer, needed=("id", "status"))
-            answer = self._transport.request("POST", "/review", json=body, headers=headers, read=read)
-            return _mapping("POST /review", answer)
+        return self._request("review", self._review, job_id, body, _idempotency(idempotency_key))
+
+    def _review(self, job_id: int | None, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+        with self._traced("review", job_id, "/review"):
+            return self._object("POST", "/review", json=body, headers=headers, needed=("id", "status"))
 
     def job(self, job_id: int) -> dict[str, Any] | None:
         """``GET /jobs/ID``: read one job with its status; ``None`` if the server does not let workers read it.
@@ -314,14 +357,16 @@ class Api:
         Raises:
             WorkerError: there was no answer, or the server failed.
         """
-        with self._route("job"):
-            try:
-                answer = self._transport.request("GET", job_path(job_id), read=partial(read_answer, needed=("status",)))
-            except WorkerError as error:
-                if error.status in NOT_KNOWN or (error.status is not None and error.status < 300):
-                    return None
-                raise
+        answer = self._request("job", self._read_job, job_id)
         return answer if isinstance(answer, dict) else None
+
+    def _read_job(self, job_id: int) -> Any:
+        try:
+            return self._transport.request("GET", f"/jobs/{quote(str(job_id), safe='')}", needed=("status",))
+        except WorkerError as error:
+            if error.status in NOT_KNOWN or (error.status is not None and error.status < 300):
+                return None
+            raise
 
     def _traced(
         self, name: Literal["upload", "review", "close"], job_id: int | None, path: str
@@ -332,21 +377,3 @@ class Api:
 
 def _idempotency(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Idempotency-Key": key}
-
-
-def _anything(answer: object) -> dict[str, Any]:
-    """The answer as an object; empty if it is another value."""
-    return answer if isinstance(answer, dict) else {}
-
-
-def _mapping(call: str, answer: object) -> dict[str, Any]:
-    """The answer, which must be an object.
-
-    Raises:
-        WorkerError: it is another value.
-    """
-    if not isinstance(answer, dict):
-        error = WorkerError(f"{call} -> 200: not a JSON object but {shape_of(answer)}", status=200, retryable=True)
-        error.fault = f"not a JSON object but {shape_of(answer)}"
-        raise error
-    return answer

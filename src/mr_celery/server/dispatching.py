@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from ..errors import WorkerError
 from ..version import __version__
 from .address import absolute, job_path
-from .answers import read_answer
 from .transport import Transport
 
 DISPATCH = "/dispatch"
@@ -39,8 +37,8 @@ class Dispatcher:
         Raises:
             WorkerError: the server refused it, or there was no answer with a job.
         """
-        read = partial(read_answer, needed=("job", "id", "job_id"))
-        answer = self._transport.request("POST", DISPATCH, json=dict(fields), read=read)
+        needed = ("job", "id", "job_id")
+        answer = self._transport.request("POST", DISPATCH, json=dict(fields), needed=needed)
         job = answer.get("job", answer) if isinstance(answer, dict) else None
         job_id = job.get("id", job.get("job_id")) if isinstance(job, dict) else None
         if isinstance(job_id, str) and job_id.isascii() and job_id.isdigit():
@@ -57,8 +55,8 @@ class Dispatcher:
         """
         path = job_path(job_id)
         problems: dict[str, str] = {}
-        read = partial(read_answer, needed=("job", "id", "status", "result", "output"), problems=problems)
-        answer = self._transport.request("GET", path, read=read)
+        needed = ("job", "id", "status", "result", "output")
+        answer = self._transport.request("GET", path, needed=needed, problems=problems)
         job = answer.get("job", answer) if isinstance(answer, dict) else None
         if not isinstance(job, dict):
             raise WorkerError(f"GET {path} -> 200: the answer is not a job", status=200, retryable=True)
@@ -73,12 +71,7 @@ class Dispatcher:
             WorkerError: there was no answer, or the server failed.
         """
         try:
-            answer = self._transport.request(
-                "GET",
-                "/artifacts",
-                params={"job_id": str(job_id)},
-                read=partial(read_answer, needed=("artifacts",)),
-            )
+            answer = self._transport.request("GET", "/artifacts", params={"job_id": str(job_id)}, needed=("artifacts",))
         except WorkerError as error:
             if error.retryable:
                 raise

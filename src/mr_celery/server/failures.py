@@ -5,20 +5,30 @@ from __future__ import annotations
 import html
 import http.client
 import json
+import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote
 
+from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
+
+from ..errors import WorkerError
+from .list_parser import NOT_JSON, BrokenList
+
+logger = logging.getLogger("mr_celery")
 
 RETRYABLE = (408, 425, 429)
 """Statuses below 500 after which the same request may succeed later."""
 
 MOST_SECONDS = 1e15
 """Upper bound in seconds for the number in a ``Retry-After``."""
+
+MOST_ERROR_BYTES = 64 * 2**10
+"""Number of bytes that are read of an error answer."""
 
 BROKE_OFF = "the answer broke off"
 
@@ -123,3 +133,72 @@ def without_secret(text: str, secret: str) -> str:
         if len(form) > 3:
             text = text.replace(form, "***")
     return text
+
+
+# -- the errors of answers -------------------------------------------------------------------------------
+
+Redact = Callable[[str], str]
+"""Removes secrets from a text of the server."""
+
+
+def refusal(call: str, response: BaseHTTPResponse, redact: Redact) -> WorkerError:
+    """The error of an answer whose status is not 2xx. Reads its body, up to ``MOST_ERROR_BYTES``."""
+    status, encoding = response.status, _encoding(response)
+    start = b"" if encoding else _start(call, response)
+    error = WorkerError(
+        f"{call} -> {status}: {encoding or _text(start, redact)}",
+        status=status,
+        retryable=retryable(status),
+        retry_after=retry_after(response.headers.get("Retry-After")),
+    )
+    error.fault, error.challenge = html_fault(status, response.headers.get("Content-Type", ""), start)
+    return error
+
+
+def compressed(call: str, response: BaseHTTPResponse) -> WorkerError | None:
+    """The error of an answer that is compressed, though no compression was asked for; else ``None``."""
+    encoding = _encoding(response)
+    if not encoding:
+        return None
+    error = WorkerError(f"{call} -> {response.status}: {encoding}", status=response.status, retryable=True)
+    error.fault = encoding
+    return error
+
+
+def not_json(call: str, response: BaseHTTPResponse, start: bytes, problem: ValueError, redact: Redact) -> WorkerError:
+    """The error of an answer that is not JSON.
+
+    Args:
+        call: the request.
+        response: the answer.
+        start: the begin of its body.
+        problem: what its reader has raised.
+        redact: removes secrets.
+    """
+    status, kind = response.status, response.headers.get("Content-Type", "no content type")
+    error = WorkerError(
+        f"{call} -> {status}: not JSON ({redact(kind)[:100]}): {_text(start, redact)}", status=status, retryable=True
+    )
+    page, error.challenge = html_fault(status, kind, start)
+    error.fault = page or (str(problem) if isinstance(problem, BrokenList) else NOT_JSON)
+    return error
+
+
+def _start(call: str, response: BaseHTTPResponse) -> bytes:
+    start = bytearray()
+    try:
+        while len(start) < MOST_ERROR_BYTES and (part := response.read1(MOST_ERROR_BYTES)):
+            start += part
+    except FAILURES:
+        logger.debug("%s -> %d: the answer broke off", call, response.status)
+    return bytes(start)
+
+
+def _encoding(response: BaseHTTPResponse) -> str:
+    """The reason why a compressed answer is not read; empty for others."""
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    return COMPRESSED if encoding not in ("", "identity") else ""
+
+
+def _text(body: bytes, redact: Redact) -> str:
+    return redact(body[:MOST_ERROR_BYTES].decode(errors="replace"))[:500]

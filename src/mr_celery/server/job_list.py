@@ -20,7 +20,7 @@ from ..job import MAX_JOB_ID, PRIORITIES, Job, priority_of
 from ..telemetry.logs import JobLog
 from . import list_parser
 from .job_status import Phase, phase_of, status_word
-from .list_parser import MOST_ENTRY, MOST_NESTING, BrokenList, Entry, is_deep
+from .list_parser import MOST_ENTRY, MOST_NESTING, MOST_VALUES, VALUE_BYTES, BrokenList, Entry, is_deep
 
 logger = logging.getLogger("mr_celery")
 
@@ -260,11 +260,12 @@ def _at_once(body: bytes) -> list[Entry] | None:
         return None
     if text.count('"jobs"') != 1 or _ESCAPED_LETTER.search(text):  # a second list may have the same name
         return None
-    if text.count("{") + text.count("[") > MOST_NESTING and any(map(is_deep, jobs)):
+    brackets = text.count("{") + text.count("[")
+    values = brackets + text.count(",")
+    if (brackets > MOST_NESTING and any(map(is_deep, jobs))) or values > MOST_VALUES:
         return None
-    if list_parser.may_have_many_values(text, 0, len(text)):
-        return None
-    size = list_parser.memory_of(text, 0, len(text)) // max(1, len(jobs))
+    width = 1 if text.isascii() and "\\u" not in text else 4  # bytes for a character
+    size = (len(text) * width + values * VALUE_BYTES) // max(1, len(jobs))
     return [Entry(value, size) for value in jobs]
 
 

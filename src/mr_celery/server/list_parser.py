@@ -281,11 +281,11 @@ def _value(source: _Source) -> Entry:
         return _skimmed(source, NOT_UTF8)
     if problem := _problem(value, text, start, end):
         return _skimmed(source, problem)
-    if may_have_many_values(text, start, end):
+    if _may_have_many_values(text, start, end):
         del value
         return _skimmed(source)
     source.at = end
-    return Entry(value, memory_of(text, start, end))
+    return Entry(value, _memory_of(text, start, end))
 
 
 def _skimmed(source: _Source, problem: str = "", *, alone: bool = False) -> Entry:
@@ -311,7 +311,7 @@ def _skimmed(source: _Source, problem: str = "", *, alone: bool = False) -> Entr
             problem = TOO_DEEP
     if problem or text is None:
         return Entry(None, size, problem, skim.members)
-    return Entry(value, memory_of(text, 0, size))
+    return Entry(value, _memory_of(text, 0, size))
 
 
 class _Skim:
@@ -454,13 +454,13 @@ def _problem(value: Any, text: str, start: int, end: int) -> str:
     return "" if _has_few_brackets(text, start, end) or not is_deep(value) else TOO_DEEP
 
 
-def memory_of(text: str, start: int, end: int) -> int:
+def _memory_of(text: str, start: int, end: int) -> int:
     """Estimate the memory in bytes of the value that is parsed from a part of a text."""
     width = 1 if text.isascii() and text.find("\\u", start, end) < 0 else 4
     return (end - start) * width + _most_values(text, start, end) * VALUE_BYTES
 
 
-def may_have_many_values(text: str, start: int, end: int) -> bool:
+def _may_have_many_values(text: str, start: int, end: int) -> bool:
     """Whether a part of a text may have more than ``MOST_VALUES`` values."""
     return end - start > MOST_VALUES and _most_values(text, start, end) > MOST_VALUES
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from ..errors import WorkerError
 from ..version import __version__
 from .address import absolute
-from .answers import read_answer
 from .transport import Transport
 
 REGISTER = "/api/v1/workers/register"
@@ -52,7 +50,7 @@ def register(url: str, admin_token: str, body: Mapping[str, Any], *, timeout: fl
     """
     transport = Transport(url, admin_token, f"mr-celery/{__version__}", timeout, called="the admin token")
     try:
-        answer = transport.request("POST", REGISTER, json=body, read=partial(read_answer, needed=("view_url",)))
+        answer = transport.request("POST", REGISTER, json=body, needed=("view_url",))
     finally:
         transport.close()
     given = answer.get("view_url") if isinstance(answer, dict) else None

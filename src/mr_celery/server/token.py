@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 
-from ..errors import SettingsError
+from ..errors import SettingsError, WorkerError
 from ..private_files import exposure_of
 
 logger = logging.getLogger("mr_celery")
@@ -20,31 +20,29 @@ class Token:
 
     Args:
         value: the token.
+
+    Attributes:
+        can_change: whether :meth:`look` may find another one.
+        value: the token.
+        id: identifies the token among those of one worker name. The token cannot be derived from it.
     """
 
+    can_change = False
+
     def __init__(self, value: str) -> None:
-        self._value = value
-        self._identified = ("", "")  # a value, and its id
+        self._set(value)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(***)"
 
-    @property
-    def value(self) -> str:
-        """The token as it is now."""
-        return self._value
+    def look(self) -> None:
+        """Look whether there is a new token, before a request."""
 
     def read_again(self) -> None:
         """Look for a new token, because the server has refused this one."""
 
-    @property
-    def id(self) -> str:
-        """Identifies the token among those of one worker name. The token cannot be derived from it."""
-        value, (identified, found) = self.value, self._identified
-        if value != identified:
-            found = sha256(f"mr-celery token {value}".encode()).hexdigest()[:12]
-            self._identified = (value, found)
-        return found
+    def _set(self, value: str) -> None:
+        self.value, self.id = value, sha256(f"mr-celery token {value}".encode()).hexdigest()[:12]
 
 
 class TokenFile(Token):
@@ -60,6 +58,8 @@ class TokenFile(Token):
         SettingsError: the file cannot be read, or has no valid token.
     """
 
+    can_change = True
+
     def __init__(self, path: str, read: Callable[[str], str]) -> None:
         self._path = path
         self._read = read
@@ -70,14 +70,12 @@ class TokenFile(Token):
         if words := exposure_of(path):
             _warn(path, words)
 
-    @property
-    def value(self) -> str:
-        """The token as it is now."""
+    def look(self) -> None:
+        """Read the file if it has changed."""
         state = self._state()
         if state is not None and state != self._seen:
             self._seen = state
             self.read_again()
-        return self._value
 
     def read_again(self) -> None:
         """Read the file."""
@@ -90,8 +88,8 @@ class TokenFile(Token):
                     logger.warning("%s; the last token is kept", error)
                 return
             self._problem = ""
-            if value != self._value:
-                self._value = value
+            if value != self.value:
+                self._set(value)
                 logger.info("the token in %s has changed, and is used from now on", self._path)
 
     def _state(self) -> tuple[int, int, int, int] | None:
@@ -106,3 +104,17 @@ class TokenFile(Token):
 @cache  # once in a process, which may open the file for several clients
 def _warn(path: str, words: str) -> None:
     logger.warning("the token file %s %s: run chmod 600 %s, or 640 with a group for its readers", path, words, path)
+
+
+def usable(token: str, name: str) -> str:
+    """Strip and check a token.
+
+    Raises:
+        WorkerError: the token cannot be sent in a header. The message does not repeat it.
+    """
+    token = token.strip()
+    if not token:
+        raise WorkerError(f"{name} is empty")
+    if any(ord(char) < 32 or 127 <= ord(char) < 160 or ord(char) > 255 for char in token):
+        raise WorkerError(f"{name} contains characters that no token has: copy it again")
+    return token

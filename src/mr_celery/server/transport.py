@@ -14,16 +14,13 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from math import ceil
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
-from weakref import WeakValueDictionary
 
-import requests
-from requests.adapters import HTTPAdapter
-from requests.utils import check_header_validity, get_environ_proxies
+from requests.utils import check_header_validity
 from urllib3 import BaseHTTPResponse, HTTPHeaderDict, HTTPResponse
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
@@ -31,21 +28,11 @@ from urllib3.util import Retry
 from ..errors import WorkerError
 from ..job_secrets import Secret
 from ..socket_timeouts import let_kernel_watch
-from .address import place, redirect_target, server_address, travels_in_clear
-from .answers import MOST_PARSED, TooLong, read_answer
-from .failures import (
-    COMPRESSED,
-    FAILURES,
-    LONG_HEAD,
-    fault,
-    html_fault,
-    reason,
-    retry_after,
-    retryable,
-    without_secret,
-)
-from .list_parser import NOT_JSON, BrokenList
-from .token import Token
+from .address import place, prepared, redirect_target, server_address, travels_in_clear
+from .answers import MOST_PARSED, TooLong, read_long
+from .failures import FAILURES, LONG_HEAD, compressed, fault, not_json, reason, refusal, without_secret
+from .pools import Pools, pools_of
+from .token import Token, usable
 
 logger = logging.getLogger("mr_celery")
 
@@ -54,12 +41,6 @@ TIMEOUTS = 4.0
 
 LONGEST_ANSWER = 120.0
 """Maximum duration of a whole answer, in seconds, unless the time-out is longer."""
-
-SIDE_BY_SIDE = 100
-"""Number of idle connections that are kept to one server or proxy."""
-
-SEND_BYTES = 256 * 2**10
-"""Block size of uploads in bytes. With urllib3's default of 16 KiB, uploads take three times as long."""
 
 MIN_RATE = 4 * 2**10
 """Minimum rate, in bytes per second, at which a server must read a request that took longer than its time-out."""
@@ -73,9 +54,6 @@ MOST_HEAD_BYTES = 64 * 2**10
 MOST_HEAD_LINES = 101
 """Number of lines of a head that http.client accepts: the status line, the headers, and the empty line."""
 
-MOST_ERROR_BYTES = 64 * 2**10
-"""Number of bytes that are read of an error answer."""
-
 MOST_REDIRECTS = 5
 """Maximum number of redirects that a request follows."""
 
@@ -83,7 +61,7 @@ READ_BYTES = 256 * 2**10
 """Size in bytes of the chunks in which lists are read."""
 
 Read = Callable[[Iterable[bytes]], object]
-"""Reads the body of an answer while it arrives.
+"""Reads a list while it arrives.
 
 Raises:
     ValueError: the body is not JSON.
@@ -129,10 +107,11 @@ class _Request(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """How the body of an answer is read: by which function, and in chunks of at least how many bytes."""
+    """How the body of an answer is read, see :meth:`Transport.request`."""
 
-    read: Read
-    chunk_bytes: int
+    needed: Collection[str]
+    problems: dict[str, str] | None
+    read: Read | None
 
 
 class Transport:
@@ -170,7 +149,7 @@ class Transport:
     ) -> None:
         self.url = server_address(url)
         self._min_rate = min_rate
-        self._base = _prepared(self.url).rstrip("/")
+        self._base = prepared(self.url).rstrip("/")
         self.timeout = timeout
         self._called = called
         self._token = token if isinstance(token, Token) else Token(token)
@@ -180,8 +159,8 @@ class Transport:
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",
         }
-        self._bearer = self._former = _Bearer(_usable(self._token.value, called))
-        self._pools: _Pools | None = None
+        self._bearer = self._former = _Bearer(usable(self._token.value, called))
+        self._pools: Pools | None = None
         self.date = ""
         """The ``Date`` of the last answer; empty if there was none."""
         if travels_in_clear(self.url) and (os.getpid(), self.url) not in _warned:
@@ -198,23 +177,23 @@ class Transport:
     @property
     def token_id(self) -> str:
         """Identifies the token that the next request has."""
+        self._token.look()
         return self._token.id
 
-    def _current(self) -> _Bearer:
-        """The token that the next request has.
+    def _take_over_token(self) -> None:
+        """Use the token as it is now.
 
         Raises:
             WorkerError: it cannot be sent in a header.
         """
-        value, bearer = self._token.value.strip(), self._bearer
-        if value != bearer.token:
-            self._former, self._bearer = bearer, _Bearer(_usable(value, self._called))
-        return self._bearer
+        if self._token.value.strip() != self._bearer.token:
+            self._former, self._bearer = self._bearer, _Bearer(usable(self._token.value, self._called))
 
     def _has_new_token(self, used: _Bearer) -> bool:
         """Whether there is another token than the one that was refused."""
         self._token.read_again()
-        return self._current().token != used.token
+        self._take_over_token()
+        return self._bearer.token != used.token
 
     def request(
         self,
@@ -226,10 +205,13 @@ class Transport:
         data: Any = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
-        read: Read = read_answer,
-        chunk_bytes: int = MOST_PARSED,
+        needed: Collection[str] = (),
+        problems: dict[str, str] | None = None,
+        read: Read | None = None,
     ) -> Any:
-        """Send one request. Returns the JSON of the answer as ``read`` returns it.
+        """Send one request. Returns the JSON value of the answer; ``{}`` if it is empty.
+
+        An answer longer than ``MOST_PARSED`` is not parsed, see :func:`.read_long`.
 
         Args:
             method: ``GET``, ``POST``, ``PUT``.
@@ -239,8 +221,10 @@ class Transport:
             data: the body as an object with ``read`` and ``len``.
             headers: further headers.
             timeout: time-out in seconds, instead of the transport's.
-            read: reads the answer while it arrives. By default, a long one is not parsed.
-            chunk_bytes: minimum size of the chunks that it reads.
+            needed: the members that the caller uses.
+            problems: receives the needed members of a long answer that cannot be read, with the reason.
+            read: reads a list while it arrives, of any length. It gets chunks of at least ``READ_BYTES``, and what it
+                returns is returned.
 
         Raises:
             WorkerError: there was no answer, or it is an error, or not JSON.
@@ -250,19 +234,22 @@ class Transport:
             if params:
                 path = f"{path}?{urlencode(params, quote_via=quote)}"
                 call = f"{method} {path}"
-            bearer = self._current()
-            request = self._prepare(method, path, json, data, headers, bearer)
+            if self._token.can_change:
+                self._token.look()
+                self._take_over_token()
+            bearer = self._bearer
+            request = self._prepare(method, path, json, data, headers)
         except (*FAILURES, TypeError) as error:
             raise WorkerError(self._redact(f"{call} -> not sent: {reason(error)}")) from None
         timeout = self.timeout if timeout is None else timeout
-        reading = _Reading(read, chunk_bytes)
+        reading = _Reading(needed, problems, read)
         try:
             try:
                 return self._exchange(call, request, timeout, reading)
             except WorkerError as error:
                 if not error.unauthorized or data is not None or not self._has_new_token(bearer):
                     raise
-                request = self._prepare(method, path, json, data, headers, self._current())
+                request = self._prepare(method, path, json, data, headers)
                 return self._exchange(call, request, timeout, reading)
         except FAILURES as error:
             why = self._redact(reason(error))[:500]
@@ -276,18 +263,17 @@ class Transport:
         if pools is not None and pools.pid == os.getpid():
             pools.close()
 
-    def _prepare(
-        self, method: str, path: str, json: object, data: Any, headers: Mapping[str, str] | None, bearer: _Bearer
-    ) -> _Request:
+    def _prepare(self, method: str, path: str, json: object, data: Any, headers: Mapping[str, str] | None) -> _Request:
         """Prepare a request.
 
         Raises:
             OSError, ValueError, TypeError: the request cannot be sent.
         """
-        every = {**self._headers, "Authorization": bearer.header}
-        for name, value in (headers or {}).items():
-            check_header_validity((name, value))
-            every[name] = value
+        every = {**self._headers, "Authorization": self._bearer.header}
+        if headers:
+            for name, value in headers.items():
+                check_header_validity((name, value))
+                every[name] = value
         body = data if json is None else jsonlib.dumps(json).encode()
         if body is not None:
             every["Content-Length"] = str(len(body) if data is None else data.len)
@@ -307,10 +293,15 @@ class Transport:
 
     def _send(self, request: _Request, timeout: float) -> BaseHTTPResponse:
         """Send one request, and read the head of its answer."""
-        pool, target = self._pools_of_process().route(request.url)
+        pools = self._pools
+        if pools is None or pools.pid != os.getpid():  # a forked process does not use its parent's connections
+            pools = self._pools = pools_of(self.url, _Connection, self._min_rate)
+        start = request.url.find("/", len("https://"))
+        origin = request.url[:start]
+        pool, before = pools.routes.get(origin) or pools.find_route(origin)
         response: BaseHTTPResponse = pool.urlopen(
             request.method,
-            target,
+            before + request.url[start:],
             request.body,
             request.headers,
             retries=_NO_RETRIES,
@@ -320,16 +311,6 @@ class Transport:
             preload_content=False,
         )
         return response
-
-    def _pools_of_process(self) -> _Pools:
-        """The pools for the server that all transports of this process share, such as those of several worker names.
-
-        A forked process does not use its parent's connections.
-        """
-        pools = self._pools
-        if pools is None or pools.pid != os.getpid():
-            pools = self._pools = _pools_of(self.url, self._min_rate)
-        return pools
 
     def _redirected(self, call: str, request: _Request, status: int, location: str) -> _Request:
         """The request for the target of a redirect.
@@ -345,7 +326,7 @@ class Transport:
         if request.method != "GET" and not replayable:
             where = self._redact(place(request.url, location))
             raise WorkerError(f"{call} -> {status}: redirects to {where}, which only a GET follows", status=status)
-        return request._replace(url=_prepared(target))
+        return request._replace(url=prepared(target))
 
     def _read(self, call: str, response: BaseHTTPResponse, reading: _Reading) -> Any:
         """Read and decode the body of an answer.
@@ -353,53 +334,62 @@ class Transport:
         Raises:
             WorkerError: it is an error, or not JSON.
         """
-        status = response.status
-        if not 200 <= status < 300:
-            self._raise_refusal(call, response)
-        if encoding := _encoding(response):
-            error = WorkerError(f"{call} -> {status}: {encoding}", status=status, retryable=True)
-            error.fault = encoding
+        if not 200 <= response.status < 300:
+            raise refusal(call, response, self._redact)
+        if "Content-Encoding" in response.headers and (error := compressed(call, response)):
             raise error
-        chunks = _chunks(response, reading.chunk_bytes)
-        start = next(chunks, b"")
+        chunks: Iterable[bytes] = ()
+        if reading.read is None:
+            start = _start(response)
+        else:
+            chunks = _chunks(response)
+            start = next(chunks, b"")
         try:
-            return reading.read(chain((start,), chunks))
+            if reading.read is not None:
+                return reading.read(chain((start,), chunks))
+            if len(start) <= MOST_PARSED:
+                return _decoded(start)
+            return read_long(chain((start,), _chunks(response)), reading.needed, reading.problems)
         except TooLong as problem:
-            raise WorkerError(f"{call} -> {status}: {problem}", status=status) from None
+            raise WorkerError(f"{call} -> {response.status}: {problem}", status=response.status) from None
         except ValueError as problem:
-            kind = response.headers.get("Content-Type", "no content type")
-            error = WorkerError(
-                f"{call} -> {status}: not JSON ({self._redact(kind)[:100]}): {self._text(start)}",
-                status=status,
-                retryable=True,
-            )
-            error.fault = str(problem) if isinstance(problem, BrokenList) else NOT_JSON
-            page, error.challenge = html_fault(status, kind, start)
-            error.fault = page or error.fault
-            raise error from None
-
-    def _raise_refusal(self, call: str, response: BaseHTTPResponse) -> NoReturn:
-        status = response.status
-        start, encoding = b"", _encoding(response)
-        try:
-            start = b"" if encoding else next(_chunks(response, MOST_ERROR_BYTES), b"")
-        except FAILURES:
-            logger.debug("%s -> %d: the answer broke off", call, status)
-        error = WorkerError(
-            f"{call} -> {status}: {encoding or self._text(start)}",
-            status=status,
-            retryable=retryable(status),
-            retry_after=retry_after(response.headers.get("Retry-After")),
-        )
-        error.fault, error.challenge = html_fault(status, response.headers.get("Content-Type", ""), start)
-        raise error
-
-    def _text(self, body: bytes) -> str:
-        return self._redact(body[:MOST_ERROR_BYTES].decode(errors="replace"))[:500]
+            raise not_json(call, response, start, problem, self._redact) from None
 
 
-def _chunks(response: BaseHTTPResponse, size: int) -> Iterator[bytes]:
-    """The body in chunks of at least ``size`` bytes, except the last.
+def _decoded(body: bytes) -> object:
+    """Decode the JSON of a short answer. An empty body becomes an empty object.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    if not body.strip():
+        return {}
+    try:
+        return jsonlib.loads(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _start(response: BaseHTTPResponse) -> bytes:
+    """The begin of a body, or all of it up to ``MOST_PARSED``.
+
+    Raises:
+        OSError, urllib3.exceptions.HTTPError: the body is shorter than announced, or did not arrive in time.
+    """
+    start = response.read1(MOST_PARSED + 1)
+    if response.length_remaining == 0:
+        return start
+    parts = bytearray(start)
+    while len(parts) <= MOST_PARSED:
+        part = response.read1(MOST_PARSED + 1)
+        if not part:
+            break
+        parts += part
+    return bytes(parts)
+
+
+def _chunks(response: BaseHTTPResponse) -> Iterator[bytes]:
+    """The body, or the rest of it, in chunks of at least ``READ_BYTES``, except the last.
 
     If the answer breaks off, the last chunk contains what has arrived.
 
@@ -409,109 +399,18 @@ def _chunks(response: BaseHTTPResponse, size: int) -> Iterator[bytes]:
     chunk = bytearray()
     while True:
         try:
-            part = response.read1(size)
+            part = response.read1(READ_BYTES)
         except FAILURES:
             if chunk:
                 yield bytes(chunk)
             raise
         chunk += part
-        if chunk and (not part or len(chunk) >= size):
+        ended = not part or response.length_remaining == 0
+        if chunk and (ended or len(chunk) >= READ_BYTES):
             yield bytes(chunk)
             chunk.clear()
-        if not part:
+        if ended:
             break
-
-
-def _encoding(response: BaseHTTPResponse) -> str:
-    """The reason why an answer is not read: it is compressed, though no compression was asked for. Else empty."""
-    encoding = response.headers.get("Content-Encoding", "").strip().lower()
-    return COMPRESSED if encoding not in ("", "identity") else ""
-
-
-def _prepared(url: str) -> str:
-    """Prepare an address for urllib3: with the host name in ASCII, and the path quoted.
-
-    Raises:
-        WorkerError: the address is invalid.
-    """
-    request = requests.PreparedRequest()
-    try:
-        request.prepare_url(url, None)
-    except (requests.RequestException, ValueError) as error:
-        raise WorkerError(f"{url!r} is not a server's URL: {reason(error)}") from None
-    return request.url or url
-
-
-def _usable(token: str, name: str) -> str:
-    """Strip and check a token.
-
-    Raises:
-        WorkerError: the token cannot be sent in a header. The message does not repeat it.
-    """
-    token = token.strip()
-    if not token:
-        raise WorkerError(f"{name} is empty")
-    if any(ord(char) < 32 or 127 <= ord(char) < 160 or ord(char) > 255 for char in token):
-        raise WorkerError(f"{name} contains characters that no token has: copy it again")
-    return token
-
-
-class _Pools:
-    """The connection pools of one process. Closes their connections when it is garbage-collected.
-
-    Args:
-        url: the server's address, for which the environment may configure a proxy.
-        min_rate: as for :class:`Transport`.
-
-    Attributes:
-        pid: the process.
-        key: the same for pools that can replace each other.
-    """
-
-    def __init__(self, url: str, min_rate: float) -> None:
-        self.pid = os.getpid()
-        self._min_rate = min_rate
-        self._adapter = HTTPAdapter()
-        self._adapter.init_poolmanager(1, SIDE_BY_SIDE, blocksize=SEND_BYTES)
-        self._proxies = get_environ_proxies(url)
-        self._verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
-        self.key = (self.pid, url, min_rate, self._verify, *sorted(self._proxies.items()))
-        self._routes: dict[str, tuple[Any, str]] = {}
-
-    def route(self, url: str) -> tuple[Any, str]:
-        """The pool for an address, and the target that the request names."""
-        start = url.find("/", len("https://"))
-        origin, target = url[:start], url[start:]
-        route = self._routes.get(origin)
-        if route is None:
-            route = self._routes[origin] = self._make_route(origin)
-        return route[0], route[1] + target
-
-    def _make_route(self, origin: str) -> tuple[Any, str]:
-        """The pool for an origin, and what precedes the path in the target: the origin, if a proxy forwards requests.
-
-        Raises:
-            OSError: the certificates cannot be read.
-        """
-        root = requests.Request("GET", f"{origin}/").prepare()
-        pool: Any = self._adapter.get_connection_with_tls_context(root, self._verify, self._proxies)
-        self._adapter.cert_verify(pool, origin, self._verify, None)  # type: ignore[no-untyped-call]
-        if not issubclass(pool.ConnectionCls, _Connection):  # it is, if the origin was written with its default port
-            pool.ConnectionCls = type("Connection", (_Connection, pool.ConnectionCls), {"min_rate": self._min_rate})
-        return pool, self._adapter.request_url(root, self._proxies).rstrip("/")
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        self._adapter.close()
-
-
-_shared: WeakValueDictionary[tuple[object, ...], _Pools] = WeakValueDictionary()
-
-
-def _pools_of(url: str, min_rate: float) -> _Pools:
-    """The pools for a server that the transports of this process share, as long as one of them uses them."""
-    new = _Pools(url, min_rate)
-    return _shared.setdefault(new.key, new)
 
 
 def answer_seconds(timeout: float) -> float:

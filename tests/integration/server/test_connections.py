@@ -19,7 +19,8 @@ import pytest
 import trustme
 
 from mr_celery.errors import WorkerError
-from mr_celery.server.transport import MOST_ERROR_BYTES, Transport
+from mr_celery.server.failures import MOST_ERROR_BYTES
+from mr_celery.server.transport import Transport
 from support.ports import until
 
 from .conftest import read_request

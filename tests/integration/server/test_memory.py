@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from mr_celery.server.answers import read_answer
+from mr_celery.server.answers import read_long
 from mr_celery.server.list_parser import entries, members
 
 
@@ -23,9 +23,9 @@ def test_the_memory_of_many_values_is_bounded(value: bytes) -> None:
     many = b"[" + (value + b",") * (2**20 // (len(value) + 1)) + b"0]"
     readings: list[Callable[[], object]] = [
         lambda: list(entries(pieces(b'{"jobs":[{"id":1,"x":' + many + b'},{"id":2}],"more":' + many + b"}", size))),
-        lambda: read_answer(pieces(many, size), ("id",)),
-        lambda: read_answer(pieces(b'{"x":' + many + b',"id":2}', size), ("id",)),
-        lambda: read_answer(pieces(b'{"id":' + many + b"}", size), ("id",)),
+        lambda: read_long(pieces(many, size), ("id",)),
+        lambda: read_long(pieces(b'{"x":' + many + b',"id":2}', size), ("id",)),
+        lambda: read_long(pieces(b'{"id":' + many + b"}", size), ("id",)),
         lambda: [name for name, _ in members(pieces(b'{"x":' + many + b"}", size))],
     ]
     for read in readings:

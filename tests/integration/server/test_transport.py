@@ -9,7 +9,6 @@ import time
 import traceback
 import zlib
 from email.utils import formatdate
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from mr_celery.errors import MOST_RETRY_AFTER, WorkerError
 from mr_celery.server import Transport, answers
 from mr_celery.server import transport as http_module
+from mr_celery.server.answers import MOST_PARSED
 from mr_celery.server.failures import MOST_SECONDS, retry_after, without_secret
 from support.mocked_http import MockedHttp
 from support.ports import until
@@ -272,10 +272,40 @@ class TestNotTheProtocol:
         assert len(str(error)) < 600
         assert (error.status, error.retryable) == (200, True)
 
+    @pytest.mark.parametrize("needed", [(), ("id",)])
+    @pytest.mark.parametrize(
+        ("body", "value"),
+        [
+            (b"", {}),
+            (b" \r\n", {}),
+            (b"{}", {}),
+            (b'{"id": 1, "x": [2]}', {"id": 1, "x": [2]}),
+            (b"[1]", [1]),
+            (b"7", 7),
+            (b" " * (MOST_PARSED - 1) + b"7", 7),
+        ],
+    )
+    @pytest.mark.parametrize("is_chunked", [False, True])
+    def test_a_short_answer_is_parsed(
+        self, serve: Any, body: bytes, value: object, needed: tuple[str, ...], *, is_chunked: bool
+    ) -> None:
+        reply = answer(body)
+        if is_chunked:
+            pieces = (body[at : at + 30_000] for at in range(0, len(body), 30_000))
+            chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+            reply = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+        assert transport(serve(reply).url).request("GET", "/x", needed=needed) == value
+
+    @pytest.mark.parametrize("size", [MOST_PARSED + 1, 3 * MOST_PARSED])
+    def test_a_long_answer_is_reduced_to_what_is_needed(self, serve: Any, size: int) -> None:
+        body = b'{"id": 1, "url": "u", "x": "'.ljust(size - 2, b"x") + b'"}'
+        client = transport(serve(answer(body)).url)
+        assert client.request("GET", "/x", needed=("id", "url")) == {"id": 1, "url": "u"}
+        assert client.request("GET", "/x") == {}
+
     def test_an_answer_that_is_too_long(self, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(answers, "MOST_BYTES", 100_000)
-        read = partial(answers.read_answer, needed=("id",))
-        error = failing(transport(serve(answer(b'{"x": "' + b"x" * 200_000 + b'", "id": 1}')).url), read=read)
+        error = failing(transport(serve(answer(b'{"x": "' + b"x" * 200_000 + b'", "id": 1}')).url), needed=("id",))
         assert str(error) == "GET /x -> 200: the answer is longer than 100000 bytes"
 
     def test_no_http_at_all(self, serve: Any) -> None:

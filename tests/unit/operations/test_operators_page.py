@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Coroutine
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from mr_celery.operations import Subject, read_statuses
 from mr_celery.operations.http import create_app
 from mr_celery.operations.jobs import history_of
 from mr_celery.operations.page import Page, app, overview
-from mr_celery.server.token import Token
+from mr_celery.server.token import Token, TokenFile
 from support.asgi import Answer, request
 from support.hostile import EVERYTHING, unsafe
 from support.ledgers import INSIDE, LATER, BridgeHarness, make_harness
@@ -111,12 +112,15 @@ class TestAccess:
 
         run(visit())
 
-    def test_a_new_token_in_its_file_takes_effect(self, harness: BridgeHarness) -> None:
-        token = Token("before-it-changed")
+    def test_a_new_token_in_its_file_takes_effect(self, harness: BridgeHarness, tmp_path: Path) -> None:
+        file = tmp_path / "token"
+        file.write_text("before-it-changed")
+        file.chmod(0o600)
+        token = TokenFile(str(file), lambda path: Path(path).read_text())
         bridges = [bridge_of(harness)]
         page = create_app(bridges, Page(bridges, token))
         assert run(request(page, "/", headers=BEARER)).status == 401
-        token._value = TOKEN
+        file.write_text(TOKEN)
         assert run(request(page, "/", headers=BEARER)).status == 200
 
     def test_there_is_nothing_to_change(self, harness: BridgeHarness) -> None:

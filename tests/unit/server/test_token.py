@@ -38,6 +38,7 @@ def test_a_changed_file_is_read_again(file: Path, caplog: pytest.LogCaptureFixtu
     before = token.id
     assert token.value == "first-token"
     replace(file, "second-token")
+    token.look()
     assert (token.value, token.id != before) == ("second-token", True)
     assert caplog.messages == [f"the token in {file} has changed, and is used from now on"]
     assert "token" not in repr(token).replace("TokenFile", "")
@@ -53,12 +54,14 @@ def test_the_last_token_is_kept_while_the_file_is_unusable(
     else:
         replace(file, text)
     for _ in range(3):
+        token.look()
         assert token.value == "first-token"
         token.read_again()
     assert len(caplog.messages) == 1
     assert caplog.messages[0].endswith("; the last token is kept")
     assert '"quoted"' not in caplog.text
     replace(file, "second-token")
+    token.look()
     assert token.value == "second-token"
 
 
@@ -70,6 +73,7 @@ def test_a_link_may_be_turned_to_another_folder(tmp_path: Path) -> None:
     token = TokenFile(str(tmp_path / "data" / "token"), read_token)
     (tmp_path / "next").symlink_to("two")
     os.replace(tmp_path / "next", tmp_path / "data")
+    token.look()
     assert token.value == "token-two"
 
 

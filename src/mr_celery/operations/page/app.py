@@ -51,7 +51,7 @@ class Page:
 
     Args:
         bridges: the bridges of this process.
-        token: the token, as it is at each moment.
+        token: the token; its file is looked at again for each use.
     """
 
     def __init__(self, bridges: Sequence[Bridge], token: Token) -> None:
@@ -87,6 +87,7 @@ class Page:
             await (await self._refusal(scope))(scope, receive, send)
 
     def _accepts(self, given: bytes) -> bool:
+        self._token.look()
         return hmac.compare_digest(given, self._token.value.encode())
 
     async def _refusal(self, scope: Scope) -> Response:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mr_celery.errors import LedgerUnavailable, WorkerError
-from mr_celery.ledger import Ledger, TokenRefusal
-from mr_celery.token_refusals import FRESH_SECONDS, TokenRefusals, pause_after
+from mr_celery.ledger import Ledger, TokenRefusal, TokenRefusals
+from mr_celery.ledger.token_refusals import FRESH_SECONDS, pause_after
 from support.clock import Clock
 from support.ledgers import INSIDE, LedgerKit, fake_kit, refusal
 
@@ -147,3 +147,14 @@ def test_what_is_read_is_used_for_a_moment_only(one: TokenRefusals, other: Token
     assert allowed(one) is False
     clock.advance(FRESH_SECONDS)
     assert allowed(one) is None
+
+
+def test_an_accepted_token_needs_no_look_for_a_moment(one: TokenRefusals, other: TokenRefusals, clock: Clock) -> None:
+    assert one.sure == ("", float("-inf"))
+    assert allowed(one) is False
+    assert one.sure == (ID, clock() + FRESH_SECONDS)
+    other.refused(ID, refusal(401), trying=False)
+    assert other.sure[0] == ""
+    clock.advance(FRESH_SECONDS)
+    assert allowed(one) is None
+    assert one.sure[0] == ""

@@ -10,9 +10,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from .errors import LedgerUnavailable, WorkerError
-from .ledger import Ledger, TokenRefusal
+from ..errors import LedgerUnavailable, WorkerError
+from .records import TokenRefusal
+from .scripts import LedgerBase
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
 
 FRESH_SECONDS = 0.25
 """Seconds for which a process uses what it has read. Requests of this time may be refused in addition."""
@@ -22,6 +27,30 @@ LONGEST_PAUSE = 60.0
 
 PROOFS = ("claim", "close", "upload", "review")
 """Requests whose success proves that the token is valid. A server may answer others and refuse these."""
+
+
+class RefusedTokens(LedgerBase):
+    """The tokens that the server refuses."""
+
+    def refused_token(self, token_id: str) -> TokenRefusal | None:
+        """The server's refusal of a token; ``None`` if it is not known to be refused.
+
+        Args:
+            token_id: identifies the token; its value never gets here.
+        """
+        with self._redis.client() as client:
+            stored = client.get(f"{self._prefix}refused:{token_id}")
+        return TokenRefusal.from_json(stored) if stored else None
+
+    def note_refused_token(self, token_id: str, refusal: TokenRefusal) -> None:
+        """Store that the server refuses a token, for a day at most."""
+        with self._redis.client() as client:
+            client.set(f"{self._prefix}refused:{token_id}", refusal.to_json(), ex=86400)
+
+    def note_accepted_token(self, token_id: str) -> None:
+        """Store that the server does not refuse a token any longer."""
+        with self._redis.client() as client:
+            client.delete(f"{self._prefix}refused:{token_id}")
 
 
 class TokenRefusals:
@@ -34,6 +63,10 @@ class TokenRefusals:
     Args:
         ledger: the ledger of the worker name.
         clock: monotonic seconds.
+
+    Attributes:
+        sure: the id of a token that is not known to be refused, else an empty text; and until when that may be used.
+            :meth:`before` need not be called for that token until then, and :meth:`accepted` not at all.
     """
 
     def __init__(self, ledger: Ledger, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,6 +74,7 @@ class TokenRefusals:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: tuple[str, float, TokenRefusal | None] = ("", float("-inf"), None)
+        self.sure = ("", float("-inf"))
 
     def before(self, token_id: str, route: str) -> bool:
         """Check that a request may be sent. Returns whether it tries a refused token for all processes.
@@ -105,7 +139,9 @@ class TokenRefusals:
 
     def _know(self, token_id: str, refusal: TokenRefusal | None) -> None:
         with self._lock:
-            self._known = (token_id, self._clock() + FRESH_SECONDS, refusal)
+            until = self._clock() + FRESH_SECONDS
+            self._known = (token_id, until, refusal)
+            self.sure = (token_id if refusal is None else "", until)
 
 
 def pause_after(refusal: TokenRefusal) -> float:
