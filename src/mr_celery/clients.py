@@ -12,7 +12,7 @@ from .delivery import DELIVERY_LEASE, USUAL_RATE, Delivery
 from .errors import WorkerError
 from .ledger import Fleet, Ledger, TokenRefusals
 from .server import Api
-from .server.address import job_address
+from .server.api import job_address
 from .server.token import TokenFile
 from .server.transport import MIN_RATE
 from .settings import Settings, read_token, require
@@ -160,9 +160,12 @@ class Clients:
             timeout=settings.timeout,
             on_error=self._on_error,
             on_success=self._on_success,
-            refusals=TokenRefusals(self.ledger(name)) if self._shares_refusals and settings.ledger_url else None,
+            refusals=self._refusals(name) if self._shares_refusals and settings.ledger_url else None,
             min_rate=min_rate,
         )
+
+    def _refusals(self, name: str) -> TokenRefusals:
+        return self._once(("refusals", name), lambda: TokenRefusals(self.ledger(name)))
 
     def delivery(self, worker_name: str) -> Delivery:
         """The delivery to the server for a worker name, for runs.

@@ -16,7 +16,7 @@ from ..handlers import Handler, Registry, no_handler
 from ..job import Job
 from ..ledger import Ledger, Route
 from ..outcome import Outcome
-from ..server.address import job_address
+from ..server.api import job_address
 from ..telemetry import tracing
 from ..telemetry.logs import JobLog
 from ..telemetry.outages import Outage

@@ -42,7 +42,7 @@ def jobs(ctx: click.Context, job_id: int | None, limit: int, as_json: bool, **fl
     """
     from ..operations import waiting_jobs
     from ..operations.jobs import Filter, history_of, listed
-    from ..server.address import job_address
+    from ..server.api import job_address
 
     with one_line_errors():
         wanted = filter_of(flags)

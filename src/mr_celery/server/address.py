@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 
@@ -64,16 +64,6 @@ def redirect_target(url: str, location: str) -> str | None:
     if not same_host or not (same_place or upgrade):
         return None
     return there._replace(fragment="").geturl()
-
-
-def job_path(job_id: int) -> str:
-    """The path of a job under the server's address."""
-    return f"/jobs/{quote(str(job_id), safe='')}"
-
-
-def job_address(url: str, job_id: int) -> str:
-    """The address under which the server has a job, with its output."""
-    return url + job_path(job_id)
 
 
 def absolute(url: str, location: str) -> str | None:

@@ -30,6 +30,16 @@ NOT_KNOWN = (300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405)
 T = TypeVar("T")
 
 
+def job_path(job_id: int) -> str:
+    """The path of a job under the server's address."""
+    return f"/jobs/{quote(str(job_id), safe='')}"
+
+
+def job_address(url: str, job_id: int) -> str:
+    """The address under which the server has a job, with its output."""
+    return url + job_path(job_id)
+
+
 class Refusals(Protocol):
     """Decides whether a refused token may be tried.
 
@@ -234,7 +244,7 @@ class Api:
         Raises:
             WorkerError: another worker has the job, it is no longer pending, or there was no answer.
         """
-        path, body = f"/jobs/{quote(str(job_id), safe='')}/claim", {"worker": self.name}
+        path, body = f"{job_path(job_id)}/claim", {"worker": self.name}
         answer = self._request("claim", self._transport.request, "POST", path, json=body)
         return answer if isinstance(answer, dict) else {}
 
@@ -254,7 +264,7 @@ class Api:
 
     def _close(self, job_id: int, body: dict[str, Any]) -> Any:
         with self._traced("close", job_id, "/jobs/{id}/close"):
-            return self._transport.request("POST", f"/jobs/{quote(str(job_id), safe='')}/close", json=body)
+            return self._transport.request("POST", f"{job_path(job_id)}/close", json=body)
 
     def upload(
         self,
@@ -362,7 +372,7 @@ class Api:
 
     def _read_job(self, job_id: int) -> Any:
         try:
-            return self._transport.request("GET", f"/jobs/{quote(str(job_id), safe='')}", needed=("status",))
+            return self._transport.request("GET", job_path(job_id), needed=("status",))
         except WorkerError as error:
             if error.status in NOT_KNOWN or (error.status is not None and error.status < 300):
                 return None

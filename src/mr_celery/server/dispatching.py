@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import WorkerError
 from ..version import __version__
-from .address import absolute, job_path
+from .address import absolute
+from .api import job_path
 from .transport import Transport
 
 DISPATCH = "/dispatch"

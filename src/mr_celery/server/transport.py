@@ -177,7 +177,8 @@ class Transport:
     @property
     def token_id(self) -> str:
         """Identifies the token that the next request has."""
-        self._token.look()
+        if self._token.can_change:
+            self._token.look()
         return self._token.id
 
     def _take_over_token(self) -> None:

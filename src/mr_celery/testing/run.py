@@ -99,6 +99,7 @@ class JobRun:
         self._stack = stack
         self._ledger_url = ""
         self._connected: list[Any] = []
+        self._clients: Clients | None = None
 
     def __repr__(self) -> str:
         return "<modelreins_run>"
@@ -143,7 +144,13 @@ class JobRun:
         """Let ``complete()`` and the like find the test's ledger."""
         if app not in self._connected:
             self._connected.append(app)
-            self._stack.enter_context(connected(app, Clients(settings)))
+            self._stack.enter_context(connected(app, self._clients_of(settings)))
+
+    def _clients_of(self, settings: Settings) -> Clients:
+        """The clients, which the runs of a test share as the jobs of a process do."""
+        if self._clients is None or self._clients.settings != settings:
+            self._clients = Clients(settings)
+        return self._clients
 
     def _configure(self, app: Any, ledger_url: str, worker: str | None, task: Any) -> tuple[Settings, Registry]:
         """The application's settings with local addresses, and the handlers that they offer."""
@@ -177,7 +184,7 @@ class JobRun:
         capturing, store = _CapturingSender(), self._sandbox.store
         publisher = cast(Publisher, capturing)
         job_id: int = self._sandbox.dispatch(prompt, worker=settings.name, **fields)["id"]
-        clients = Clients(settings)
+        clients = self._clients_of(settings)
         ledger, fleet, routes = clients.ledger(), clients.fleet(), Routes(app, registry, settings.max_attempts)
         outages = Outages(*(Outage(each, "The test fails", logger) for each in ("server", "ledger", "broker")))
         context = BridgeContext(

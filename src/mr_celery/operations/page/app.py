@@ -20,7 +20,7 @@ from ...bridge import Bridge
 from ...clients import Clients
 from ...errors import LedgerUnavailable, MrCeleryError
 from ...ledger import IN_FLIGHT
-from ...server.address import job_address
+from ...server.api import job_address
 from ...server.token import Token
 from ...telemetry.printing import printable_line
 from ...telemetry.quantities import duration
