@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -20,6 +19,7 @@ from mr_celery import fail as fail_by_reference
 from mr_celery.errors import JobError
 from mr_celery.ledger import Ledger
 from mr_celery.sandbox import Sandbox
+from support import fork_server
 from support.fleet import BIN, Fleet
 from support.ports import until
 from support.servers import RedisServer
@@ -54,7 +54,7 @@ def fleet(
 def command(fleet: Fleet, *arguments: str, code: int = 0, **options: Any) -> str:
     """What a command prints, after checking its exit code."""
     whole = [str(BIN / "celery"), "-A", fleet.app, "modelreins", *arguments]
-    done = subprocess.run(whole, env=fleet.environment, capture_output=True, text=True, timeout=90, **options)
+    done = fork_server.run(whole, env=fleet.environment, timeout=90, **options)
     assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
@@ -104,7 +104,7 @@ def test_a_slot_is_free_while_a_job_waits_for_its_outcome_from_another_process(f
     (ref,) = references(fleet, "a picture")
     environment = {"MODELREINS_LEDGER_URL": fleet.environment["MODELREINS_LEDGER_URL"], "PATH": str(BIN)}
     hook = [sys.executable, "-c", HOOK, ref]
-    answers = [subprocess.run(hook, env=environment, capture_output=True, text=True, timeout=90) for _ in range(2)]
+    answers = [fork_server.run(hook, env=environment, timeout=90) for _ in range(2)]
     assert [each.stdout.strip() for each in answers] == ["accepted", "completed"], [each.stderr for each in answers]
     (job,) = fleet.ended(job_id)
     assert (job["status"], job["result"].splitlines()[0]) == ("done", "made elsewhere")

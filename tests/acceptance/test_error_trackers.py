@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from mr_celery.sandbox import Rule, Sandbox
+from support import fork_server
 from support.fleet import BIN, Fleet
 from support.servers import RedisServer
 
@@ -73,7 +73,7 @@ class Tracked(Fleet):
     def command(self, *arguments: str) -> str:
         """The output of one of Celery's commands."""
         whole = [str(BIN / "celery"), "-A", self.app, *arguments]
-        ended = subprocess.run(whole, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        ended = fork_server.run(whole, env=self.environment, timeout=60)
         return ended.stdout + ended.stderr
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mr_celery.sandbox import Sandbox
+from support import fork_server
 from support.fleet import BIN, Fleet
 from support.servers import RedisServer
 
@@ -59,7 +59,7 @@ def test_a_django_project(example: Callable[..., Fleet], tmp_path: Path) -> None
 
     def manage(*arguments: str) -> str:
         command = [sys.executable, str(EXAMPLES / "django_project" / "manage.py"), *arguments]
-        done = subprocess.run(command, env=fleet.environment, capture_output=True, text=True, timeout=60)
+        done = fork_server.run(command, env=fleet.environment, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -79,7 +79,7 @@ def test_a_django_project_without_its_token_says_what_is_missing(example: Callab
     fleet = example("django_project", "shop", "shop-worker")
     environment = {**fleet.environment, "MODELREINS_TOKEN": ""}
     command = [str(BIN / "celery"), "-A", "shop", "modelreins", "bridge"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = fork_server.run(command, env=environment, timeout=60)
     assert done.returncode == 1
     assert "worker 'shop-worker' has no token: set MODELREINS_TOKEN" in done.stderr
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from mr_celery.sandbox.chaos import Rule
+from support import fork_server
 from support.fleet import BIN, Fleet
 from support.metrics import documented, names_in
 from support.ports import free_port, until
@@ -166,7 +166,7 @@ def test_without_a_ledger_the_bridge_is_not_ready_and_serves_its_own_metrics(fle
 def test_port_in_use_fails_with_one_line(fleet: Fleet, monitor: Monitor) -> None:
     fleet.bridge()
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "bridge"]
-    done = subprocess.run(command, env=fleet.environment, capture_output=True, text=True, timeout=60)
+    done = fork_server.run(command, env=fleet.environment, timeout=60)
     assert done.returncode == 1
     assert f"cannot listen on {monitor.address}" in done.stderr
     assert "Traceback" not in done.stderr

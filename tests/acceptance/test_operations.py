@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mr_celery.ledger import Ledger
+from support import fork_server
 from support.fleet import BIN, Fleet
 from support.ports import until
 
@@ -18,7 +18,7 @@ from support.ports import until
 def command(fleet: Fleet, *arguments: str, code: int = 0) -> str:
     """What a command prints, after checking what it exits with."""
     whole = [str(BIN / "celery"), "-A", fleet.app, "modelreins", *arguments]
-    done = subprocess.run(whole, env=fleet.environment, capture_output=True, text=True, timeout=60)
+    done = fork_server.run(whole, env=fleet.environment, timeout=60)
     assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import redis
 
 from mr_celery.ledger import permissions as needed
 from mr_celery.sandbox import Sandbox
+from support import fork_server
 from support.fleet import BIN, Fleet
 from support.ports import until
 from support.servers import RedisServer
@@ -70,7 +70,7 @@ def refused(server: RedisServer) -> set[str]:
 
 def run(fleet: Fleet, *arguments: str, code: int = 0) -> str:
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", *arguments]
-    done = subprocess.run(command, env=fleet.environment, capture_output=True, text=True, timeout=120)
+    done = fork_server.run(command, env=fleet.environment, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 
+from support import fork_server
 from support.fleet import BIN, Fleet
 
 REFUSED = {
@@ -23,13 +22,10 @@ REFUSED = {
 def test_the_task_is_refused_in_one_line_by_each_process(fleet: Fleet, kind: str) -> None:
     environment = {**fleet.environment, "PROJ_REFUSED": kind}
     for command in (["worker", "-P", "solo"], ["modelreins", "bridge"], ["modelreins", "check"]):
-        ended = subprocess.run(
+        ended = fork_server.run(
             [str(BIN / "celery"), "-A", "support.proj_refused", *command],
             env=environment,
-            capture_output=True,
-            text=True,
             timeout=60,
-            check=False,
         )
         output = ended.stdout + ended.stderr
         assert ended.returncode == 1, output

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mr_celery.sandbox import Rule
+from support import fork_server
 from support.fleet import BIN, Fleet
 from support.ports import until
 
@@ -52,12 +53,10 @@ def register(
         code: the expected exit code.
     """
     admin = fleet.sandbox.token if token is None else token
-    done = subprocess.run(
+    done = fork_server.run(
         command_of("register", *options),
         env={**fleet.environment, "MODELREINS_ADMIN_TOKEN": admin},
         input=typed,
-        capture_output=True,
-        text=True,
         timeout=60,
     )
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -68,7 +67,7 @@ def register(
 
 def check(fleet: Fleet) -> str:
     """The line of `check` about the registration, and those below it."""
-    done = subprocess.run(command_of("check"), env=fleet.environment, capture_output=True, text=True, timeout=60)
+    done = fork_server.run(command_of("check"), env=fleet.environment, timeout=60)
     return done.stdout[done.stdout.index("\nregistered ") + 1 :]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from mr_celery.sandbox import Sandbox
+from support import fork_server
 from support.fleet import BIN, Fleet, Process
 from support.ports import free_port, until
 from support.servers import RedisServer
@@ -37,7 +37,7 @@ class Operator:
 
     def command(self, *arguments: str, code: int | None = 0) -> str:
         whole = [str(BIN / "celery"), "-A", self.fleet.app, "modelreins", *arguments]
-        done = subprocess.run(whole, env=self.fleet.environment, capture_output=True, text=True, timeout=90)
+        done = fork_server.run(whole, env=self.fleet.environment, timeout=90)
         assert code is None or done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -11,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from mr_celery.sandbox import Sandbox
+from support import fork_server
 from support.certificates import Certificates
 from support.fleet import BIN, Fleet
 from support.ports import free_port
@@ -105,7 +105,7 @@ def test_jobs_run_with_the_addresses_that_celery_has(
         jobs = fleet.ended(*[fleet.dispatch(f"job {n}") for n in range(4)])
         assert [(job["status"], job["result"]) for job in jobs] == [("done", f"JOB {n}") for n in range(4)]
         command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "check"]
-        checked = subprocess.run(command, env=fleet.environment, capture_output=True, text=True, timeout=60)
+        checked = fork_server.run(command, env=fleet.environment, timeout=60)
         assert checked.returncode == 0, checked.stdout + checked.stderr
         outputs = [checked.stdout, checked.stderr, *(each.output for each in fleet.processes)]
         assert not any(PASSWORD in text or "p/a?s#s" in text for text in outputs)

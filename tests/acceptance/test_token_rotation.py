@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import requests
 
 from mr_celery.ledger import Ledger
+from support import fork_server
 from support.fleet import BIN, Fleet
 from support.ports import until
 
 
 def new_token(fleet: Fleet) -> str:
     """Register the worker name, and open the link to its token. The token before is refused from then on."""
-    done = subprocess.run(
+    done = fork_server.run(
         [str(BIN / "celery"), "-A", fleet.app, "modelreins", "register", "--again"],
         env={**fleet.environment, "MODELREINS_ADMIN_TOKEN": fleet.sandbox.token},
-        capture_output=True,
-        text=True,
         timeout=90,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from mr_celery.ledger import Ledger
 from mr_celery.sandbox import Sandbox
+from support import fork_server
 from support.fleet import BIN, Fleet
 from support.ports import until
 from support.servers import RabbitServer, RedisServer
@@ -151,7 +151,7 @@ def test_the_final_member_may_defer_the_outcome(fleet: Fleet) -> None:
     ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
     until(lambda: (record := ledger.read(job_id)) and record.state == "deferred", what="the deferral")
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "complete", refs[0], "--result", "it came"]
-    subprocess.run(command, env=fleet.environment, timeout=60, check=True)
+    fork_server.run(command, env=fleet.environment, timeout=60, check=True)
     (job,) = fleet.ended(job_id)
     assert (job["status"], job["result"]) == ("done", "it came")
 
@@ -162,7 +162,7 @@ def test_jobs_shows_the_members(fleet: Fleet) -> None:
     job_id = fleet.dispatch("shown", "return", input="nap")
     until(lambda: fleet.started("begin shown"), what="the member")
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "jobs", str(job_id)]
-    shown = subprocess.run(command, env=fleet.environment, capture_output=True, text=True, timeout=60, check=True)
+    shown = fork_server.run(command, env=fleet.environment, timeout=60, check=True)
     assert re.search(r"support.proj_workflows.nap +running +\S+ +w0@test", shown.stdout), shown.stdout
     assert "workflow" in shown.stdout
     fleet.sandbox.store.abort(job_id)

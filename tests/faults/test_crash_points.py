@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from mr_celery.delivery.deliver import REFUSAL
 from mr_celery.ledger import Ledger
 from mr_celery.sandbox import Rule, Sandbox
+from support import fork_server
 from support.crash import Point, Victim, When, arm, effects
 from support.fleet import BIN, Fleet
 from support.ports import until
@@ -153,7 +153,7 @@ def requeued(fleet: Fleet, prompt: str) -> int:
     until(lambda: fleet.started(prompt) == 1, what="it runs")
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "requeue", str(job_id)]
     for _ in BOTH:
-        assert subprocess.run(command, env=fleet.environment, timeout=60).returncode == -signal.SIGKILL
+        assert fork_server.run(command, env=fleet.environment, timeout=60).returncode == -signal.SIGKILL
     return job_id
 
 
@@ -185,7 +185,7 @@ def complete_by_command(fleet: Fleet, job_id: int, *options: str) -> int:
     """Run ``modelreins complete``. Returns its exit code."""
     ref = Path(f"{fleet.runs}.{job_id}.ref").read_text()
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "complete", ref, *options]
-    return subprocess.run(command, env=fleet.environment, timeout=60).returncode
+    return fork_server.run(command, env=fleet.environment, timeout=60).returncode
 
 
 def unpublishable(fleet: Fleet, prompt: str) -> int:

@@ -8,7 +8,6 @@ once; none runs twice at the same time; what must not be run twice is not; and n
 from __future__ import annotations
 
 import random
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pytest
 
 from mr_celery.ledger import Ledger
 from mr_celery.sandbox import Sandbox
+from support import fork_server
 from support.campaign import all_survive, jobs_each, seed
 from support.fleet import BIN, Fleet
 from support.ports import until
@@ -119,13 +119,10 @@ def must_have_healed(fleet: Fleet, free: dict[int, str], once: dict[int, str], *
     until(lambda: not ledger.in_flight(), seconds=60, what="nothing is in flight")
     slots = lambda: sum(ledger.survey(["celery"]).load.values())  # noqa: E731
     until(lambda: not slots(), seconds=60, what="no slot is taken")
-    audit = subprocess.run(
+    audit = fork_server.run(
         [str(BIN / "celery"), "-A", fleet.app, "modelreins", "check", "--audit"],
         env=fleet.environment,
-        capture_output=True,
-        text=True,
         timeout=120,
-        check=False,
     )
     assert "agree" in audit.stdout, audit.stdout + audit.stderr
 

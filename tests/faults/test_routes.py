@@ -7,7 +7,6 @@ queues away after the claim, and use routers that change their minds.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from kombu import Connection
 
 from mr_celery.sandbox import Sandbox
+from support import fork_server
 from support.fleet import BIN, Fleet
 from support.ports import until
 from support.servers import RabbitServer, RedisServer
@@ -45,7 +45,7 @@ def on_both(
 
 def check(fleet: Fleet) -> str:
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "check"]
-    return subprocess.run(command, env=fleet.environment, timeout=60, capture_output=True, text=True).stdout
+    return fork_server.run(command, env=fleet.environment, timeout=60).stdout
 
 
 def told(log: str, *texts: str) -> int:

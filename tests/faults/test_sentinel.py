@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mr_celery.sandbox import Sandbox
+from support import fork_server
 from support.campaign import Campaign, all_survive
 from support.fleet import BIN, Fleet
 from support.ports import until
@@ -61,7 +61,7 @@ def test_failovers_lose_no_job_and_close_none_twice(fleet: Fleet, sentinels: Sen
         campaign.audit(seconds=120, reruns=RERUNS)
     assert "Traceback" not in bridge.output
     command = [str(BIN / "celery"), "-A", "support.proj", "modelreins", "check"]
-    checked = subprocess.run(command, env=fleet.environment, timeout=60, capture_output=True, text=True)
+    checked = fork_server.run(command, env=fleet.environment, timeout=60)
     assert checked.returncode == 0, checked.stdout
     assert "sentinel://127.0.0.1:" in checked.stdout
 

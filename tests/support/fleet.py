@@ -16,6 +16,7 @@ from typing import Any
 
 from mr_celery.sandbox import Sandbox
 
+from . import fork_server
 from .ports import until
 
 HERE = Path(__file__).parent
@@ -36,9 +37,7 @@ class Process:
     def start(self) -> None:
         """Start the command, or restart it. Output is appended to the same file."""
         self.starts += 1
-        self.popen = subprocess.Popen(
-            self._command, env=self._environment, stdout=self._file, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        self.popen = fork_server.start(self._command, self._environment, self._file)
 
     @property
     def output(self) -> str:
