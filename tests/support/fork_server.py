@@ -31,20 +31,18 @@ SCRIPTS = ("celery", "modelreins", "mr-celery")
 PATCHING = ("gevent", "eventlet")
 IMPORTED = (
     "celery.bin.celery",
-    "celery.apps.worker",
-    "celery.apps.beat",
-    "celery.concurrency.prefork",
-    "celery.concurrency.solo",
-    "celery.concurrency.thread",
-    "celery.worker.consumer",
-    "celery.fixups.django",
-    "kombu.transport.redis",
     "kombu.transport.pyamqp",
+    "kombu.transport.redis",
     "mr_celery.bridge",
     "mr_celery.celery_worker",
-    "mr_celery.cli.modelreins",
     "mr_celery.cli.main",
+    "mr_celery.cli.modelreins",
 )
+"""What a command imports before the application, or what no application replaces parts of.
+
+An error tracker, for instance, replaces functions of Celery's modules before ``celery.worker.consumer`` imports them.
+"""
+
 AT_STARTUP = ("PYTHON", "LD_", "TZ", "C_FORCE_ROOT", "KOMBU_", "OTEL_")
 """How the names of variables begin that are read when Python starts or a module is imported."""
 
