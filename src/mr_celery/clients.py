@@ -160,12 +160,16 @@ class Clients:
             timeout=settings.timeout,
             on_error=self._on_error,
             on_success=self._on_success,
-            refusals=self._refusals(name) if self._shares_refusals and settings.ledger_url else None,
+            refusals=(
+                self._once("refusals", self._new_refusals, name)
+                if self._shares_refusals and settings.ledger_url
+                else None
+            ),
             min_rate=min_rate,
         )
 
-    def _refusals(self, name: str) -> TokenRefusals:
-        return self._once(("refusals", name), lambda: TokenRefusals(self.ledger(name)))
+    def _new_refusals(self, worker_name: str) -> TokenRefusals:
+        return TokenRefusals(self.ledger(worker_name))
 
     def delivery(self, worker_name: str) -> Delivery:
         """The delivery to the server for a worker name, for runs.
