@@ -126,6 +126,14 @@ def test_every_kind_of_workflow(fleet: Fleet, pool: str) -> None:
     until(lambda: fleet.started("callback 3") == 1, what="the callback")
 
 
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_a_retry_that_begins_before_the_execution_that_asked_for_it_has_ended(fleet: Fleet, pool: str) -> None:
+    fleet.worker("-P", pool, "-c", "4", "-Q", "celery,other")
+    fleet.bridge()
+    check_each(fleet, "return", {"overlaps": "PROMPT AFTER 2"}, {})
+    assert fleet.started("try prompt") == 3
+
+
 def test_the_same_by_replace_and_from_async_handlers(fleet: Fleet) -> None:
     fleet.worker("-c", "4", "-Q", "celery,other")
     fleet.bridge()

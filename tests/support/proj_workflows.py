@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 
 from celery import Celery, Task, chain, chord, group, shared_task
 from celery.exceptions import Ignore, Reject
+from celery.signals import task_postrun
 
 from mr_celery import Artifact, Deferred, Escalate, Result, modelreins_job, raise_if_aborted, worker
 from mr_celery.celery_worker.current import current_run
@@ -82,6 +84,30 @@ def flaky(self: Task[Any, Any], text: str, times: int = 2) -> str:
     note(f"try {text}")
     if self.request.retries < times:
         raise self.retry(countdown=0.1)
+    return f"{text} after {self.request.retries}"
+
+
+BEGUN, ENDED = threading.Event(), threading.Event()
+
+
+class Overlapping(Task[Any, Any]):
+    """Its first execution ends only once its retry has begun."""
+
+    def on_retry(self, *_: Any) -> None:
+        if self.request.retries == 0:
+            BEGUN.wait(20)
+
+
+@app.task(bind=True, base=Overlapping, default_retry_delay=0)
+def overlaps(self: Task[Any, Any], text: str) -> str:
+    note(f"try {text}")
+    if self.request.retries == 0:
+        task_postrun.connect(lambda **_: ENDED.set(), sender=self, weak=False)  # after the receivers of mr-celery
+    elif self.request.retries == 1:
+        BEGUN.set()
+        ENDED.wait(20)
+    if self.request.retries < 2:
+        raise self.retry()
     return f"{text} after {self.request.retries}"
 
 
@@ -193,6 +219,7 @@ def canvas(name: str, prompt: str) -> Any:
         "link": lambda: chain(add.s(1, 2), add.s(3)).on_error(swallow.s()),
         "callback": lambda: add.s(1, 2).set(link=callback.s()),
         "countdown": lambda: chain(add.s(1, 2).set(countdown=1), add.s(3)),
+        "overlaps": lambda: chain(overlaps.s(prompt), upper.s()),
         "flaky": lambda: chain(flaky.s(prompt), upper.s()),
         "gives-up": lambda: chain(add.s(1, 1), gives_up.si(prompt), upper.s()),
         "fails": lambda: chain(add.s(1, 2), boom.s(), upper.s()),

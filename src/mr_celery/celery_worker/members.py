@@ -388,10 +388,19 @@ class Members:
 
     # -- what Celery reports -------------------------------------------------------------------------
 
-    def ended(self, task_id: str, state: str | None) -> None:
-        """Record the end of a member, once Celery has published what follows it."""
-        member = self._running.pop(task_id, None)
-        if member is not None and not member.over and state == states.SUCCESS:
+    def ended(self, task_id: str, retries: int, state: str | None) -> None:
+        """Record the end of a member, once Celery has published what follows it.
+
+        Args:
+            task_id: the member's task id.
+            retries: its number of Celery retries. In a pool of threads, its next retry may have begun here meanwhile.
+            state: the state that Celery gives it.
+        """
+        member = self._running.get(task_id)
+        if member is None or member.message.key.retries != retries:
+            return
+        del self._running[task_id]
+        if not member.over and state == states.SUCCESS:
             self._end(member, "done")
 
     def failed_later(self, task_id: str, error: BaseException) -> bool:

@@ -520,17 +520,20 @@ def _packed(
     run: Run,
 ) -> Ending:
     """Call the handler, and pack what it returns."""
-    make = partial(
-        bind,
-        handler,
-        run.job,
-        fields=declaration.fields,
-        arguments=declaration.arguments,
-        given_args=args,
-        given_kwargs=kwargs,
-    )
-    bound = make() if declaration.arguments is None else function_retries.arguments(make, message, run.job)
-    value = Arguments(args, bound).passed_to(handler)
+
+    def make() -> Arguments:  # a partial would show the job's fields in its repr, and so to an error tracker
+        bound = bind(
+            handler,
+            run.job,
+            fields=declaration.fields,
+            arguments=declaration.arguments,
+            given_args=args,
+            given_kwargs=kwargs,
+        )
+        return Arguments(args, bound)
+
+    arguments = make() if declaration.arguments is None else function_retries.arguments(make, message, run.job)
+    value = arguments.passed_to(handler)
     if isawaitable(value):
         value = run.wait_for(value)
     if isinstance(value, Signature):

@@ -76,7 +76,7 @@ def _on_task_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
 def _on_task_postrun(sender: Any = None, task_id: str = "", state: str | None = None, **_: Any) -> None:
     if jobs := _jobs_of(sender):
         if jobs.members is not None:
-            jobs.members.ended(task_id, state)
+            jobs.members.ended(task_id, sender.request.retries or 0, state)
         jobs.executions.end(task_id)
 
 
