@@ -258,6 +258,6 @@ class Bridge:
         self._courier.close(left())
         self._heartbeat_loop.stop()
         self._heartbeat_loop.join(left())
-        self._heartbeat.leave()
+        self._heartbeat.leave(left())
         self._shared.leave()
         logger.info("stopped")

@@ -156,8 +156,13 @@ class Heartbeat:
                 self._context.token.accept()
         return self._refusals
 
-    def leave(self) -> None:
-        """Report presence one last time: as idle, unless other bridges of the worker name are online."""
+    def leave(self, seconds: float = 0.0) -> None:
+        """Report presence one last time: as idle, unless other bridges of the worker name are online.
+
+        Args:
+            seconds: how long to wait for reports under way. One that reached the server later would replace the last.
+        """
+        wait(self._under_way, timeout=seconds)
         others = self.condition.others
         with suppress(LedgerUnavailable):  # the entry expires soon
             self._ledger.withdraw_bridge(self.condition.id)

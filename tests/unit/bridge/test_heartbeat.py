@@ -269,6 +269,23 @@ def test_a_stopping_bridge_reports_that_it_is_idle(server: FakeServer, heartbeat
     assert server.asked("presence") == [("idle", "bridge stopped", "slow,text.upper")]
 
 
+def test_the_last_report_comes_after_those_under_way(
+    server: FakeServer, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.01)
+    answered: list[str] = []
+    arrives = threading.Event()
+    server.faults["presence"] = [lambda: answered.append("under way" if arrives.wait(10) else "never")]
+    heartbeat.beat()
+    monkeypatch.setattr(heartbeat, "_report", lambda status, details: answered.append(status))
+    leaving = threading.Thread(target=heartbeat.leave, args=[10.0])
+    leaving.start()
+    leaving.join(0.2)
+    arrives.set()
+    leaving.join(10)
+    assert answered == ["under way", "idle"]
+
+
 @pytest.mark.parametrize("status", [None, 401, 503])
 def test_a_last_presence_that_fails_does_not_delay_the_stop(
     server: FakeServer, heartbeat: Heartbeat, status: int | None
