@@ -3,11 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 RERUNS ?= 0
+PROCESSES ?= 8
 PARTS ?=
 SESSIONS ?=
 LOCK := requirements/dev.txt
 
-PYTEST = $(BIN)/pytest --numprocesses 4 --dist worksteal --durations 30 --reruns $(RERUNS) --rerun-show-tracebacks
+# Tests with processes wait most of the time, so there are more of them than cores.
+PYTEST = $(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal --durations 30 --reruns $(RERUNS) --rerun-show-tracebacks
 
 # The levels of tests that start servers; tests/unit starts none.
 SERVED := $(if $(filter tests%,$(TESTS)),$(filter-out tests/unit tests/unit/%,$(filter tests%,$(TESTS))),$(TESTS))

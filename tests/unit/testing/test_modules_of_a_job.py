@@ -16,23 +16,17 @@ from celery import Celery
 import mr_celery
 from mr_celery import modelreins_job
 
-MOST = 48
+MOST = 38
 """The modules of mr_celery that one text job may enter, without its test kit and its sandbox.
 
-Each is one idea of a job's path: 7 of the bridge, 4 of the worker, 2 each of handlers, delivery and ``telemetry/`` for
-log lines, 4 of the ledger, 5 of the server's client, the message, the job and its secrets, its outcome, settings and
-clients. Two of the worker take part only if its signals are connected. Others are entered although there is little for
-them to do:
+Each is one idea of a job's path: 7 of the bridge, 3 of the worker, 2 each of handlers and of delivery, 6 of the ledger,
+3 of the server's client, the message, the job, its outcome, the clients of a process, log lines and traces. The others:
 
-- ``server/answers.py`` and ``telemetry/printing.py``: an answer is bounded, and its words are made printable;
-- ``telemetry/tracebacks.py`` and ``backoff.py``: a worker enters them at set-up, and this test for each job;
-- ``telemetry/tracing.py``: an application may set up its OpenTelemetry SDK at any time, so each span asks for it;
-- ``telemetry/outages.py``: it also needs to know of successes;
-- ``bridge/waiting.py``: each poll replaces the reasons why jobs wait, also by none;
-- ``token_refusals.py`` and ``ledger/coordination.py``: all processes share whether the server refuses the token;
-- ``databases.py``: broken connections of Django are closed after each step;
-- ``socket_timeouts.py``: the kernel watches over the time-out of each connection to the server;
-- ``celery_compat.py``: the private names of Celery that routing and wrapping a task need.
+- ``settings/settings.py``, ``celery_compat.py``, ``telemetry/tracebacks.py``, ``telemetry/outages.py``, ``backoff.py``:
+  the test kit sets up for each run what a process sets up once;
+- ``telemetry/printing.py``: texts for the record are made printable;
+- ``celery_worker/signals.py``, ``celery_worker/worker_jobs.py``, ``databases.py``: only if another test of the process
+  has connected the signals, or imported Django.
 """
 
 PACKAGE = Path(mr_celery.__file__).parent
