@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from support import fork_server
 from support.fleet import BIN
 from support.servers import RedisServer
 
@@ -50,17 +50,12 @@ def call(folder: Path, command: str, *, where: Path | None = None, **environment
     """The exit code and the lines of a command."""
     program, *arguments = command.split()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MODELREINS_", "CELERY_"))}
-    done = subprocess.run(
+    done = fork_server.run(
         [str(BIN / program), *arguments],
         env={**clean, "COLUMNS": "200", **environment},
         cwd=where or folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
     )
-    return done.returncode, done.stdout.splitlines()
+    return done.returncode, (done.stdout + done.stderr).splitlines()
 
 
 CONFIGURATION = "mr-celery: the configuration of the application cannot be loaded: "

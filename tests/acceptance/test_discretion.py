@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from mr_celery.ledger import Fleet as Register
 from mr_celery.ledger import Ledger, Node
 from mr_celery.message import accept
 from mr_celery.sandbox import Sandbox
+from support import fork_server
 from support.echo import Echo
 from support.fleet import BIN, Fleet
 from support.ports import until
@@ -160,9 +160,9 @@ def event_pieces(recorder: Recorder) -> list[Piece]:
 def command(fleet: Fleet, *arguments: str, **environment: str) -> Piece:
     """Run a command, and return its output."""
     whole = [str(BIN / "celery"), "-A", fleet.app, "modelreins", *arguments]
-    done = subprocess.run(whole, env={**fleet.environment, **environment}, capture_output=True, timeout=60)
-    assert b"Traceback" not in done.stderr
-    return f"modelreins {' '.join(arguments)}", done.stdout + done.stderr
+    done = fork_server.run(whole, env={**fleet.environment, **environment}, timeout=60)
+    assert "Traceback" not in done.stderr
+    return f"modelreins {' '.join(arguments)}", (done.stdout + done.stderr).encode()
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
@@ -188,6 +188,7 @@ def marked(redis_server: RedisServer, tmp_path: Path, broker: str) -> Iterator[F
                 "task_default_queue": f"q{redis_server.port}-{tmp_path.name}",
             }
         )
+        fleet.forks = False  # the arguments of its processes are looked at
         yield fleet
         fleet.stop()
 

@@ -24,20 +24,31 @@ BIN = Path(sys.executable).parent
 
 
 class Process:
-    """A command in its own process group, with its output in a file."""
+    """A command in its own process group, with its output in a file.
 
-    def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
+    Args:
+        name: the name of the file.
+        command: the path of a script, and its arguments.
+        environment: its environment.
+        folder: the folder of the file.
+        forks: whether the fork server may start it. Then the system shows the fork server's arguments as its own.
+    """
+
+    def __init__(
+        self, name: str, command: list[str], environment: dict[str, str], folder: Path, *, forks: bool = True
+    ) -> None:
         self.log = folder / f"{name}.log"
         self._file = self.log.open("w")
         self._command = command
         self._environment = environment
+        self._start = fork_server.start if forks else fork_server.start_anew
         self.starts = 0
         self.start()
 
     def start(self) -> None:
         """Start the command, or restart it. Output is appended to the same file."""
         self.starts += 1
-        self.popen = fork_server.start(self._command, self._environment, self._file)
+        self.popen = self._start(self._command, self._environment, self._file)
 
     @property
     def output(self) -> str:
@@ -105,6 +116,7 @@ class Fleet:
             "MODELREINS_LEASE": "4",
         }
         self.processes: list[Process] = []
+        self.forks = True
         self._keeping: threading.Thread | None = None
         self._stopping = threading.Event()
         self._numbers = count(1)
@@ -124,7 +136,7 @@ class Fleet:
     def _start(self, name: str, command: list[str], *, inside: Sequence[str] = (), **changes: str) -> Process:
         environment = {**self.environment, **changes}
         whole = [*inside, str(BIN / command[0]), *command[1:]]
-        process = Process(f"{name}-{len(self.processes)}", whole, environment, self.folder)
+        process = Process(f"{name}-{len(self.processes)}", whole, environment, self.folder, forks=self.forks)
         self.processes.append(process)
         return process
 

@@ -56,8 +56,9 @@ def start(
     *,
     errors: IO[str] | None = None,
     given: IO[str] | None = None,
+    cwd: Path | None = None,
 ) -> Started:
-    """Start a command in its own session.
+    """Start a command in its own session, as a fork if it can be one.
 
     Args:
         command: the path of a script, and its arguments.
@@ -65,25 +66,51 @@ def start(
         output: the file for its output.
         errors: the file for its standard error; default: also ``output``.
         given: the file for its input; default: none.
+        cwd: its folder; default: that of this process.
     """
+    if not _is_forkable(command, environment):
+        return start_anew(command, environment, output, errors=errors, given=given, cwd=cwd)
     with open(os.devnull) as nothing:
-        files = [given or nothing, output, errors or output]
-        if _is_forkable(command, environment):
-            return Forked(command, environment, [file.fileno() for file in files])
-        stdin, stdout, stderr = files
-        return subprocess.Popen(
-            command, env=environment, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, text=True
-        )
+        files = (given or nothing, output, errors or output)
+        return Forked(command, environment, [file.fileno() for file in files], cwd or Path.cwd())
+
+
+def start_anew(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: IO[str],
+    *,
+    errors: IO[str] | None = None,
+    given: IO[str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.Popen[str]:
+    """Start a command in its own session, as :func:`start` does, by a new Python."""
+    return subprocess.Popen(
+        command,
+        env=environment,
+        cwd=cwd,
+        stdin=given or subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors or output,
+        start_new_session=True,
+        text=True,
+    )
 
 
 def run(
-    command: Sequence[str], *, env: Mapping[str, str], timeout: float = 60.0, check: bool = False, input: str = ""
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    timeout: float = 60.0,
+    check: bool = False,
+    input: str = "",
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command, as ``subprocess.run`` does with ``capture_output`` and ``text``."""
     with TemporaryFile("w+") as given, TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
         given.write(input)
         given.seek(0)
-        process = start(command, env, output, errors=errors, given=given)
+        process = start(command, env, output, errors=errors, given=given, cwd=cwd)
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -104,7 +131,7 @@ def _is_forkable(command: Sequence[str], environment: Mapping[str, str]) -> bool
         Path(command[0]).parent == Path(sys.executable).parent
         and Path(command[0]).name in SCRIPTS
         and not any(pool in argument for argument in command for pool in PATCHING)
-        and environment.get("PYTHONPATH") == str(TESTS)
+        and environment.get("PYTHONPATH") in (None, str(TESTS))
         and not any(
             name.startswith(("PYTHON", "LD_", "OTEL_", "TZ")) for name in changed - {"PYTHONPATH", "PYTHONFAULTHANDLER"}
         )
@@ -119,12 +146,14 @@ class Forked:
         returncode: its exit code; ``None`` as long as it has not been waited for.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], files: Sequence[int]) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], files: Sequence[int], folder: Path
+    ) -> None:
         self.args = list(command)
         self.returncode: int | None = None
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connection.connect(_server())
-        request = json.dumps({"argv": self.args, "environment": dict(environment), "folder": os.getcwd()}).encode()
+        request = json.dumps({"argv": self.args, "environment": dict(environment), "folder": str(folder)}).encode()
         socket.send_fds(self._connection, [request], files)
         self.pid = int(self._connection.recv(MOST_BYTES))
 
@@ -252,6 +281,8 @@ def _become(request: Mapping[str, Any], files: Sequence[int]) -> list[str]:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    if "PYTHONPATH" not in os.environ:
+        sys.path.remove(str(TESTS))
     if os.environ.get("PYTHONFAULTHANDLER"):
         faulthandler.enable()
     arguments: list[str] = request["argv"]
