@@ -78,7 +78,8 @@ campaign: $(VENV)/developing  ## run the fault tests in their long form, and two
 	tools/install-servers.sh
 	MR_CELERY_FULL=1 MR_CELERY_JOBS=500 MR_CELERY_SECONDS=180 \
 		$(BIN)/pytest --timeout 900 --numprocesses 3 --dist worksteal tests/faults
-	MR_CELERY_FUZZ=15 $(BIN)/pytest --timeout 3000 tests/integration/ledger/test_random_walk.py
+	MR_CELERY_FUZZ=50 $(BIN)/pytest --timeout 3000 --numprocesses 2 tests/integration/ledger/test_random_walk.py \
+		tests/integration/ledger/test_workflow_walk.py
 	MR_CELERY_FUZZ=20 $(BIN)/pytest --timeout 3000 --numprocesses 3 --dist worksteal tests/integration \
 		-k "random and not random_walk"
 	$(BIN)/python tests/soak.py --minutes 10

@@ -27,7 +27,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 @pytest.mark.timeout(600)  # it runs four modules of tests
 def test_nothing_of_opentelemetry_is_needed() -> None:
     parts = (
-        "unit/bridge/claiming/test_claimer.py",
+        "unit/bridge/test_job_sender.py",
         "unit/bridge/test_renewal.py",
         "unit/celery_worker/test_runner.py",
         "integration/delivery/test_deliver.py",

@@ -861,14 +861,14 @@ def test_no_more_jobs_are_adopted_than_the_fleet_has_slots(
 ) -> None:
     """The others wait on the server until slots become free. That is logged once."""
     caplog.set_level("INFO")
-    harness.server.running.update({job_id: listed(job_id) for job_id in range(1, 301)})
+    harness.server.running.update({job_id: listed(job_id) for job_id in range(1, 101)})
     compare(harness, sync, 3)
     assert kit.ledger.survey().in_flight == 4  # twice the worker's concurrency
-    assert waits(caplog) == ["296 jobs on the server and unknown to the ledger: adopted as slots become free"]
+    assert waits(caplog) == ["96 jobs on the server and unknown to the ledger: adopted as slots become free"]
     assert kit.redis.dbsize() < 40
     ended: set[int] = set()
-    while len(ended) < 300:
-        (batch,) = [{job_id for job_id in range(1, 301) if kit.state(job_id) == "claimed"}]
+    while len(ended) < 100:
+        (batch,) = [{job_id for job_id in range(1, 101) if kit.state(job_id) == "claimed"}]
         assert 0 < len(batch) <= 4
         for job_id in batch:
             kit.ledger.abort(job_id, "ended here")

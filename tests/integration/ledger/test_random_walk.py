@@ -6,7 +6,7 @@ its caller (the holder, the run's nonce, the delivery), and may come after anoth
 twice and late, answers are lost, steps are repeated, and leases expire. Keys are lost, one at a time, and mended. After
 each step the ledger's answer and state must be those of the model, and its promises must hold.
 
-Each run takes the same walks. ``MR_CELERY_FUZZ=15`` takes 15 times as many, chosen anew.
+Each run takes the same walks. ``MR_CELERY_FUZZ=50`` takes 50 times as many, chosen anew.
 """
 
 from __future__ import annotations
@@ -1493,4 +1493,4 @@ class Walk(RuleBasedStateMachine):
 
 TestWalk = Walk.TestCase
 TestWalk.pytestmark = [pytest.mark.timeout(900)]  # of a busy machine
-TestWalk.settings = walks(200)
+TestWalk.settings = walks(60)

@@ -4,7 +4,7 @@ A job is handed over, members start, publish others, retry, end, fail, are renew
 aborted. Steps come late, twice, and from members of earlier attempts. After each step the answer and state must
 be those of the model.
 
-Each run takes the same walks. ``MR_CELERY_FUZZ=15`` takes 15 times as many, chosen anew.
+Each run takes the same walks. ``MR_CELERY_FUZZ=50`` takes 50 times as many, chosen anew.
 """
 
 from __future__ import annotations
@@ -419,4 +419,4 @@ class Walk(RuleBasedStateMachine):
 
 TestWalk = Walk.TestCase
 TestWalk.pytestmark = [pytest.mark.timeout(900)]  # of a busy machine
-TestWalk.settings = walks(150)
+TestWalk.settings = walks(50)
