@@ -99,7 +99,7 @@ def line(text: str) -> str:
     return printable(text, MOST_CHARACTERS)
 
 
-@examples(30)
+@examples(20)
 @given(
     worker_name=NAMES,
     job_id=JOB_IDS,

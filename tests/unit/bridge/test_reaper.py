@@ -126,7 +126,7 @@ def test_without_an_outage_no_lease_is_extended(harness: BridgeHarness, kit: Led
     harness.bring("running")
     for _ in range(20):
         reaper.run_once()
-        kit.age_look(seconds=LEASE / 3 - 0.5)
+        kit.age_look(seconds=LEASE / 4)
     kit.make_due("running")
     reaper.run_once()
     assert kit.record().attempt == 2
