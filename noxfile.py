@@ -26,6 +26,8 @@ OLDEST_REDIS = {"5.5": "redis==5.0.3", "5.6": "redis==5.0.3", "newest": "redis==
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 EXTRAS = ("sandbox", "spool", "otel", "metrics", "pytest")
 TESTS = ("tests/unit", "tests/acceptance/test_main_job.py")
+RERUNS = "2" if os.environ.get("MR_CELERY_NO_SKIPS") else "0"
+"""Times that a failed test is repeated, as in the other tests of CI."""
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
@@ -51,7 +53,8 @@ def run(session: nox.Session, pins: list[str]) -> None:
     """Install the project with these versions, and run the tests."""
     session.install("--editable", ".[all,pytest]", "--group", "test", *pins)
     session.run("python", "-c", VERSIONS)
-    session.run("pytest", "-p", "no:cacheprovider", "--numprocesses", "logical", *(session.posargs or TESTS))
+    options = ["-p", "no:cacheprovider", "--numprocesses", "logical", "--reruns", RERUNS]
+    session.run("pytest", *options, *(session.posargs or TESTS))
 
 
 VERSIONS = """
