@@ -132,9 +132,7 @@ def _is_forkable(command: Sequence[str], environment: Mapping[str, str]) -> bool
         and Path(command[0]).name in SCRIPTS
         and not any(pool in argument for argument in command for pool in PATCHING)
         and environment.get("PYTHONPATH") in (None, str(TESTS))
-        and not any(
-            name.startswith(("PYTHON", "LD_", "OTEL_", "TZ")) for name in changed - {"PYTHONPATH", "PYTHONFAULTHANDLER"}
-        )
+        and not any(name.startswith(AT_STARTUP) for name in changed - {"PYTHONPATH", "PYTHONFAULTHANDLER"})
     )
 
 
