@@ -114,6 +114,7 @@ def retry_until(
     *,
     errors: type[Exception],
     seconds: float,
+    failed: Exception | None = None,
     first: float = 0.2,
     most: float = 5.0,
     sleep: Callable[[float], object] = time.sleep,
@@ -122,52 +123,26 @@ def retry_until(
 ) -> T:
     """Call ``step`` until it succeeds, and retry it on ``errors`` for at most ``seconds`` after the first one.
 
-    ``on_first_error`` is called with the first error, unless that ends the retries.
+    ``failed`` is the error of a first call that the caller has made itself. ``on_first_error`` is called with the first
+    error, unless that ends the retries.
 
     Raises:
         The last error, once the time is up.
     """
-    try:
-        return step()
-    except errors as error:
-        failed = error
-    return retry_after(
-        failed,
-        step,
-        errors=errors,
-        seconds=seconds,
-        first=first,
-        most=most,
-        sleep=sleep,
-        clock=clock,
-        on_first_error=on_first_error,
-    )
-
-
-def retry_after(
-    failed: Exception,
-    step: Callable[[], T],
-    *,
-    errors: type[Exception],
-    seconds: float,
-    first: float = 0.2,
-    most: float = 5.0,
-    sleep: Callable[[float], object] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-    on_first_error: Callable[[Exception], object] = lambda error: None,
-) -> T:
-    """Do as :func:`retry_until` after the caller's own call of ``step``, which raised ``failed``."""
-    deadline = clock() + seconds
-    failures = 0
+    deadline, failures = 0.0, 0
     while True:
+        if failed is None:
+            try:
+                return step()
+            except errors as error:
+                failed = error
         failures += 1
+        if failures == 1:
+            deadline = clock() + seconds
         pause = backoff(failures, first=first, most=most)
         if clock() + pause > deadline:
             raise failed
         if failures == 1:
             on_first_error(failed)
         sleep(pause)
-        try:
-            return step()
-        except errors as error:
-            failed = error
+        failed = None

@@ -70,13 +70,16 @@ class Clients:
                     made = self._made[key] = make(*args)
         return made
 
+    def _name(self, worker_name: str | None) -> str:
+        return self.settings.name if worker_name is None else worker_name
+
     def ledger(self, worker_name: str | None = None) -> Ledger:
         """The ledger of a worker name.
 
         Raises:
             SettingsError: no ledger is configured.
         """
-        name = self.settings.name if worker_name is None else worker_name
+        name = self._name(worker_name)
         if name in self._delivers:
             return self._once("ledger", self.new_ledger, name)
         with self._lock:
@@ -140,7 +143,7 @@ class Clients:
         Raises:
             SettingsError: the worker name has no token.
         """
-        return self._once("api", self._new_api, self.settings.name if worker_name is None else worker_name, MIN_RATE)
+        return self._once("api", self._new_api, self._name(worker_name), MIN_RATE)
 
     def run_api(self, worker_name: str) -> Api:
         """The client of the server for runs, which hold a worker's slot: requests that it reads slowly end early.
@@ -196,7 +199,7 @@ class Clients:
         """
         if not self.settings.spool_url:
             return None
-        return self._once("spool", self._new_spool, self.settings.name if worker_name is None else worker_name)
+        return self._once("spool", self._new_spool, self._name(worker_name))
 
     def _new_spool(self, name: str) -> Spool | None:
         return spool_of(self.settings, name)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mr_celery.backoff import backoff, pause_after, retry_after, retry_until
+from mr_celery.backoff import backoff, pause_after, retry_until
 from mr_celery.errors import MOST_RETRY_AFTER, WorkerError
 from support.clock import Clock
 
@@ -152,9 +152,9 @@ class TestRetryUntil:
         clock = Clock()
         first, step, seen = OSError("first"), failing(1, OSError("away")), list[Exception]()
 
-        made = retry_after(
-            first,
+        made = retry_until(
             step,
+            failed=first,
             errors=OSError,
             seconds=60,
             first=1.0,

@@ -19,7 +19,7 @@ from typing import Any
 from celery.canvas import Signature
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
-from ..backoff import CircuitBreaker, retry_after, retry_until
+from ..backoff import CircuitBreaker, retry_until
 from ..clients import Clients
 from ..delivery import DeliveryRequest, PackedOutcome, pack, pack_failure
 from ..delivery.attachments import Attachments
@@ -346,7 +346,7 @@ class Runner:
                 try:
                     started = step()
                 except LedgerUnavailable as error:
-                    started = retry_after(error, step, errors=LedgerUnavailable, seconds=START_RETRY_SECONDS)
+                    started = retry_until(step, errors=LedgerUnavailable, seconds=START_RETRY_SECONDS, failed=error)
             except (LedgerUnavailable, SoftTimeLimitExceeded):
                 raise
             except Exception as error:
@@ -469,9 +469,9 @@ class Runner:
                 try:
                     answer = step()
                 except LedgerUnavailable as error:
-                    answer = retry_after(
-                        error,
+                    answer = retry_until(
                         step,
+                        failed=error,
                         errors=LedgerUnavailable,
                         seconds=FINISH_RETRY_SECONDS,
                         on_first_error=partial(_log_kept, message),

@@ -97,7 +97,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     for module in (runner, retries, publishing):
         monkeypatch.setattr(module, "retry_until", partial(backoff.retry_until, sleep=made.sleep, clock=made))
-    monkeypatch.setattr(runner, "retry_after", partial(backoff.retry_after, sleep=made.sleep, clock=made))
     return made
 
 
