@@ -23,6 +23,7 @@ Completion = Literal["accepted", "completed", "ended", "aborted", "superseded", 
 otherwise, was aborted, or is in another attempt; or the ledger does not know the key."""
 
 Loss = Literal["again", "failed", "kept"]
+Requeuing = Literal["requeued", "refused", "kept"]
 Refusal = Literal["new", "again", "failed", "kept"]
 Postponement = Literal["again", "spent", "kept"]
 

@@ -32,6 +32,7 @@ from .records import (
     Loss,
     Postponement,
     Refusal,
+    Requeuing,
     Route,
     RunKey,
     Started,
@@ -608,19 +609,22 @@ class Transitions(LedgerBase):
         answer = self._run("abort", job_id, recorded(why), self._history)
         return answer.decode() if answer else None
 
-    def requeue(self, job_id: int, note: str, *, wait_seconds: float) -> str | None:
+    def requeue(self, job_id: int, task_id: str, note: str, *, wait_seconds: float, force: bool = False) -> Requeuing:
         """Claimed, sent, running or deferred → claimed with the next attempt: an operator wants the job to start again.
 
         Args:
             job_id: the job.
+            task_id: the attempt that the operator saw.
             note: the operator and the reason, for the job's history.
             wait_seconds: seconds until a running job is sent again. Its worker has to stop it until then.
+            force: also requeue a running or deferred job whose handler must not run twice (``on_lost="fail"``).
 
         Returns:
-            The task id of the attempt that this ends; ``None`` if the job is in none of these states.
+            ``requeued``, also if the attempt after this one had begun already; ``refused`` for want of ``force``;
+            ``kept`` if the job is in none of these states, or another attempt has begun.
         """
-        answer = self._run("requeue", job_id, wait_seconds, recorded(note))
-        return answer.decode() if answer else None
+        answer: bytes = self._run("requeue", job_id, task_id, wait_seconds, int(force), recorded(note))
+        return cast(Requeuing, answer.decode())
 
 
 def _limit(limit: int | None) -> int:

@@ -112,15 +112,15 @@ def requeue(ledger: Ledger, job_id: int, *, announce: Announce, lease: float, fo
         LedgerUnavailable: the ledger cannot be reached.
     """
     record = _open(ledger, job_id, "requeued")
-    if record.state in ("running", "deferred") and record.route.on_lost == "fail" and not force:
+    nodes = ledger.nodes(record)
+    answer = ledger.requeue(job_id, record.task_id, f"by {operator()}", wait_seconds=lease, force=force)
+    if answer == "refused":
         raise NotPossible(
-            f"job {job_id} is {record.state}, and its handler must not run twice (on_lost='fail'). Use --force to "
+            f"job {job_id} is running or deferred, and its handler must not run twice (on_lost='fail'). Use --force to "
             "requeue it anyway"
         )
-    nodes = ledger.nodes(record)
-    task_id = ledger.requeue(job_id, f"by {operator()}", wait_seconds=lease)
-    if task_id is None:
-        raise NotPossible(f"job {job_id} has just ended; see `celery -A proj modelreins jobs {job_id}`")
+    if answer == "kept":
+        raise NotPossible(_changed(job_id))
     _log(ledger, record).info("requeued", f"requeued by {operator()}", by=operator())
     _announce(announce, _log(ledger, record), record, nodes)
     return record
@@ -141,10 +141,14 @@ def fail(ledger: Ledger, job_id: int, why: str, *, announce: Announce) -> Record
     record = _open(ledger, job_id, "failed")
     by, nodes = f"by {operator()}: {printable(why, 200)}", ledger.nodes(record)
     if not ledger.fail(job_id, record.task_id, Outcome.failed(why, reason=by)):
-        raise NotPossible(f"the state of job {job_id} has just changed; see `celery -A proj modelreins jobs {job_id}`")
+        raise NotPossible(_changed(job_id))
     _log(ledger, record).info("failed", f"failed {by}", by=operator(), reason=printable(why, 200))
     _announce(announce, _log(ledger, record), record, nodes)
     return record
+
+
+def _changed(job_id: int) -> str:
+    return f"the state of job {job_id} has just changed; see `celery -A proj modelreins jobs {job_id}`"
 
 
 def _log(ledger: Ledger, record: Record) -> JobLog:

@@ -378,7 +378,7 @@ def every_step(ledger: Ledger, run: RunKey, route: Route) -> None:
     ledger.start(run, task_name="", node="n", holder=HOLDER, lease=1, nonce="x")
     ledger.retry(run, nonce="x", wait_seconds=0)
     ledger.resend(1, run.task_id, why="why", budget=3, wait_seconds=0, exhausted=DONE)
-    ledger.requeue(1, "note", wait_seconds=0)
+    ledger.requeue(1, run.task_id, "note", wait_seconds=0)
     ledger.lose(1, run.task_id, retries=None, why="why", **FAILED)
     ledger.lose(1, run.task_id, retries=0, why="why", **FAILED)
     ledger.finish(run, DONE, deliver_seconds=1)

@@ -258,8 +258,8 @@ def test_a_deadline_can_be_moved_before_the_handler_has_returned(kit: LedgerKit,
 
 
 def test_an_operator_starts_a_deferred_job_again_in_a_slot(kit: LedgerKit, ledger: Ledger) -> None:
-    kit.bring("deferred")
-    assert ledger.requeue(1, "by an operator", wait_seconds=LATER)
+    run = kit.bring("deferred")
+    assert ledger.requeue(1, run.task_id, "by an operator", wait_seconds=LATER) == "requeued"
     assert kit.state() == "claimed"
     assert kit.is_due("claimed")
     assert kit.load() == 1

@@ -175,7 +175,7 @@ def test_any_reason_can_be_recorded(
     ledger.sent({job_id: run.task_id}, wait_seconds=LATER)
     assert kit.start(run, nonce="second").job is not None
     assert ledger.lose(job_id, run.task_id, retries=run.retries, holder="", why=whys[3], **failed) in ("again", "kept")
-    assert ledger.requeue(job_id, whys[4], wait_seconds=0)
+    assert ledger.requeue(job_id, kit.run(job_id).task_id, whys[4], wait_seconds=0) == "requeued"
     assert ledger.abort(job_id, whys[5])
     assert kit.state(job_id) == "aborted"
     events = ledger.events(job_id)

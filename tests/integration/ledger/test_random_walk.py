@@ -454,13 +454,17 @@ class Model:
         self._claim(entry, due=True)
         return "again"
 
-    def requeue(self, job_id: int) -> str | None:
+    def requeue(self, job_id: int, task: str, *, force: bool) -> str:
         entry = self._in(job_id, "claimed", "sent", "running", "deferred")
         if entry is None:
-            return None
-        ended, entry.route = entry.task, replace(entry.route, max_attempts=entry.route.max_attempts + 1)
+            return "kept"
+        if entry.task != task:
+            return "requeued" if task == f"mr-{job_id}-{entry.attempt - 1}-{entry.nonce}" else "kept"
+        if entry.route.on_lost == "fail" and entry.state in ("running", "deferred") and not force:
+            return "refused"
+        entry.route = replace(entry.route, max_attempts=entry.route.max_attempts + 1)
         self._begin(entry, due=entry.state != "running")
-        return ended
+        return "requeued"
 
     def abort(self, job_id: int) -> str | None:
         entry = self._in(job_id, "claimed", "sent", "running", "deferred", "finished")
@@ -1330,14 +1334,23 @@ class Walk(RuleBasedStateMachine):
         self.do(step, lost=lost)
 
     @precondition(lambda self: self.in_state("claimed", "sent", "running", "deferred"))
-    @rule(index=INDEX, indeed=SELDOM)
-    def requeue(self, index: int, indeed: bool) -> None:
+    @rule(index=INDEX, indeed=SELDOM, force=st.booleans(), lost=LOST)
+    def requeue(self, index: int, indeed: bool, force: bool, lost: bool) -> None:
         if not indeed:
             return
         job_id = self.job(index, "claimed", "sent", "running", "deferred")
-        answer = self.ledger.requeue(job_id, "operator", wait_seconds=LATER)
-        self.going[job_id].clear()
-        self.agree(self.model.requeue(job_id), answer)
+        entry = self.model.jobs.get(job_id)
+        task = entry.task if entry is not None else ""
+
+        def step() -> Any:
+            before = self.model.jobs.get(job_id)
+            ends = before is not None and before.task == task
+            answer = self.ledger.requeue(job_id, task, "operator", wait_seconds=LATER, force=force)
+            if ends and answer == "requeued":
+                self.going[job_id].clear()
+            return self.agree(self.model.requeue(job_id, task, force=force), answer)
+
+        self.do(step, lost=lost)
 
     @precondition(lambda self: self.in_state("unknown", *OVER))
     @rule(job=INDEX, route=st.sampled_from(ROUTES), now=st.booleans(), asked=INDEX, lost=LOST)

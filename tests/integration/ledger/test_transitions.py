@@ -68,6 +68,10 @@ def postpone(ledger: Ledger, run: RunKey, *, nonce: str = NONCE, times: int = 2)
     return ledger.postpone(run, nonce=nonce, why="a database is away", times=times, wait_seconds=10.0)
 
 
+def requeue(ledger: Ledger, run: RunKey, *, force: bool = False) -> str:
+    return ledger.requeue(run.job_id, run.task_id, "operator", wait_seconds=LATER, force=force)
+
+
 # -- the picture as a table ------------------------------------------------------------------------------
 
 Step = Callable[[LedgerKit, RunKey], object]
@@ -89,7 +93,7 @@ STEPS: dict[str, Step] = {
     "resend": lambda kit, run: resend(kit.ledger, run) != "kept",
     "unpublished": lambda kit, run: unpublished(kit.ledger, run) != "kept",
     "reroute": lambda kit, run: kit.ledger.reroute(run.job_id, run.task_id, "celery"),
-    "requeue": lambda kit, run: kit.ledger.requeue(run.job_id, "operator", wait_seconds=LATER),
+    "requeue": lambda kit, run: requeue(kit.ledger, run) != "kept",
     "abort": lambda kit, run: kit.ledger.abort(run.job_id, "operator"),
     "renew_delivery": lambda kit, run: kit.ledger.renew_delivery(first_delivery(run), lease=LATER),
     "delivered_part": lambda kit, run: kit.ledger.delivered_part(first_delivery(run), "review:0", "7", lease=LATER),
@@ -126,7 +130,7 @@ LEADS: dict[str, dict[str, str]] = {
 
 ANSWERS_WITH_THE_STATE = ("sent", "finish")
 
-OF_A_WHOLE_LIFE = ("drop", "settle_later", "claimed", "requeue", "abort")
+OF_A_WHOLE_LIFE = ("drop", "settle_later", "claimed", "abort")
 """Steps that are not limited to one attempt."""
 
 CHANGED_THOUGH_REFUSED = {("lose", "finished"): b"deliverer"}
@@ -1771,3 +1775,25 @@ def test_a_lost_retry_that_only_its_handler_can_make_is_a_new_attempt(
     assert told == answer
     assert (record.attempt, record.retries) == ((2, 0) if task == "a new attempt" else (1, 1))
     assert (record.task_id == run.task_id) is (task == "the same")
+
+
+# -- requeue: an operator ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["claimed", "sent", "running", "deferred"])
+def test_a_job_that_may_be_running_and_must_not_run_twice_is_requeued_only_by_force(kit: LedgerKit, state: str) -> None:
+    run = kit.bring(state, route=dataclasses.replace(ROUTE, on_lost="fail"))
+    waits = state in ("claimed", "sent")
+    assert requeue(kit.ledger, run) == ("requeued" if waits else "refused")
+    assert kit.state() == ("claimed" if waits else state)
+    assert requeue(kit.ledger, run, force=True) == "requeued"
+    assert kit.state() == "claimed"
+
+
+def test_a_requeue_whose_answer_was_lost_is_repeated_without_another_attempt(kit: LedgerKit) -> None:
+    run = kit.bring("running")
+    assert [requeue(kit.ledger, run) for _ in range(3)] == ["requeued"] * 3
+    record = kit.record()
+    assert (record.attempt, record.route.max_attempts) == (2, ROUTE.max_attempts + 1)
+    assert requeue(kit.ledger, kit.run()) == "requeued"
+    assert requeue(kit.ledger, run) == "kept"

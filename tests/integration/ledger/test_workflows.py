@@ -204,7 +204,7 @@ def test_a_message_that_was_not_recorded_changes_nothing(
 
 ENDS: dict[str, Callable[[LedgerKit, Workflow], object]] = {
     "aborted": lambda kit, workflow: kit.ledger.abort(1, "operator"),
-    "requeued": lambda kit, workflow: kit.ledger.requeue(1, "operator", wait_seconds=LATER),
+    "requeued": lambda kit, workflow: kit.ledger.requeue(1, workflow.run.task_id, "operator", wait_seconds=LATER),
     "failed": lambda kit, workflow: kit.ledger.fail(1, workflow.run.task_id, BROKEN),
     "lost": lambda kit, workflow: workflow.lose(),
     "a member failed": lambda kit, workflow: workflow.finish(FIRST, BROKEN, nonce="n1", note="member"),

@@ -104,8 +104,8 @@ def test_status(run: Run, kit: LedgerKit, words: str) -> None:
 def test_jobs(run: Run, kit: LedgerKit, words: str) -> None:
     key = kit.bring("running", capability=words)
     kit.ledger.finish(key, Outcome.failed(words, reason=words), deliver_seconds=LATER)
-    kit.bring("sent", 2, capability=words)
-    kit.ledger.requeue(2, words, wait_seconds=0)
+    waiting = kit.bring("sent", 2, capability=words)
+    kit.ledger.requeue(2, waiting.task_id, words, wait_seconds=0)
     kit.ledger.defer(kit.bring("running", 3), nonce="first", seconds=LATER, note=words)
     announced(kit.ledger, words)
     for arguments in ((), ("1",), ("2",), ("3",)):

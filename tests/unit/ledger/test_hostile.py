@@ -79,8 +79,8 @@ def abort(kit: LedgerKit, ledger: Ledger) -> None:
 
 
 def requeue(kit: LedgerKit, ledger: Ledger) -> None:
-    kit.bring("sent")
-    ledger.requeue(1, WORDS, wait_seconds=LATER)
+    run = kit.bring("sent")
+    ledger.requeue(1, run.task_id, WORDS, wait_seconds=LATER)
 
 
 @pytest.mark.parametrize(

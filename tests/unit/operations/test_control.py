@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mr_celery.ledger import Route
+from mr_celery.ledger import Record, Route
 from mr_celery.operations import drain, fail, pause, requeue
 from mr_celery.operations.control import NotPossible
 from support.ledgers import LATER, ROUTE, STATES, LedgerKit, fake_kit
@@ -89,10 +89,31 @@ def test_a_requeued_run_gets_a_lease_to_stop(kit: LedgerKit) -> None:
     assert kit.renew(run) == {1: "superseded"}
 
 
+ONCE = Route("proj.once", "celery", on_lost="fail")
+
+
 def test_a_waiting_job_may_be_requeued_even_if_it_must_not_run_twice(kit: LedgerKit) -> None:
-    kit.bring("sent", route=Route("proj.once", "celery", on_lost="fail"))
+    kit.bring("sent", route=ONCE)
     requeue(kit.ledger, 1, announce=nobody, lease=LATER)
     assert kit.record().attempt == 2
+
+
+def test_a_job_that_starts_while_it_is_being_requeued_does_not_run_twice(
+    kit: LedgerKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = kit.bring("sent", route=ONCE)
+    read = kit.ledger.read
+
+    def read_then_start(job_id: int) -> Record | None:
+        record = read(job_id)
+        assert kit.start(run).job is not None
+        return record
+
+    monkeypatch.setattr(kit.ledger, "read", read_then_start)
+    with pytest.raises(NotPossible, match="must not run twice"):
+        requeue(kit.ledger, 1, announce=nobody, lease=LATER)
+    assert kit.state() == "running"
+    assert kit.record().attempt == 1
 
 
 def test_an_unreachable_worker_is_not_a_failure(kit: LedgerKit, caplog: pytest.LogCaptureFixture) -> None:
