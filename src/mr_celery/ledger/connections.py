@@ -152,7 +152,7 @@ class Sentinels:
         self._lock = threading.Lock()
 
     def name_another(self) -> bool:
-        """Whether they name another master than before. Between two looks it is ``False``."""
+        """Whether they name another master than before. Between two requests to them it is ``False``."""
         if time.monotonic() < self._next_look or not self._lock.acquire(blocking=False):
             return False
         began = time.monotonic()
@@ -180,10 +180,10 @@ def clients_of(url: str, timeout: float) -> RedisClients:
 
 @contextmanager
 def standing_in(url: str, make: Callable[[], Any]) -> Iterator[None]:
-    """Replaces the clients of an address in the block, for tests with a Redis inside their process.
+    """Replaces the clients of an address in the block, for tests with an in-process Redis.
 
-    After an error in the block they stay replaced. Otherwise a task that still runs would wait for its ledger, and the
-    process for the task.
+    After an error in the block they stay replaced. A task that still runs would otherwise try to reach the address, and
+    the process could not end before the task.
 
     Args:
         url: the address. No other block may have it.

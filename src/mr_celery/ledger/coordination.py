@@ -45,20 +45,21 @@ class Coordination(LedgerBase):
     # -- checks for lost runs ------------------------------------------------------------------------
 
     def lost(self, limit: int = 100, *, lease: float) -> list[int]:
-        """Up to ``limit`` runs whose lease has expired. :meth:`lose` decides about each.
+        """Up to ``limit`` runs whose lease has expired, and up to ``limit`` deferred jobs past their deadline.
 
-        The list is empty for half a ``lease`` (seconds) after a gap in these checks: the ledger was unreachable, so the
-        workers could not renew their leases either.
+        :meth:`lose` decides about each. The list is empty for half a ``lease`` (seconds) after a gap in these checks:
+        the ledger was unreachable, so the workers could not renew their leases either.
         """
         return [int(job_id) for job_id in self._check_leases("lost", lease, limit)]
 
     def watch(self, queues: Sequence[str] = (), *, lease: float) -> tuple[Mapping[str, int], Survey]:
-        """The number of jobs that are due for a check, by state; of those that run, the ones that :meth:`lost` lists.
+        """Count the jobs whose next check is due, by state.
 
-        It counts as a check for lost runs, as :meth:`lost` does.
+        It counts as a check for lost runs, as :meth:`lost` does. While :meth:`lost` lists nothing after a gap, the
+        counts of *running* and *deferred* are 0.
 
         Returns:
-            The numbers, and a survey with the load of the queues.
+            The counts, and a survey with the load of the queues.
         """
         due, survey = self._check_leases("watch", lease, *queues)
         return dict(zip(IN_FLIGHT, map(int, due), strict=True)), Survey.read(survey, queues)
@@ -83,7 +84,7 @@ class Coordination(LedgerBase):
             missing: whether it denied that the route exists.
 
         Returns:
-            The number of such answers in a row, and the seconds since the first; 0 once the route has worked.
+            The number of such responses in a row, and the seconds since the first; 0 once the route has worked.
         """
         times, seconds = self._run("note_route", "", route, url, int(missing))
         return Missed(int(times), float(seconds))

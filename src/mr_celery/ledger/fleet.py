@@ -124,11 +124,11 @@ class Fleet:
     """The heartbeats of the online workers.
 
     What workers have in common, their profile, is stored once. A reader reads all workers once, and the changes from
-    then on. So the cost of a look does not grow with the number of workers.
+    then on. So the cost of a read does not grow with the number of workers.
 
     Args:
         url: the ledger's Redis address.
-        prefix: a text in front of all keys.
+        prefix: the prefix of all keys.
         timeout: seconds for each request.
 
     Methods raise :class:`LedgerUnavailable` if Redis cannot be reached.

@@ -1,4 +1,4 @@
-"""Healing of a ledger whose Redis has lost a part of its keys."""
+"""Repairs a ledger whose Redis has lost some of its keys."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from .scripts import PAGE, LedgerBase
 
 
 class Healing(LedgerBase):
-    """Finds and mends inconsistent keys."""
+    """Finds and repairs inconsistent keys."""
 
     def mark_in_use(self) -> bool:
-        """Mark the ledger as in use. Returns ``True`` if it was empty: nothing of an earlier life is left."""
+        """Mark the ledger as in use. Returns ``True`` if it was new or empty."""
         return bool(self._run("mark_in_use", "", self._history))
 
     def mend(self, queues: Sequence[str], *, wait_seconds: float) -> Mending:
-        """Make the keys of the jobs in flight consistent again, if a part of them was lost.
+        """Make the keys of the jobs in flight consistent again, if some of them were lost.
 
         Args:
             queues: the queues whose slots are checked.
             wait_seconds: seconds until the next check of a job that was missing from its list.
 
         Returns:
-            The jobs in flight, and the damage that was mended. Nothing is left of a job whose record is lost, except
+            The jobs in flight, and the damage that was repaired. Nothing is left of a job whose record is lost, except
             for an outcome, which is delivered. The server's list decides whether it has to be adopted.
         """
         in_flight: dict[int, str] = {}

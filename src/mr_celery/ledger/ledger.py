@@ -1,9 +1,9 @@
 """The ledger: the state of every claimed job.
 
-Each part has its own module: ``transitions`` (the steps of a job's life), ``workflows`` (those of a
-job that a handler has handed over to other tasks), ``queries`` (reads), ``events`` (history and
-notifications), ``coordination`` (of the processes that share the ledger), ``token_refusals`` and ``healing`` (of lost
-keys). Only this package knows the keys.
+Each part has its own module: ``transitions`` (the steps of a job), ``workflows`` (those of a job that a handler has
+handed over to other tasks), ``queries`` (reads), ``events`` (history and notifications), ``coordination`` (of the
+processes that share the ledger), ``token_refusals``, and ``healing`` (the repair of lost keys). Only this package knows
+the keys.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EVICTION_HINT = (
 """Advice for a Redis that evicts."""
 
 CONTAINER_FOLDERS = ("/data/", "/opt/bitnami/")
-"""Folders of the Redis program in the usual container images: it reports one in the working directory there."""
+"""Starts of the executable's path that Redis reports in common container images: it prepends its working directory."""
 
 
 class Ledger(Transitions, Workflows, Queries, Events, Coordination, RefusedTokens, Healing):
@@ -44,7 +44,7 @@ class Ledger(Transitions, Workflows, Queries, Events, Coordination, RefusedToken
     Args:
         url: the Redis address.
         worker_name: the ModelReins worker name.
-        prefix: a text in front of all keys and channels.
+        prefix: the prefix of all keys and channels.
         replicas: the number of replicas that must have the steps without which a job would run again. Not on a Cluster.
         history: seconds for which an ended job is remembered.
         timeout: seconds that one step may take.
@@ -76,7 +76,7 @@ class Ledger(Transitions, Workflows, Queries, Events, Coordination, RefusedToken
         """Make sure that the ledger has the version of this process. A new ledger gets it.
 
         Args:
-            prefix_is_derived: the prefix is that of Celery's own keys, and nobody has set it for the ledger.
+            prefix_is_derived: whether the prefix is that of Celery's own keys, and was not set for the ledger.
 
         Raises:
             SettingsError: it has another version; or it would be a new one, beside one without the prefix.
@@ -93,7 +93,7 @@ class Ledger(Transitions, Workflows, Queries, Events, Coordination, RefusedToken
             raise SettingsError(f"the ledger has version {version}, {needed}: {self.version_hint}")
 
     def would_be_second(self) -> str:
-        """What speaks against making this ledger, which is new, if its prefix is only derived; empty if nothing does.
+        """The reason not to create this new ledger under a prefix that is only derived; empty if there is none.
 
         Version 0.1 does not read a prefix from Celery. Its ledger, without the prefix, may have jobs in flight.
         """
@@ -148,11 +148,14 @@ class Ledger(Transitions, Workflows, Queries, Events, Coordination, RefusedToken
         return any(0 < int(limit) <= int(taken) for taken, limit in zip(used, limits, strict=False))
 
     def confirming_replicas(self) -> int:
-        """The number of replicas that have confirmed a write. It waits for no more than the steps do."""
+        """The number of replicas that confirm a write now.
+
+        It stops waiting once as many as a step needs have done so.
+        """
         return self._redis.confirmed([self._prefix, ""])
 
     def _reported(self, command: str, section: str, name: str) -> list[str]:
-        """What each node reports under a name; empty if Redis does not know it, or does not allow the question."""
+        """The value that each node reports for a name; empty if Redis does not know it, or forbids the command."""
         try:
             with self._redis.client() as client:
                 answer = getattr(client, command)(section)

@@ -20,7 +20,7 @@ IN_SCRIPTS = (
 """Commands that the scripts run."""
 
 EARLIER = ("hincrbyfloat",)
-"""Commands that scripts of an earlier state run, which may work on the same ledger."""
+"""Commands that run in the scripts of earlier versions, which may still use the same ledger."""
 
 READS = ("exists", "get", "hget", "hgetall", "hmget", "lrange", "sscan", "time", "zrevrangebyscore", "zscan")
 """Commands that read without a script."""

@@ -90,9 +90,9 @@ class Queries(LedgerBase):
             return sorted({int(job_id) for job_id, _ in members})
 
     def oldest(self, states: Sequence[str], limit: int) -> dict[str, dict[int, float]]:
-        """Up to ``limit`` jobs of each state, the one first that came to it first, whatever the number in flight.
+        """The oldest jobs of each state, up to ``limit``, in the order in which they entered it.
 
-        Of a state with more than :data:`COMPARED` jobs, only those are compared whose next check is due first.
+        If more than :data:`COMPARED` jobs are in a state, only those that are due first for a check are compared.
 
         Returns:
             For each state, the seconds until the next check of each job; negative if it is due.

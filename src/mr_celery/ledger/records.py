@@ -79,7 +79,7 @@ class AttemptKey:
 
 @dataclass(frozen=True)
 class GivenReference:
-    """What the ledger stored when a run asked for its job's reference.
+    """The fields that the ledger stored when a run requested its job's reference.
 
     Args:
         secret: the secret of the attempt.
@@ -189,7 +189,8 @@ class OverdueMember:
         task_name: its task.
         node: the worker that had it.
         queue: the queue of its message.
-        overtaken: by how many seconds later messages of the queue have started before it.
+        overtaken: seconds by which the newest started message of the queue was sent after it; negative if it was sent
+            before it.
         silence: seconds since a message of the queue was started.
         seconds: seconds since it came to its state.
     """
@@ -269,7 +270,7 @@ class Tally:
     Args:
         now: seconds since 1970, by the ledger's clock.
         passed: requests of one route that succeeded.
-        failed: deliveries that were put off by an answer to a request of that route.
+        failed: deliveries that were put off by a response to a request of that route.
         closed: jobs closed.
     """
 
@@ -356,7 +357,7 @@ class BridgeProcess:
         interval: seconds between two announcements.
         app_version: the version of the application.
         handlers: its handlers, each with the jobs that it takes.
-        answer_age: seconds since the last answer of the server; ``None``: there was none.
+        answer_age: seconds since the last response of the server; ``None``: there was none.
         server: the server's outage.
         token: the server's refusal of the token.
         broker: the broker's outage.
@@ -656,12 +657,12 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Mending:
-    """The jobs in flight after lost parts were mended.
+    """The jobs in flight after lost parts were repaired.
 
     Args:
         in_flight: each job in flight, with its state.
         bare: records whose job itself is lost, to be completed by :meth:`Ledger.adopt`.
-        mended: the jobs that were mended or given up, with the damage.
+        mended: the jobs that were repaired or given up, with the damage.
     """
 
     in_flight: Mapping[int, str]

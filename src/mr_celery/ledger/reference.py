@@ -10,9 +10,9 @@ from hashlib import sha256
 from .records import AttemptKey
 
 LONGEST_NAME = 100
-"""Bytes of a worker name up to which a reference has it in full, and else its digest: references stay below 200.
+"""Maximum length, in bytes, of a worker name that references contain in full. Of a longer one they contain the digest.
 
-The ledger has the names for the digests.
+This keeps references to 200 characters. The ledger stores the name of each digest.
 """
 
 _FORM = re.compile(r"([A-Za-z0-9_-]+|~[0-9a-f]{32})\.([0-9]{1,19})\.([0-9]{1,9})\.([A-Za-z0-9_-]{22})", re.ASCII)
@@ -24,7 +24,7 @@ def reference(worker_name: str, key: AttemptKey) -> str:
 
 
 def read_reference(text: str, name_of: Callable[[str], str | None]) -> tuple[str, AttemptKey] | None:
-    """Read a reference: the worker name and the key. ``None`` if it is none.
+    """Read a reference: the worker name and the key; ``None`` if the text is not a reference.
 
     Args:
         text: the text, from anywhere.
@@ -39,7 +39,7 @@ def read_reference(text: str, name_of: Callable[[str], str | None]) -> tuple[str
 
 
 def digest_of(worker_name: str) -> str | None:
-    """The digest that stands for a worker name in references; ``None`` if they have the name itself."""
+    """The digest that replaces a long worker name in references; ``None`` if they contain the name itself."""
     name = worker_name.encode()
     return f"~{sha256(name).hexdigest()[:32]}" if len(name) > LONGEST_NAME else None
 

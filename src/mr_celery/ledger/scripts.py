@@ -27,7 +27,7 @@ FLEET = f"{PREFIX}:{{fleet}}:"
 """The beginning of the keys that all worker names share, likewise."""
 
 PAGE = 200
-"""Jobs that one script handles at most. Redis serves no other client while a script runs."""
+"""Maximum number of jobs that one script handles. Redis serves no other client while a script runs."""
 
 AWAITED = frozenset(
     {"admit", "start", "reference", "defer", "finish", "complete"}
@@ -78,7 +78,7 @@ class Scripts:
         prefix: the prefix of the keys.
         replicas: the number of replicas that must have a step of :data:`AWAITED`.
 
-    It connects on first use, so a process can start while Redis is away.
+    It connects on first use, so a process can start while Redis is unreachable.
     """
 
     def __init__(self, url: str, timeout: float, prefix: str, *, replicas: int = 0) -> None:
@@ -116,7 +116,7 @@ class Scripts:
         return answer
 
     def confirmed(self, arguments: Sequence[object]) -> int:
-        """The number of replicas that confirm a write now; at least those that a step waits for, if there are.
+        """The number of replicas that confirm a write now. It stops waiting once as many as a step needs have done so.
 
         Args:
             arguments: the first arguments of all scripts.
@@ -127,8 +127,8 @@ class Scripts:
         """Run a script that writes in any case. Returns its answer, and the number of replicas that have it."""
         with self.client() as client:
             answer = self._evaluate(client, names, keys, arguments)
-            # On the connection of the script, as WAIT is about the writes of its own. For a command of the client,
-            # redis-py would replace a connection that fails, and a new one has nothing to wait for.
+            # WAIT covers only the writes of its own connection. The client would replace a failed connection before it
+            # sent WAIT, and on a new one there is nothing to wait for.
             connection = client.connection
             connection.send_command("WAIT", self._replicas, int(self._timeout * 500))
             return answer, int(connection.read_response())
@@ -154,7 +154,7 @@ class Scripts:
         except redis.ResponseError as error:
             if not self._mends(client, error):
                 raise
-        # If it had written anything before the error, that is mended.
+        # If it had written anything before the error, that is repaired.
         return client.execute_command(*command)
 
     @contextmanager
@@ -209,7 +209,7 @@ class LedgerBase:
     Args:
         url: the Redis address.
         worker_name: the ModelReins worker name.
-        prefix: a text in front of all keys and channels.
+        prefix: the prefix of all keys and channels.
         replicas: the number of replicas that must have the steps in :data:`AWAITED`. Not on a Cluster.
         history: seconds for which an ended job is remembered.
         timeout: seconds that one step may take.

@@ -1,4 +1,4 @@
-"""Shares through the ledger that the server refuses a token, so that all processes together try it rarely.
+"""Shares the server's refusals of a token through the ledger, so that all processes together rarely retry it.
 
 A server bans addresses with repeated failed log-ins, and the refusals of a bridge and of all its workers add up there.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .ledger import Ledger
 
 FRESH_SECONDS = 0.25
-"""Seconds for which a process uses what it has read. Requests of this time may be refused in addition."""
+"""Seconds for which a process uses the state that it read last. Requests sent meanwhile may still be refused."""
 
 LONGEST_PAUSE = 60.0
 """Longest time, in seconds, between two tries of a refused token."""
@@ -65,8 +65,9 @@ class TokenRefusals:
         clock: monotonic seconds.
 
     Attributes:
-        sure: the id of a token that is not known to be refused, else an empty text; and until when that may be used.
-            :meth:`before` need not be called for that token until then, and :meth:`accepted` not at all.
+        sure: the id of a token that is not known to be refused (empty if there is none), and the monotonic time, in
+            seconds, until which to rely on it. Until then, :meth:`before` need not be called for this token.
+            :meth:`accepted` need not be called at all while its id stands here.
     """
 
     def __init__(self, ledger: Ledger, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -106,7 +107,7 @@ class TokenRefusals:
         with suppress(LedgerUnavailable):
             last = self._ledger.refused_token(token_id)
             if last is not None and not last.is_open and not trying:
-                return  # requests at the same time count once
+                return  # concurrent requests count once
             refusal = TokenRefusal(1 if last is None else last.refusals + 1, error.status or 401, error.summary)
             if self._ledger.my_turn(_turn(token_id, refusal), pause_after(refusal)):
                 self._ledger.note_refused_token(token_id, refusal)

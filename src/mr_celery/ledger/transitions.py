@@ -53,9 +53,9 @@ LOSE = ("record", "known_work", "losing", "lose")
 
 
 class Transitions(LedgerBase):
-    """The steps of a job's life."""
+    """The steps of a job from state to state."""
 
-    # -- before the inbox is asked -------------------------------------------------------------------
+    # -- before the inbox is polled ------------------------------------------------------------------
 
     def survey(self, queues: Sequence[str] = ()) -> Survey:
         """The jobs in flight, by state and by queue."""
@@ -76,7 +76,8 @@ class Transitions(LedgerBase):
 
         Args:
             jobs: the jobs as the inbox listed them, with their routes.
-            asked_at: the ledger's time before the inbox was asked. The ledger knows better about anything later.
+            asked_at: the ledger's time before the inbox was polled. If the ledger has recorded a change since then, the
+                inbox's list is out of date for that job.
             queue_limits: the slots of each queue; ``None`` or a missing queue: no limit.
             total_limit: the slots of all queues together; ``None``: no limit.
             settle_seconds: seconds until the server is asked whether the claims happened.
@@ -95,7 +96,7 @@ class Transitions(LedgerBase):
         return bool(self._run("drop", job_id))
 
     def settle_later(self, job_id: int, seconds: float, *, trace: str = "") -> bool:
-        """Admitted → admitted: the answer to the claim was lost. The server is asked about it after ``seconds``.
+        """Admitted → admitted: the response to the claim was lost. The server is asked about it after ``seconds``.
 
         ``trace`` is as in :meth:`claimed`.
         """
@@ -132,7 +133,7 @@ class Transitions(LedgerBase):
         """(nothing) → claimed, or closed → finished: the server lists the job as running, the ledger does not.
 
         A job with ``on_lost="fail"`` that a worker may have started does not run again. It fails unless a worker renews
-        it within ``wait_seconds``. A job in flight that the ledger has partly lost is mended.
+        it within ``wait_seconds``. A job in flight that the ledger has partly lost is repaired.
 
         Args:
             job: the job as the server listed it.
@@ -221,7 +222,10 @@ class Transitions(LedgerBase):
         exhausted: Outcome,
         task_name: str = "",
     ) -> Loss:
-        """Sent → claimed with the same attempt, or → finished if ``budget`` resends are spent.
+        """Claimed or sent → claimed with the same attempt, or → finished if ``budget`` resends are spent.
+
+        If only the handler can make the message again (``own`` of :meth:`retry`), the next attempt begins instead, or
+        the job fails if it may not run again.
 
         Args:
             job_id: the job.
@@ -418,7 +422,8 @@ class Transitions(LedgerBase):
             run: the run.
             shaped: whether the handler declares ``result=`` or ``review=``.
 
-        ``None`` if the attempt is over. The name behind the digest of a long worker name is stored for its readers.
+        ``None`` if the attempt is over. If references contain only the digest of the worker name, this also stores the
+        name, so that it can be found by its digest.
         """
         if digest := digest_of(self.worker_name):
             with self._redis.client() as client:
@@ -450,7 +455,7 @@ class Transitions(LedgerBase):
 
         Returns:
             ``"deferred"``; ``"completed"`` if :meth:`complete` was called before (see :meth:`amend`);
-            ``"unreferenced"`` if nobody has got the reference; or the state that prevents it.
+            ``"unreferenced"`` if no run has requested the reference; or the state that prevents it.
         """
         parts = attachments.to_json() if attachments else ""
         known = (given.secret, int(given.shaped)) if given else ("", 0)
@@ -458,7 +463,7 @@ class Transitions(LedgerBase):
         return str(answer.decode())
 
     def attach(self, run: RunKey, attachments: Outcome, blobs: Sequence[bytes]) -> bool:
-        """Running → running: keep uploads and reviews of a run whose job somebody else will finish.
+        """Running → running: keep uploads and reviews of a run whose job will be completed through its reference.
 
         Returns ``False`` if the attempt is over.
         """
@@ -474,7 +479,7 @@ class Transitions(LedgerBase):
         attached: int = 0,
         hold_seconds: float,
     ) -> Completion | Literal["changed"]:
-        """Claimed, sent, running or deferred → finished, for whoever has the attempt's key.
+        """Claimed, sent, running or deferred → finished: a caller with the attempt's key supplies the outcome.
 
         Args:
             attempt: the key.
@@ -505,7 +510,7 @@ class Transitions(LedgerBase):
     def amend(
         self, run: RunKey, *, nonce: str, outcome: Outcome | None = None, first: int = 0, blobs: Sequence[bytes] = ()
     ) -> bool:
-        """Finished → finished: the run of a job that was completed before it ended has ended.
+        """Finished → finished: the handler has returned, after its job was completed through the reference.
 
         Args:
             run: the run.
@@ -595,7 +600,7 @@ class Transitions(LedgerBase):
             task_id: the attempt.
             how: ``delivered`` or ``superseded``.
             has_parts: whether an artifact or a review may have been delivered. If not, the record is not searched for
-                the server's answers, which costs more than any other part of the step.
+                the server's responses, which costs more than any other part of the step.
         """
         return bool(self._move("close", job_id, task_id, how, self._history, KEPT_OUTCOME, int(has_parts)))
 

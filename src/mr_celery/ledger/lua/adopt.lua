@@ -6,8 +6,8 @@
 -- (nothing) -> finished:  the outcome is still here
 -- closed -> finished:     the ledger closed it recently, and the close had no effect on the server. It gets the same
 --                         outcome again, up to max_redeliveries times. The handler does not run again
--- (nothing) -> (nothing):  no slot is free, and the job waits on the server
--- in flight -> the same:  the ledger has lost a part of the job: it is mended from the server's list
+-- (nothing) -> (nothing): no slot is free, and the job waits on the server
+-- in flight -> the same:  the ledger has lost a part of the job: it is repaired from the server's list
 --
 -- Keys:    job:<id>, payload:<id>, outcome:<id>, parts:<id>, dropped:<id>, events:<id>, load:<queue>, the
 --          sets of the states
@@ -38,7 +38,7 @@ if state and not over then
     end
     return damage and 'mended' or 'known'
   end
-  state = false -- mending has deleted the record
+  state = false -- the repair has deleted the record
 end
 local outcome = state == 'closed' and redis.call('GET', kept_outcome())
 if outcome then

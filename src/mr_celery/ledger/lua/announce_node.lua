@@ -1,4 +1,3 @@
--- announce_node
 -- A worker is online for `seconds` from now, also if Redis has reached its memory limit: it refuses a script only if
 -- the first write may take memory, and HDEL never does.
 --

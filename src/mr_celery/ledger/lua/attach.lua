@@ -1,4 +1,5 @@
--- running -> running: keeps uploads and reviews of a run whose job somebody else will finish (see attach in record.lua).
+-- running -> running: keeps uploads and reviews of a run whose job will be completed through its reference (see attach
+-- in record.lua).
 --
 -- Keys:    job:<id> (attached), payload:<id> (attached:<n>)
 -- ARGV:    prefix, id, task_id, attachments (an outcome with these parts), then their blobs

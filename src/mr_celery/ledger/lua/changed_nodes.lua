@@ -1,7 +1,6 @@
--- changed_nodes
--- Reads the workers that came, changed or left since the caller's last read. Removes those whose time is over, and those
--- that only one of the keys has: if they live, they announce themselves again. If the last change lies in the future, the
--- clock was set back, and nobody knows who is online: then all are removed.
+-- Reads the workers that came, changed or left since the caller's last read. Removes those that have expired, and those
+-- that only one of the keys has: live workers announce themselves again. If the last change lies in the future, the
+-- clock was set back. All workers are then removed, because their expiry cannot be trusted.
 --
 -- ARGV:    known (the number of the last change that the caller has read)
 -- Returns: the number of the last change; the number of workers; whether all of them follow; pairs of hostname and

@@ -1,4 +1,4 @@
--- claimed | sent | running | deferred -> finished: somebody has the outcome of the attempt whose secret it knows.
+-- claimed | sent | running | deferred -> finished: a caller that has the attempt's secret supplies the outcome.
 -- A handler may still be running, because the outcome came before it returned. It gets hold_seconds to add its
 -- attachments (see amend.lua), and then a courier delivers.
 --

@@ -7,7 +7,7 @@
 --          attachments (an outcome, or ''), then their blobs
 -- Returns: 'deferred'   it waits (also if the same run asks again)
 --          'completed'  the outcome came before; attachments are added with amend.lua
---          'unreferenced' nobody has the reference with which the job could be completed
+--          'unreferenced' no run has requested the reference, so nothing could complete the job
 --          otherwise the state that prevents it; 'superseded': another run or attempt has the job; 'unknown': no record
 local task_id, run, seconds, note = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local known_secret, shaped, attachments = ARGV[7], ARGV[8], ARGV[9]

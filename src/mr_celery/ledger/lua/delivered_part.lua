@@ -1,4 +1,4 @@
--- finished -> finished: an artifact or review is delivered. The server's answer is recorded, so that a later delivery
+-- finished -> finished: an artifact or review is delivered. The server's response is recorded, so that a later delivery
 -- skips it. The delivery's claim on the job is renewed for `lease` seconds.
 --
 -- Keys:    job:<id> (artifact:<index>, review:<index>), finished, stats

@@ -1,9 +1,11 @@
 -- claimed | sent | running | deferred -> finished: the attempt ended outside of its handler (hard time limit, revoked,
 -- expired, refused by the worker, failed by an operator).
 --
--- Once a job was handed over to a workflow, the end of its run is none: only a caller that names no run ends it.
+-- After a job was handed over to a workflow, the end of its handler's run no longer ends the job. A caller that names
+-- no run (empty `retries`) still can.
 --
--- Keys:    job:<id> (state, task_id, retries, holder, status, handed_over), payload:<id> (outcome), the sets of the states
+-- Keys:    job:<id> (state, task_id, retries, holder, status, handed_over), payload:<id> (outcome), the sets of the
+--          states
 -- ARGV:    prefix, id, task_id, unstarted (1: one message did not start; a run of another copy is kept), retries and
 --          holder (of the run that ended; '': any), task_name (of the message; '': none), status, outcome, reason
 -- Returns: 1, or 0 if the attempt is over, or another run has it

@@ -8,7 +8,7 @@
 -- Returns: 'finished'    recorded (also if the same run asks again)
 --          'taken_over'  recorded, and a courier delivers it
 --          'kept'        the record is lost: the outcome waits until the server lists the job as running (adopt.lua)
---          'completed'   somebody had the outcome before (see complete.lua)
+--          'completed'   the outcome came before through the reference (see complete.lua)
 --          otherwise the state that prevents it
 local task_id, retries, status, outcome = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local deliver_seconds, history, reason = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]

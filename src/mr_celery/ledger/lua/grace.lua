@@ -1,8 +1,8 @@
--- Put in front of the steps that look for lost runs. It records the check, and the end of a grace period.
+-- Prepended to the scripts that look for lost runs. It records the check, and the end of a grace period.
 -- If no process has checked for a third of a lease, this server was most likely unreachable. The workers could not
 -- renew their leases either, so they get half a lease to do it, in which no run counts as lost.
 -- If the last check lies in the future, the clock was set back, or another server with the same data has taken over.
--- Then what was due by the former clock is due after as many seconds by the present one.
+-- Due times more than a lease ahead then become earlier by that difference, so that nothing becomes due too late.
 --
 -- Keys:    looked, a hash: the time of the last check (at), and the end of the grace period (grace_until); if the clock
 --          was set back: the sets of the states, unfinished:<id>, job:<id> (deadline), reached

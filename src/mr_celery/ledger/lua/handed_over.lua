@@ -2,7 +2,7 @@
 --
 -- Keys:    job:<id> (handed_over), members:<id>, unfinished:<id>, running
 -- ARGV:    prefix, id, task_id, final, wait_seconds (until the next check of the members)
--- Returns: 1, or 0 if the workflow is over, or is none of this attempt
+-- Returns: 1, or 0 if the workflow is over, or does not belong to this attempt
 local task_id, final, wait_seconds = ARGV[3], ARGV[4], tonumber(ARGV[5])
 if not_in_workflow(task_id) or get('workflow') ~= final then
   return 0

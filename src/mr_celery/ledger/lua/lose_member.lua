@@ -6,7 +6,7 @@
 --          it must not have started), retries (or ''), holder (or ''), due (1: its check must be due), why, and two
 --          outcomes: if the handler must not run twice, and if this was the last attempt; task_name (of its message;
 --          '': any)
--- Returns: 'again' | 'failed' | 'kept' (the member lives, or the workflow is over)
+-- Returns: 'again' | 'failed' | 'kept' (the member continues, or the workflow is over)
 local task_id, member_id, wanted, retries, holder = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local must_be_due, why, must_not_outcome, too_often_outcome = ARGV[8] == '1', ARGV[9], ARGV[10], ARGV[11]
 local name = ARGV[12]

@@ -1,4 +1,4 @@
--- Put in front of the steps that lose an attempt: the next one begins, or the job fails if it may not run again.
+-- Prepended to the scripts that lose an attempt: the next one begins, or the job fails if it may not run again.
 
 -- running | deferred -> claimed (attempt + 1), or -> finished. Returns 'again' | 'failed'.
 local function lose_attempt(state, counter, why, must_not_outcome, too_often_outcome)

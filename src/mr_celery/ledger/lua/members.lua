@@ -1,4 +1,4 @@
--- Put in front of the steps of a workflow's members: the tasks to which a run has handed its job.
+-- Prepended to the scripts of a workflow's members: the tasks to which a run has handed its job.
 --
 -- members:<id>, a hash: each member's task id -> state, since when (for 'sent': when it was, or becomes, due), Celery
 --   retries, holder, run (a nonce), node, queue, task name; separated by tabs. The states:
@@ -26,7 +26,7 @@ local function read_member(member_id)
   }
 end
 
--- Write a member in a new state. One that lives is checked at `due`.
+-- Write a member in a new state. An unfinished one is checked at `due`.
 local function write_member(member_id, member, state, due, since)
   member.state, member.since = state, since or now
   redis.call('HSET', members(), member_id, table.concat({

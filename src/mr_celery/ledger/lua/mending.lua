@@ -1,4 +1,4 @@
--- Put in front of the steps that mend jobs which the ledger has partly lost: keys were evicted, or deleted by hand.
+-- Prepended to the scripts that repair jobs which the ledger has partly lost: keys were evicted, or deleted by hand.
 --
 -- The record says what a job is. Everything else is derived from it: the set of its state, the set of those that wait
 -- (for a worker, or for delivery), and the slot of its queue. If the record is lost, an outcome that is still here is

@@ -1,4 +1,4 @@
--- The functions that the scripts of the online workers share. This file is put in front of each.
+-- The functions that the scripts of the online workers share. This file is prepended to each.
 --
 -- Keys, all with the prefix "modelreins:{fleet}:":
 --   nodes             hash: hostname -> its concurrency, a space, and the digest of its profile

@@ -1,8 +1,9 @@
--- Reads which jobs came to each state first. Of a state with many jobs, only those are compared whose check is due next.
+-- Reads the oldest jobs of each state. If many jobs are in a state, only those that are due first for a check are
+-- compared.
 --
 -- Keys:    the sets of the states; job:<id> of the jobs that are compared
 -- ARGV:    prefix, (unused), the most jobs of a state that are compared, the most that are returned, then states
--- Returns: for each state {id, seconds until its next check, ...}, the job that came to it first in front
+-- Returns: for each state {id, seconds until its next check, ...}, in the order in which the jobs entered it
 local compared, returned = tonumber(ARGV[3]), tonumber(ARGV[4])
 local answer = {}
 for index = 5, #ARGV do

@@ -1,13 +1,14 @@
--- running -> running: a bridge checks the members of a workflow whose time has come.
--- A member that runs, and whose lease is over, is lost. The message of one that waited in a worker may be back in its
--- queue, as after a deploy, so it is as if no worker had it yet. Messages that no worker has reported are returned, and
--- other bridges do not get them for `lease` seconds. If no member is unfinished, the workflow has lost its thread.
+-- running -> running: a bridge checks the members of a workflow whose next check is due.
+-- A running member whose lease has expired is lost. If a message waited in a worker that stopped reporting it, it may
+-- be back in its queue, as after a deploy, so its member becomes 'sent' again. Messages that no worker has reported are
+-- listed in the answer, and other bridges do not get them for `lease` seconds. If no member is unfinished, nothing
+-- continues the workflow.
 --
 -- Keys:    job:<id>, members:<id>, unfinished:<id>, running, reached (see note_progress)
 -- ARGV:    prefix, id, lease
 -- Returns: {'none'} (no workflow holds the job), or {'alive' | 'lost' | 'idle', task_id, attempt, then for each member
---          concerned: its task id, state, task name, node, queue, and by how many seconds later messages of the queue
---          have overtaken it, the seconds since a message of the queue was started, and the seconds since it was due}
+--          concerned: its task id, state, task name, node, queue, the seconds by which the newest started message of
+--          the queue was sent after it, the seconds since a message of the queue was started, and since it was due}
 local lease = tonumber(ARGV[3])
 local state, task_id, attempt, handed_over = get('state', 'task_id', 'attempt', 'handed_over')
 if state ~= 'running' or not handed_over then

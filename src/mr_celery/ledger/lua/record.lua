@@ -1,4 +1,4 @@
--- The functions that all transitions share. This file is put in front of each script.
+-- The functions that all transitions share. This file is prepended to each script.
 --
 -- Keys. All have one prefix with a hash tag ("modelreins:{<worker name>}:"), so a Cluster keeps them in one slot.
 --   job:<id>      hash: the record of a job, see below
@@ -38,7 +38,7 @@
 -- The record, job:<id>:
 --   state, <state>_at             the state, and since when it is (or was) in each
 --   task_name, queue, nonce, max_attempts, on_lost
---                                 the route; the nonce distinguishes this life of the job from an earlier one
+--                                 the route; the nonce is new each time that the job is admitted or adopted
 --   capability                    what the job requires, for operators; at most 200 bytes
 --   attempt, task_id              the current attempt, from 1, and its Celery task id
 --   resends, copies, received     of the attempt: counted resends, all resends, and whether a worker has its message
@@ -61,7 +61,7 @@
 --                                 messages were published. From then on the members hold the job, and no run does
 --   why, lost, how, ending, ended_at, redeliveries, refusals, refused_at, trace, artifact:<index>, review:<index>
 --
--- Any of these keys may be lost. The record is the truth, and everything else is mended from it. A job without a
+-- Any of these keys may be lost. The record is the truth, and everything else is repaired from it. A job without a
 -- record is found in the server's list (see mending.lua). So no script takes a field for granted.
 --
 -- ARGV[1] is the prefix, ARGV[2] the job's id. All times are in seconds, by this server's clock.
@@ -207,7 +207,7 @@ local function free_slot()
   redis.call('SREM', prefix .. 'load:' .. (redis.call('HGET', record, 'queue') or ''), id)
 end
 
--- The task id of an attempt. The nonce distinguishes it from one of an earlier life of the same job.
+-- The task id of an attempt. The nonce distinguishes it from those before the job was last admitted or adopted.
 local function task_id_of(attempt, nonce)
   return 'mr-' .. id .. '-' .. attempt .. '-' .. (nonce or '')
 end
@@ -217,8 +217,8 @@ local function is_other_task(task_name, recorded)
   return task_name ~= '' and recorded and recorded ~= task_name
 end
 
--- Store uploads and reviews of a run whose job somebody else will finish: an outcome with these parts, and the content
--- of its uploads, which begins at ARGV[first].
+-- Store uploads and reviews of a run whose job will be completed through its reference: an outcome with these parts,
+-- and the content of its uploads, which begins at ARGV[first].
 local function attach(parts, first)
   local name = 'attached:' .. (redis.call('HINCRBY', record, 'attached', 1) - 1)
   redis.call('HSET', payload, name, parts)
@@ -272,8 +272,8 @@ local function reopen(ending)
   end
 end
 
--- Discard what an earlier life of the job left, with its ending as in reopen: any of it may be there without the rest,
--- for each key expires on its own.
+-- Delete the keys that are left from an earlier time that the job was here. Each key expires on its own, so any of them
+-- may be missing. `ending` is as in reopen.
 local function forget(ending)
   reopen(ending)
   redis.call('DEL', record, payload, kept_outcome(), kept_parts(), members(), unfinished())
@@ -285,9 +285,9 @@ local function awaits_lost_run(state, adopted, run)
   return adopted and (state == 'claimed' or (state == 'running' and not run))
 end
 
--- Record the outcome, to be delivered from `due` on by the first that takes it. Without `reason`, the record's stays.
--- `ran_since` is the start of the run that has ended (nil: none). Further fields are set with the state, and after the
--- outcome: a step that fails before is repeated.
+-- Record the outcome, to be delivered from `due` on. A nil `reason` keeps the reason in the record, and '' deletes it.
+-- `ran_since` is the start of the run that has ended (nil: none). Further fields are set together with the state, after
+-- the outcome is stored: if the script fails in between, the caller can repeat the step.
 local function record_outcome(from, status, outcome, due, reason, ran_since, ...)
   local task_id, task_name, queue, earlier_reason = get('task_id', 'task_name', 'queue', 'reason')
   redis.call('SREM', prefix .. 'load:' .. (queue or ''), id)
@@ -309,7 +309,8 @@ local function described(status, reason)
   return reason == '' and status or status .. ': ' .. bounded(reason)
 end
 
--- Remove the server's answers to the delivered parts from the record. With `milliseconds`, they are kept beside the outcome.
+-- Remove the server's responses to the delivered parts from the record. With `milliseconds`, they are kept beside the
+-- outcome.
 local function drop_parts(milliseconds)
   for _, field in ipairs(redis.call('HKEYS', record)) do
     if string.find(field, '^artifact:') or string.find(field, '^review:') then
@@ -336,7 +337,7 @@ local function is_full(taken, limit)
   return limit >= 0 and taken >= limit
 end
 
--- End the job's life: the record stays as history, with further fields, and the payload is deleted. `attempt` and
+-- End the job: the record stays as history, with further fields, and the payload is deleted. `attempt` and
 -- `workflow` are the record's. `note` is for the job's history.
 local function end_job(from, to, attempt, workflow, ending, note, history, ...)
   redis.call('ZREM', prefix .. from, id)
@@ -350,13 +351,13 @@ local function end_job(from, to, attempt, workflow, ending, note, history, ...)
     redis.call('UNLINK', payload, unfinished())
     redis.call('PEXPIRE', members(), milliseconds)
   else
-    redis.call('UNLINK', payload, unfinished(), members()) -- more members are too many to be read or kept
+    redis.call('UNLINK', payload, unfinished(), members()) -- over 100 members are not kept
   end
   set('state', to, 'ending', ending, 'ended_at', now_stamp, ...)
   redis.call('ZADD', ended, now_stamp, id)
   redis.call('PEXPIRE', record, milliseconds)
   redis.call('PEXPIRE', prefix .. 'events:' .. id, milliseconds)
-  if redis.call('PTTL', ended) < milliseconds then -- every 10 s, for that long beyond the history
+  if redis.call('PTTL', ended) < milliseconds then -- at most every 10 s: the key lives 10 s longer than the history
     redis.call('ZREMRANGEBYSCORE', ended, '-inf', stamp(now - tonumber(history)))
     redis.call('PEXPIRE', ended, milliseconds + 10000)
     redis.call('PEXPIRE', prefix .. 'stats', milliseconds + 10000)

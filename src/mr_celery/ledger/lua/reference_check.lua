@@ -1,6 +1,6 @@
--- Put in front of the steps that a job's reference (job.ref) permits.
+-- Prepended to the scripts that a job's reference (job.ref) permits.
 
--- Why a reference permits nothing any more, in the words of complete.lua; nil if it does.
+-- The reason why a reference permits nothing, as complete.lua returns it; nil if it permits the step.
 local function reference_refusal(attempt, secret)
   local state, current_attempt, current_secret, finished_by = get('state', 'attempt', 'secret', 'finished_by')
   if not state then

@@ -1,4 +1,4 @@
--- Put in front of a step that waits for replicas: a write, also if the step finds its work done. A connection that has
+-- Prepended to the scripts that wait for replicas: a write, even if the step finds its work done. A connection that has
 -- written nothing has nothing to wait for.
 --
 -- Keys:    replicated, a string: the time of the last such step

@@ -1,6 +1,6 @@
--- claimed | sent -> claimed (the same attempt), or -> finished if the budget is spent: no worker started it.
--- A message that only the handler could make (field own, see retry.lua) cannot be sent again: the handler begins a new
--- attempt, if it may.
+-- claimed | sent -> claimed (the same attempt), or -> finished if the budget is spent: no worker started its message.
+-- If only the handler could make that message (field own, see retry.lua), it cannot be sent again. Then the next
+-- attempt begins, or the job fails if it may not run again.
 --
 -- Keys:    job:<id> (why, received, copies, resends, reason), payload:<id> (outcome), the sets of the states, stats
 -- ARGV:    prefix, id, task_id, why, budget (of resends; below 0: this one does not count), wait_seconds, outcome (if

@@ -1,15 +1,18 @@
--- claimed | sent -> running: the fence. Exactly one message of an attempt passes it, and gets the job.
--- The message must be the recorded one: with the task and the number of Celery retries of the record. The retry that a
--- run has announced (see announce_retry.lua) takes over from it. If the first answer to a run was lost, the same run gets
--- the same answer again.
--- If the job itself is lost, nothing can start: it is sent again once the server has listed it (see adopt.lua).
+-- claimed | sent -> running: the fence. Exactly one message of an attempt passes it and gets the job.
+-- running -> running: the retry that a run has announced takes over from it (see announce_retry.lua).
+-- claimed | sent | running -> claimed: the job's payload is lost, so nothing can start. It is sent again once the
+-- server has listed the job (see adopt.lua).
 --
--- Keys:    job:<id> (task_name, retries, next_retries, node, holder, run), payload:<id> (job), the sets of the states, stats; reached, a hash:
---          <queue>:sent, the newest sending time of a message that was started, and <queue>:at, when one was started
+-- The message must be the recorded one: with the task and the number of Celery retries of the record. If the first
+-- answer to a run was lost, the same run gets the same answer again.
+--
+-- Keys:    job:<id> (task_name, retries, next_retries, node, holder, run), payload:<id> (job), the sets of the states,
+--          stats; reached, a hash: <queue>:sent, the newest sending time of a message that was started, and <queue>:at,
+--          when one was started
 -- ARGV:    prefix, id, task_id, retries, node, holder, lease, run (a nonce), task_name
 -- Returns: {'started', job, attempt, trace or ''}, or {the state that prevents it}; 'unknown': no record;
---          'superseded': another attempt is the current one; 'unrecorded': the message is for another task, or has another
---          number of retries; 'incomplete': the job itself is lost
+--          'superseded': another attempt is the current one; 'unrecorded': the message is for another task, or has
+--          another number of retries; 'incomplete': the job's payload is lost
 
 local task_id, retries, node, holder = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local lease, run, task_name = tonumber(ARGV[7]), ARGV[8], ARGV[9]

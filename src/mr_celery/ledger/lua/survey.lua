@@ -1,5 +1,4 @@
--- survey
--- Reads what the bridge needs to know before it asks the server for work (see surveying.lua).
+-- Reads what a bridge needs before it polls the inbox (see surveying.lua).
 --
 -- ARGV:    prefix, (unused), then queues
 return survey_from(3)

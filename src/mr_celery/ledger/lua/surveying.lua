@@ -1,4 +1,4 @@
--- Put in front of the steps that read what a bridge needs to know before it asks the server for work.
+-- Prepended to the scripts that read what a bridge needs before it polls the inbox.
 --
 -- Keys:    paused, the sets of the states, load:<queue>
 -- Returns: the time; whether claiming is paused; the number of jobs in each state, in order; the number of slots taken

@@ -1,4 +1,3 @@
--- withdraw_node
 -- A worker goes offline.
 --
 -- ARGV: hostname
