@@ -30,7 +30,7 @@ _USUAL_STATUSES = (
     *(500, 501, 502, 503, 504, 507, 520, 521, 522, 523, 524, 525, 526, 530),
 )
 STATUS_LABELS = frozenset(["none", *map(str, _USUAL_STATUSES)])
-"""The statuses of answers that metrics distinguish; ``none``: there was no answer."""
+"""The statuses of responses that metrics distinguish; ``none``: there was no response."""
 
 ROUTE_LABELS = frozenset({"presence", "inbox", "claim", "close", "upload", "review", "job"})
 """The kinds of requests that metrics distinguish."""
@@ -105,20 +105,20 @@ class JobAborted(MrCeleryError, Ignore):
 class WorkerError(MrCeleryError):
     """A request to the ModelReins server failed. Drop-in for the SDK's class of the same name.
 
-    The message has the SDK's form: ``POST /jobs/7/close -> 503: <first 500 characters of the answer>``,
-    or ``… -> network: <reason>`` if there was no answer.
+    The message has the SDK's form: ``POST /jobs/7/close -> 503: <first 500 characters of the response>``,
+    or ``… -> network: <reason>`` if there was no response.
 
     Attributes:
-        status: the HTTP status of the answer; ``None`` if there was no complete answer.
-        retryable: whether the same request may succeed later: after 408, 425, 429 or 5xx, without an answer, or
+        status: the HTTP status of the response; ``None`` if there was no complete response.
+        retryable: whether the same request may succeed later: after 408, 425, 429 or 5xx, without a response, or
             after one that breaks the protocol.
         retry_after: the server's ``Retry-After`` in seconds, at most an hour; ``None`` if there was none.
         route: the kind of request: ``claim``, ``close``, ``upload``, …; empty if unknown.
         single: whether only this request fails, while others succeed.
         unsent: whether the request was not sent, because another process has found that its token is refused.
         refusals: consecutive refusals of the token in all processes, if it is ``unsent``.
-        challenge: whether the answer is a challenge page for people, as servers send to banned addresses.
-        fault: a description of an unusable answer that is safe to log; empty if the server answered with an error.
+        challenge: whether the response is a challenge page for people, as servers send to banned addresses.
+        fault: a description of an unusable response that is safe to log; empty if the server answered with an error.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class WorkerError(MrCeleryError):
 
     @property
     def label(self) -> str:
-        """The kind of request and the status of its answer: ``close 503``, or ``close none`` without an answer."""
+        """The kind of request and the status of its response: ``close 503``, or ``close none`` without a response."""
         return " ".join(error_labels(f"{self.route} {self.status or 'none'}")) if self.route else ""
 
     @property
@@ -167,7 +167,7 @@ class WorkerError(MrCeleryError):
 
     @property
     def unauthorized(self) -> bool:
-        """Whether the server refused the token (401 or 403), or sent a challenge page instead of an answer."""
+        """Whether the server refused the token (401 or 403), or sent a challenge page instead of a response."""
         return self.challenge or self.status in (401, 403)
 
 

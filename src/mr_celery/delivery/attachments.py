@@ -30,7 +30,7 @@ class Attached:
 class Attachments:
     """The uploads and reviews that are delivered with the outcome of one run.
 
-    The handler receives an answer like the server's, with a placeholder for the slug or id. The delivery replaces
+    The handler receives a response like the server's, with a placeholder for the slug or id. The delivery replaces
     placeholders in the outcome with the server's values.
     """
 
@@ -51,7 +51,7 @@ class Attachments:
     ) -> dict[str, Any]:
         """Attach a copy of a file, so that the handler may close it or reuse its memory.
 
-        Returns an answer of the form that the SDK's ``upload_artifact`` returns.
+        Returns a response of the form that the SDK's ``upload_artifact`` returns.
 
         Raises:
             JobError: it cannot be attached; the message gives the reason.
@@ -86,7 +86,7 @@ class Attachments:
         job_id: int | None,
         idempotency_key: str | None = None,
     ) -> dict[str, Any]:
-        """Attach a review. Returns an answer of the form that the SDK's ``submit_review`` returns."""
+        """Attach a review. Returns a response of the form that the SDK's ``submit_review`` returns."""
         promised = PROMISED_IDS + secrets.randbelow(PROMISED_IDS)
         item = ReviewItem(
             type,

@@ -35,7 +35,7 @@ NOT_RUNNING = (404, 409, 410)
 """Statuses of a server that has no such job to close."""
 
 UNHEARD_OF = 5
-"""Number of deliveries answered with 404 after which a job that the server lists nowhere counts as gone."""
+"""Delivery number from which a 404 to the close means that the job is gone, if the server lists it nowhere."""
 
 USUAL_RATE = 32 * 2**10
 """Bytes per second below which a delivery counts as slow. A run then leaves it to the courier, which waits for longer.
@@ -57,7 +57,7 @@ class DeliveryRequest:
     Args:
         key: identifies the delivery and its job, and fences its records in the ledger.
         outcome: the outcome to deliver.
-        parts: the server's answers to the delivered parts: ``artifact:0``, ``review:0``, …
+        parts: the server's responses to the delivered parts: ``artifact:0``, ``review:0``, …
         blobs: the contents of the uploads that the ledger stores, in order, if the caller has them.
         failures: the failures of earlier deliveries, as :class:`~.failures.Failures` wrote them.
     """
@@ -323,7 +323,7 @@ class Delivery:
                 return self._close_refused(delivery_request, text, refusal)
             if refusal.status is not None and refusal.status < 300:
                 now = status_of(self._api, job_id)
-                if phase_of(now) == "over":  # the answer is unreadable, but the server closed the job
+                if phase_of(now) == "over":  # the response is unreadable, but the server closed the job
                     return "delivered" if is_same_end(now, status) else "superseded"
             raise
         return "delivered"

@@ -170,7 +170,7 @@ class FailedDelivery:
         """Whether the close failed often enough to try it without the output, which may be the cause."""
         if kind == "away":
             return run.reached(self._bounds)
-        # Other deliveries do not matter here: the answer to the short text is the evidence.
+        # Other deliveries do not matter here: the response to the short text is the evidence.
         bound = self._bounds["ours"]
         return run.seen >= bound.times and run.last.now - run.first.now >= bound.seconds
 
@@ -239,8 +239,8 @@ class FailedDelivery:
             why: the reason for log and ledger.
             kind: the kind of failure.
             failures: the failures so far.
-            run: the consecutive failures that this one belongs to.
-            slowly: whether a further try is likely to fail in the same way.
+            run: the streak of failures that this one belongs to.
+            slowly: whether another delivery is likely to fail in the same way.
         """
         pause = backoff(self._request.number, first=0.5, most=15.0)
         if run is not None and kind == "ours":
@@ -277,7 +277,7 @@ class FailedDelivery:
 
 
 def superseded(delivery_request: DeliveryRequest, status: str | None) -> str:
-    """Whether an earlier delivery closed the job and its answer was lost, or something else closed it.
+    """Whether an earlier delivery closed the job and its response was lost, or something else closed it.
 
     Returns ``delivered`` or ``superseded``.
     """

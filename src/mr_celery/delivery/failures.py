@@ -17,16 +17,17 @@ from ..ledger import Tally
 Kind = Literal["ours", "answer", "away", "later"]
 """The kind of a failure.
 
-``ours``: an error of this code, or an unusable answer. ``answer``: the server refused. ``away``: no answer, or one of a
-proxy or a gateway. ``later``: the server asked to wait; such failures never count.
+``ours``: an error in this code, or an unusable response. ``answer``: the server refused the request. ``away``: no
+response, or one from a proxy or gateway. ``later``: the server asked for a pause; such failures never count.
 """
 
 Evidence = Literal["ours", "passes", "alone", "blocked", "away", ""]
 """The evidence that a delivery, and not the server, is the cause of its failures.
 
-``ours``: the kind is evidence enough. ``passes``: other deliveries succeed. ``alone``: there are no other deliveries.
-``blocked``: others fail on the same route, and succeed on other routes. ``away``: others succeeded on the same route
-between every two of these failures. Empty: all deliveries fail.
+``ours``: failures of the kind ``ours`` need no further evidence. ``passes``: other deliveries succeed. ``alone``: there
+are no other deliveries. ``blocked``: others fail on the same route, and succeed on other routes. ``away``: the failures
+are of the kind ``away``, and before each that counts, another delivery succeeded on the route. Empty: there is none,
+because all deliveries fail.
 """
 
 LATER = (408, 425, 429, 503)
@@ -54,7 +55,7 @@ BOUNDS: dict[Evidence, Bound] = {
     "away": Bound(30, 600.0),
     "blocked": Bound(8, 3600.0),
 }
-"""The limits by evidence. There is none without evidence."""
+"""The limits by evidence. Failures without evidence have none."""
 
 
 def kind_of(error: Exception) -> Kind:
@@ -77,7 +78,7 @@ def kind_of(error: Exception) -> Kind:
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive failures of one kind on one route.
+    """A streak: consecutive failures of one kind on one route.
 
     Args:
         first: the tally at the first failure.
@@ -106,12 +107,12 @@ class Run:
         return max(self.last.passed - self.first.passed, 0) or max(self.last.closed - self.first.closed, 0)
 
     def next(self, kind: Kind, tally: Tally, *, missing: bool) -> Run:
-        """The run with one more failure.
+        """The streak with one more failure.
 
         Args:
             kind: the failure's kind.
             tally: the current tally of the worker name's deliveries.
-            missing: whether the answer was that the route does not exist. Then only successes on the same route are
+            missing: whether the response was that the route does not exist. Then only successes on the same route are
                 evidence.
         """
         run = replace(self, last=tally, seen=self.seen + 1)
@@ -145,7 +146,7 @@ class Failures:
 
     Args:
         delivered: number of delivered parts at the last failure.
-        runs: the runs, by kind and route.
+        runs: the streaks, by kind and route.
         reasons: number of occurrences of each recent reason, for the log.
     """
 
@@ -170,7 +171,7 @@ class Failures:
     def after(
         self, kind: Kind, route: str, tally: Tally, *, delivered: int, missing: bool = False
     ) -> tuple[Failures, Run]:
-        """The failures with one more, and the run that it belongs to.
+        """The failures with one more, and the streak that it belongs to.
 
         Args:
             kind: the failure's kind.

@@ -267,7 +267,7 @@ def _text(value: object) -> str:
     """Convert text, ``None`` or JSON data to a job's output.
 
     Raises:
-        JobError: the value is none of these.
+        JobError: the value is of another type.
     """
     if value is None:
         return ""

@@ -25,12 +25,12 @@ class Stored:
 
 
 class Placeholders:
-    """The server's answers to the parts of an outcome, which replace the placeholders in its texts.
+    """The server's responses to the parts of an outcome, which replace the placeholders in its texts.
 
     Args:
         server: the server's address.
         outcome: the outcome.
-        parts: the answers so far, as the ledger recorded them.
+        parts: the responses so far, as the ledger recorded them.
     """
 
     def __init__(self, server: str, outcome: Outcome, parts: Mapping[str, str]) -> None:

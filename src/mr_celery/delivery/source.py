@@ -136,7 +136,7 @@ def _stamp(file: BinaryIO) -> tuple[int, ...]:
 
 
 def _that_can_seek(data: Any) -> Any:
-    """The content, or a copy of it if it is not seekable, like a pipe or an HTTP answer."""
+    """The content, or a copy of it if it is not seekable, like a pipe or an HTTP response."""
     if not hasattr(data, "read") or _can_seek(data):
         return data
     return copied(data)

@@ -31,7 +31,7 @@ class _NoRoute(Exception):
     """The server has no route for artifacts.
 
     Args:
-        error: the server's answer.
+        error: the server's response.
         how: ``without`` of :class:`~.server_routes.Routes`.
     """
 

@@ -40,7 +40,7 @@ def given_up(what: str, error: Exception, run: Run) -> str:
     Args:
         what: the undelivered parts.
         error: the last error.
-        run: the failures.
+        run: the streak of failures.
     """
     words = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
     meanwhile = f"; {run.others} others got through meanwhile" if run.evidence in ("passes", "away", "blocked") else ""
@@ -85,7 +85,7 @@ def without_attachments(
     Args:
         outcome: the original outcome.
         parts: the undelivered parts: ``artifact:0``, ``review:0``, …
-        error: the server's answer.
+        error: the server's response.
         how: ``fail`` fails the job, ``close`` closes it with the handler's status.
     """
     note = not_attached(outcome, parts, error)

@@ -44,8 +44,8 @@ class Undeliverable(Exception):
     Args:
         why: the part and the reason, for the job's output.
         parts: the undeliverable parts: ``artifact:0``, ``review:0``, ``output``.
-        error: the server's answer, if the server refused.
-        about: the reason for operators, without names of files. Default: the server's answer.
+        error: the server's response, if the server refused.
+        about: the reason for operators, without names of files. Default: the server's response.
     """
 
     def __init__(self, why: str, parts: tuple[str, ...], error: WorkerError | None = None, *, about: str = "") -> None:
@@ -91,7 +91,7 @@ def store(api: Api, job_id: int, upload: Upload, file: BinaryIO, *, key: str) ->
         key: the idempotency key, which is the same for each attempt of one upload.
 
     Raises:
-        WorkerError: the upload failed, or the answer has no usable slug.
+        WorkerError: the upload failed, or the response has no usable slug.
     """
     answer = api.upload(
         file,
@@ -113,7 +113,7 @@ def store(api: Api, job_id: int, upload: Upload, file: BinaryIO, *, key: str) ->
 
 
 def filed_id(answer: Mapping[str, Any]) -> str:
-    """The id that the server gave to a review; empty if the answer has none.
+    """The id that the server gave to a review; empty if the response has none.
 
     Raises:
         WorkerError: the id is unusable.
@@ -165,7 +165,7 @@ def raise_first(failures: list[Exception]) -> None:
 
 
 class PartDelivery:
-    """Delivers the artifacts and reviews of an outcome, and records each answer as it arrives.
+    """Delivers the artifacts and reviews of an outcome, and records each response as it arrives.
 
     Args:
         api: the server.
@@ -191,7 +191,7 @@ class PartDelivery:
         self.failed: dict[str, Exception] = {}
         """The errors of the parts that could not be delivered, by part."""
         self.placeholders = Placeholders(api.url, delivery_request.outcome, delivery_request.parts)
-        """The server's answers in this delivery and earlier ones."""
+        """The server's responses in this delivery and earlier ones."""
 
     def deliver(self) -> None:
         """Deliver the remaining artifacts, then the reviews, then the artifacts that belong to one of these reviews.

@@ -25,7 +25,7 @@ ADMITTED_SECONDS = 60.0
 CLOSE_SECONDS = 60.0
 """Time for which the ledger may have the outcome of a job that the server has closed, in seconds.
 
-The answer to the close may be on its way or lost.
+The response to the close may be on its way or lost.
 """
 
 FINISHED_SECONDS = 300.0
@@ -148,7 +148,7 @@ class Difference:
 
     @property
     def hint(self) -> str:
-        """How the difference is resolved, or what to do."""
+        """The way in which the difference is resolved, or advice."""
         return HINTS[self.what]
 
     def with_status(self, status: str) -> Difference:
@@ -198,7 +198,7 @@ def audit(
         wait: waits for that many seconds.
 
     Raises:
-        WorkerError: the server cannot be reached, or its answer is unusable.
+        WorkerError: the server cannot be reached, or its response is unusable.
         LedgerUnavailable: the ledger cannot be reached.
     """
     lasting: dict[tuple[int | None, str], Difference] = {}

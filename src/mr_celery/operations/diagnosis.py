@@ -89,7 +89,7 @@ def request_shown(error: WorkerError, url: str) -> str:
 
 
 def clock_difference(date: str) -> float | None:
-    """Seconds by which this host's clock is ahead of an answer's ``Date``; ``None`` if that is not a date."""
+    """Seconds by which this host's clock is ahead of a response's ``Date``; ``None`` if that is not a date."""
     try:
         return time.time() - parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError):

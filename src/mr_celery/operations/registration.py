@@ -136,7 +136,7 @@ def register(url: str, admin_token: str, body: Mapping[str, Any], *, timeout: fl
         url: the server's base URL.
         admin_token: an administrator's token.
         body: the request body, as built by ``client.registration``.
-        timeout: seconds to wait for each part of the answer.
+        timeout: seconds to wait for each part of the response.
 
     Returns:
         The URL that shows the worker's token once.

@@ -1,4 +1,4 @@
-"""Rules for fault injection: which answers of the sandbox fail, how, how often and for how long.
+"""Rules for fault injection: which responses of the sandbox fail, how, how often and for how long.
 
 There are no faults unless rules are set. Rules simulate an outage of the server::
 
@@ -76,8 +76,8 @@ class Rule:
         times: maximum number of faults; by default unlimited.
         status: HTTP status of the fault ``status``, from 200 to 599.
         retry_after: ``Retry-After`` header of the fault ``status``, in whole seconds; by default not sent.
-        after: carry out the request before its answer fails. By default the request has no effect. The faults
-            ``wrong_types``, ``large`` and ``trickle`` always change the correct answer, so their requests have an
+        after: carry out the request before its response fails. By default the request has no effect. The faults
+            ``wrong_types``, ``large`` and ``trickle`` always change the correct response, so their requests have an
             effect. ``latency`` carries out the request after the delay.
         delay: seconds for ``hang``, ``trickle`` and ``latency``; by default 3600, 1 and 1.
 

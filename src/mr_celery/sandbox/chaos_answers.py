@@ -1,4 +1,4 @@
-"""HTTP answers as values, and their corruption by faults."""
+"""HTTP responses as values, and their corruption by faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from .chaos import Rule
 
 LARGE_BYTES = 10_000_000
-"""Size of an answer with the fault ``large``."""
+"""Size of a response with the fault ``large``."""
 
 _WRONG_SHARE = 0.3
 """Fraction of the fields that ``wrong_types`` replaces. It replaces at least one."""
@@ -30,7 +30,7 @@ _VALUES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer.
+    """An HTTP response.
 
     Attributes:
         status: the HTTP status.
@@ -49,21 +49,21 @@ class Answer:
 
 
 def make_answer(body: bytes, content_type: str = "application/json", status: int = 200) -> Answer:
-    """Create an answer with a body."""
+    """Create a response with a body."""
     return Answer(status, ((b"content-type", content_type.encode()),), b"").with_body(body)
 
 
 def placeholder() -> Answer:
-    """The answer to corrupt if the request was not carried out."""
+    """The response to corrupt if the request was not carried out."""
     return make_answer(b'{"success": true, "id": 1, "status": "pending"}')
 
 
 def corrupt(rule: Rule, answer: Answer, dice: random.Random) -> Answer:
-    """Apply a fault to an answer. Faults of the transmission, such as ``hang``, do not change it.
+    """Apply a fault to a response. Faults of the transmission, such as ``hang``, do not change it.
 
     Args:
         rule: the rule with the fault.
-        answer: the correct answer.
+        answer: the correct response.
         dice: the random generator for details of the fault.
     """
     fault = rule.fault

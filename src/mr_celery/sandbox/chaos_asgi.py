@@ -14,7 +14,7 @@ _TICK = 0.1
 """Interval in seconds of checks whether to end a delay early."""
 
 _CORRECT_ANSWER = ("wrong_types", "large", "trickle", "latency")
-"""Faults that start from the application's answer."""
+"""Faults that start from the application's response."""
 
 
 class ChaosLayer:
@@ -95,7 +95,7 @@ class ChaosLayer:
 
 
 async def _answer_of(app: ASGIApp, scope: Scope, receive: Receive) -> Answer:
-    """Call the application and collect its answer."""
+    """Call the application and collect its response."""
     start: Message = {}
     body = bytearray()
 
@@ -110,7 +110,7 @@ async def _answer_of(app: ASGIApp, scope: Scope, receive: Receive) -> Answer:
 
 
 async def _discard_body(receive: Receive) -> None:
-    """Read the whole request, so that the client waits for the answer instead of blocking while sending."""
+    """Read the whole request, so that the client waits for the response instead of blocking while sending."""
     more = True
     while more:
         more = (await receive()).get("more_body", False)
@@ -127,7 +127,7 @@ async def _send_part(part: bytes, send: Send) -> None:
 async def _cut(receive: Receive, send: Send) -> None:
     """Close the connection after the data sent so far."""
     _transport(send).close()
-    # uvicorn answers 500 if an application returns without an answer, unless the client has disconnected.
+    # uvicorn answers 500 if an application returns without a response, unless the client has disconnected.
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -29,7 +29,7 @@ _STOP_SECONDS = 10.0
 _LONG_TOKEN = 20
 
 _REQUEUE_INTERVAL = 1.0
-"""Interval in seconds of looks for running jobs of workers that do not report any more."""
+"""Interval, in seconds, of checks for running jobs of workers that no longer report."""
 
 
 LIMITS = Limits(connections=500)

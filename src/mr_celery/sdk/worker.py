@@ -23,7 +23,7 @@ class Worker:
         url: the server's address; default ``MODELREINS_URL``, else ``https://app.modelreins.com``.
         name: the worker's name; default host name and process id.
         poll_interval: seconds between two polls of an empty inbox.
-        timeout: seconds to wait for each part of an answer.
+        timeout: seconds to wait for each part of a response.
 
     Raises:
         WorkerError: the token is missing or invalid, or the address is invalid.
@@ -56,7 +56,7 @@ class Worker:
         self.poll_interval = poll_interval
         """Seconds between two polls of an empty inbox."""
         self.timeout = timeout
-        """Seconds to wait for each part of an answer."""
+        """Seconds to wait for each part of a response."""
         self._made: tuple[tuple[str, str, str, float], Api] | None = None
         self.url = self._api().url
 

@@ -1,4 +1,4 @@
-"""Reads long answers to single requests, in little memory whatever the server sends."""
+"""Reads long responses to single requests in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 from .list_parser import NOT_JSON, BrokenList, members
 
 MOST_PARSED = 64 * 2**10
-"""Size in bytes up to which an answer is parsed whole. Its values take at most some 30 times as much memory."""
+"""Size in bytes up to which a response is parsed as a whole. Its values take at most some 30 times as much memory."""
 
 MOST_BYTES = 64 * 2**20
-"""Maximum size in bytes of an answer in which a member has to be found."""
+"""Maximum size in bytes of a response in which a member has to be found."""
 
 
 class TooLong(ValueError):
-    """An answer that has not named the needed members within ``MOST_BYTES``."""
+    """A response without the needed members in its first ``MOST_BYTES``."""
 
 
 def read_long(
     chunks: Iterable[bytes], needed: Collection[str] = (), problems: dict[str, str] | None = None
 ) -> dict[str, Any] | list[Any]:
-    """Read an answer longer than ``MOST_PARSED``, which may repeat a whole job.
+    """Read a response longer than ``MOST_PARSED``, which may repeat a whole job.
 
-    Only the needed members are kept, and it is read no further than to the last of them. Without needed members it
-    must only look like JSON.
+    Only the needed members are kept, and reading stops after the last of them. If none are needed, only the first
+    character is checked.
 
     Args:
-        chunks: the answer's bytes, in UTF-8. The first one has more than spaces.
+        chunks: the response body in UTF-8. The first chunk is not only whitespace.
         needed: the names of the members that the caller uses.
-        problems: receives the needed members that cannot be read, with the reason. Of an object, ``id`` and ``status``
-            are returned nevertheless.
+        problems: receives the needed members that cannot be read, with the reason. If such a member is an object, its
+            ``id`` and ``status`` are returned if they can be read.
 
     Raises:
         ValueError: it is not JSON; or nothing can be read of a needed member, and there are no ``problems``.

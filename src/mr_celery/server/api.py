@@ -21,7 +21,7 @@ from .transport import MIN_RATE, Transport
 logger = logging.getLogger("mr_celery")
 
 UPLOAD_TIMEOUT = 120.0
-"""Minimum time-out of an upload in seconds."""
+"""Minimum timeout of an upload in seconds."""
 
 NOT_KNOWN = (300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405)
 """Statuses of a server that does not let workers read a single job."""
@@ -44,9 +44,9 @@ class Refusals(Protocol):
     """Decides whether a refused token may be tried.
 
     Attributes:
-        sure: the id of a token that is not known to be refused, else an empty text; and the monotonic time, in
-            seconds, until which that may be used. :meth:`before` need not be called for that token until then, and
-            :meth:`accepted` not at all.
+        sure: the id of a token that is not known to be refused (empty if there is none), and the monotonic time, in
+            seconds, until which to rely on it. Until then, :meth:`before` need not be called for this token.
+            :meth:`accepted` need not be called at all while its id stands here.
     """
 
     sure: tuple[str, float]
@@ -69,17 +69,17 @@ class Refusals(Protocol):
 class Api:
     """Client of the server for one worker name.
 
-    An answer of more than 64 KiB, other than a list, is not parsed. It is then reduced to the members that are needed.
+    A response of more than 64 KiB, other than a list, is not parsed as a whole: only the needed members are read.
 
     Args:
         url: the server's address.
         token: the worker's token.
         name: the worker's name.
-        timeout: seconds to wait for each part of an answer.
+        timeout: seconds to wait for each part of a response.
         on_error: called with the error of each failed request.
         on_success: called after each other request.
         refusals: decides whether a refused token may be tried, for all processes; ``None``: always.
-        min_rate: bytes per second at which the server must read a request that takes longer than its time-out.
+        min_rate: bytes per second at which the server must read a request that takes longer than its timeout.
 
     Raises:
         WorkerError: the address or the token is invalid.
@@ -126,7 +126,7 @@ class Api:
 
     @property
     def date(self) -> str:
-        """The ``Date`` of the server's last answer; empty if there was none."""
+        """The ``Date`` of the server's last response; empty if there was none."""
         return self._transport.date
 
     def _request(self, route: str, send: Callable[..., T], *arguments: Any, **options: Any) -> T:
@@ -158,10 +158,10 @@ class Api:
         return answer
 
     def _object(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """The answer to a request, which must be an object.
+        """The response to a request, which must be an object.
 
         Raises:
-            WorkerError: it is another value; or there was no answer.
+            WorkerError: it is another value; or there was no response.
         """
         answer = self._transport.request(method, path, **options)
         if isinstance(answer, dict):
@@ -203,8 +203,8 @@ class Api:
     ) -> Listing:
         """``GET /my-jobs``: list the worker's jobs in one status.
 
-        The answer is read entry by entry, so that only entries that are kept need memory. An unusable entry is left out
-        and logged once. Without ``take``, the list keeps up to 10,000 entries in up to 16 MiB, and ``count`` counts
+        The response is read entry by entry, so that only entries that are kept need memory. An unusable entry is left
+        out and logged once. Without ``take``, the list keeps up to 10,000 entries in up to 16 MiB, and ``count`` counts
         all of them.
 
         Args:
@@ -213,8 +213,8 @@ class Api:
             about: the jobs whose status is needed; default: all.
 
         Raises:
-            PartialList: the answer broke off after its first entries.
-            WorkerError: there was no answer, or it was not a list of jobs.
+            PartialList: the response broke off after its first entries.
+            WorkerError: there was no response, or it was not a list of jobs.
         """
         reader = Reader(status, take, about)
         self._request("inbox", self._read_list, reader, status, by_caller=take not in (None, keep_nothing))
@@ -242,7 +242,7 @@ class Api:
         """``POST /jobs/ID/claim``: claim a pending job for this worker.
 
         Raises:
-            WorkerError: another worker has the job, it is no longer pending, or there was no answer.
+            WorkerError: another worker has the job, it is no longer pending, or there was no response.
         """
         path, body = f"{job_path(job_id)}/claim", {"worker": self.name}
         answer = self._request("claim", self._transport.request, "POST", path, json=body)
@@ -257,7 +257,7 @@ class Api:
             status: ``done``, ``failed`` or ``escalated``.
 
         Raises:
-            WorkerError: the job is not running, or there was no answer.
+            WorkerError: the job is not running, or there was no response.
         """
         answer = self._request("close", self._close, job_id, {"result": result, "status": status})
         return answer if isinstance(answer, dict) else {}
@@ -289,7 +289,7 @@ class Api:
             idempotency_key: the same for each attempt of one upload.
 
         Raises:
-            WorkerError: the server refused it, or there was no answer.
+            WorkerError: the server refused it, or there was no response.
         """
         about = {"job_id": job_id, "review_id": review_id, "expires_at": expires_at}
         return self._request(
@@ -342,7 +342,7 @@ class Api:
             idempotency_key: the same for each attempt of one review.
 
         Raises:
-            WorkerError: the server refused it, or there was no answer.
+            WorkerError: the server refused it, or there was no response.
         """
         body = {
             "type": type,
@@ -362,10 +362,10 @@ class Api:
     def job(self, job_id: int) -> dict[str, Any] | None:
         """``GET /jobs/ID``: read one job with its status; ``None`` if the server does not let workers read it.
 
-        A long job has only its status.
+        Of a job longer than 64 KiB, only the status is returned.
 
         Raises:
-            WorkerError: there was no answer, or the server failed.
+            WorkerError: there was no response, or the server failed.
         """
         answer = self._request("job", self._read_job, job_id)
         return answer if isinstance(answer, dict) else None

@@ -20,7 +20,7 @@ class Dispatcher:
     Args:
         url: the server's address.
         token: a user's API key, or another token that may dispatch.
-        timeout: seconds to wait for each part of an answer.
+        timeout: seconds to wait for each part of a response.
 
     Raises:
         WorkerError: the address or the token is invalid.
@@ -36,7 +36,7 @@ class Dispatcher:
             fields: the job's fields: ``prompt``, ``worker``, and any further ones.
 
         Raises:
-            WorkerError: the server refused it, or there was no answer with a job.
+            WorkerError: the server refused it, or there was no response with a job.
         """
         needed = ("job", "id", "job_id")
         answer = self._transport.request("POST", DISPATCH, json=dict(fields), needed=needed)
@@ -52,7 +52,7 @@ class Dispatcher:
         """``GET /jobs/ID``: read a job with its status and output. An output that is too long is not shown.
 
         Raises:
-            WorkerError: the server refused it, or there was no answer with a job.
+            WorkerError: the server refused it, or there was no response with a job.
         """
         path = job_path(job_id)
         problems: dict[str, str] = {}
@@ -69,7 +69,7 @@ class Dispatcher:
         """``GET /artifacts``: the addresses of a job's artifacts; ``None`` if the server has no such list.
 
         Raises:
-            WorkerError: there was no answer, or the server failed.
+            WorkerError: there was no response, or the server failed.
         """
         try:
             answer = self._transport.request("GET", "/artifacts", params={"job_id": str(job_id)}, needed=("artifacts",))

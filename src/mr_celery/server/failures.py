@@ -28,7 +28,7 @@ MOST_SECONDS = 1e15
 """Upper bound in seconds for the number in a ``Retry-After``."""
 
 MOST_ERROR_BYTES = 64 * 2**10
-"""Number of bytes that are read of an error answer."""
+"""Number of bytes that are read of an error response."""
 
 BROKE_OFF = "the answer broke off"
 
@@ -37,7 +37,7 @@ COMPRESSED = "the answer is compressed, though no compression was asked for (Con
 LONG_HEAD = "the headers of the answer are too long"
 
 FAILURES = (HTTPError, http.client.HTTPException, OSError, ValueError, RecursionError)
-"""The exceptions that may occur between a request and its answer."""
+"""The exceptions that may occur between a request and its response."""
 
 
 def retryable(status: int) -> bool:
@@ -63,7 +63,7 @@ def retry_after(header: str | None) -> float | None:
 
 
 def reason(error: BaseException) -> str:
-    """The reason why there was no answer: the message of the innermost error that has one."""
+    """The reason why there was no response: the message of the innermost error that has one."""
     text = ""
     for each in _causes(error):
         if isinstance(each, http.client.IncompleteRead):
@@ -111,12 +111,12 @@ def html_fault(status: int, content_type: str, start: bytes) -> tuple[str, bool]
     """Recognise an HTML page where JSON belongs.
 
     Args:
-        status: the status of the answer.
+        status: the status of the response.
         content_type: its media type.
-        start: the begin of its body.
+        start: the beginning of its body.
 
     Returns:
-        A description that is safe to log, empty if it is no such page; and whether it is a challenge page.
+        A description that is safe to log, empty if it is not such a page; and whether it is a challenge page.
     """
     head = start.lstrip()[:1]
     if "html" not in content_type.lower() and head != b"<":
@@ -135,14 +135,14 @@ def without_secret(text: str, secret: str) -> str:
     return text
 
 
-# -- the errors of answers -------------------------------------------------------------------------------
+# -- the errors of responses -----------------------------------------------------------------------------
 
 Redact = Callable[[str], str]
 """Removes secrets from a text of the server."""
 
 
 def refusal(call: str, response: BaseHTTPResponse, redact: Redact) -> WorkerError:
-    """The error of an answer whose status is not 2xx. Reads its body, up to ``MOST_ERROR_BYTES``."""
+    """The error of a response whose status is not 2xx. Reads its body, up to ``MOST_ERROR_BYTES``."""
     status, encoding = response.status, _encoding(response)
     start = b"" if encoding else _start(call, response)
     error = WorkerError(
@@ -156,7 +156,7 @@ def refusal(call: str, response: BaseHTTPResponse, redact: Redact) -> WorkerErro
 
 
 def compressed(call: str, response: BaseHTTPResponse) -> WorkerError | None:
-    """The error of an answer that is compressed, though no compression was asked for; else ``None``."""
+    """The error of a response that is compressed, though no compression was asked for; else ``None``."""
     encoding = _encoding(response)
     if not encoding:
         return None
@@ -166,12 +166,12 @@ def compressed(call: str, response: BaseHTTPResponse) -> WorkerError | None:
 
 
 def not_json(call: str, response: BaseHTTPResponse, start: bytes, problem: ValueError, redact: Redact) -> WorkerError:
-    """The error of an answer that is not JSON.
+    """The error of a response that is not JSON.
 
     Args:
         call: the request.
-        response: the answer.
-        start: the begin of its body.
+        response: the response.
+        start: the beginning of its body.
         problem: what its reader has raised.
         redact: removes secrets.
     """
@@ -195,7 +195,7 @@ def _start(call: str, response: BaseHTTPResponse) -> bytes:
 
 
 def _encoding(response: BaseHTTPResponse) -> str:
-    """The reason why a compressed answer is not read; empty for others."""
+    """The reason why a compressed response is not read; empty for others."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     return COMPRESSED if encoding not in ("", "identity") else ""
 

@@ -145,7 +145,7 @@ class Reader:
         self.refused: dict[str, Entries] = {}
 
     def read(self, chunks: Iterable[bytes]) -> None:
-        """Read the answer.
+        """Read the response.
 
         Raises:
             NotAList, BrokenList: it is not a list of jobs.
@@ -224,13 +224,13 @@ def _job_id(value: object) -> int | None:
 def entries(chunks: Iterable[bytes]) -> Iterator[Entry]:
     """Yield the entries of ``{"jobs": [entry, …], …}`` in order.
 
-    An answer of one chunk is parsed at once. A longer one is parsed while it arrives.
+    A response of one chunk is parsed at once. A longer one is parsed while it arrives.
 
     Args:
-        chunks: the answer's bytes, in UTF-8.
+        chunks: the response's bytes, in UTF-8.
 
     Raises:
-        NotAList: the answer has no list of jobs.
+        NotAList: the response has no list of jobs.
         BrokenList: it is not JSON outside of the entries, or is incomplete.
     """
     arriving = iter(chunks)
@@ -249,7 +249,7 @@ def _raise(error: Exception) -> bytes:
 
 
 def _at_once(body: bytes) -> list[Entry] | None:
-    """The entries of a short answer, parsed at once; ``None`` if it needs the incremental parser."""
+    """The entries of a short response, parsed at once; ``None`` if it needs the incremental parser."""
     try:
         text = body.removeprefix(codecs.BOM_UTF8).decode()
         whole = json.loads(text)
@@ -270,7 +270,7 @@ def _at_once(body: bytes) -> list[Entry] | None:
 
 
 def shape_of(answer: object) -> str:
-    """The type of an answer, for a message that must not repeat its contents."""
+    """The type of a response, for a message that must not repeat its contents."""
     return "null" if answer is None else type(answer).__name__
 
 

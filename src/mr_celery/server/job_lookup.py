@@ -33,7 +33,7 @@ def status_of(api: Api, job_id: int, *, listing: Callable[[str], Listing] | None
         listing: returns the list of one status, for callers that have some of them already.
 
     Raises:
-        WorkerError: there was no answer, or the server failed.
+        WorkerError: there was no response, or the server failed.
     """
     listing = listing or cache(partial(api.jobs, take=keep_nothing, about={job_id}))
     read: list[Listing] = []

@@ -17,7 +17,7 @@ MOST_ENTRY = 4 * 2**20
 """Maximum length of an entry in characters. A longer one is skipped, and not kept in memory."""
 
 MOST_WIDE_ENTRY = MOST_ENTRY // 4
-"""The same for an entry with a character beyond U+FFFF: Python then stores each character in four bytes.
+"""As above, for an entry with a character beyond U+FFFF: Python then stores each character in four bytes.
 
 An entry with a character beyond U+00FF takes two bytes for each, and may be twice as long.
 """
@@ -42,7 +42,7 @@ NOT_UTF8 = "it is not UTF-8"
 SECOND_LIST = "the answer has more than one list of jobs"
 
 MOST_DIRECT = 2**20
-"""Length in characters of the text in memory up to which its next value is parsed without counting its values first."""
+"""Length in characters up to which buffered text is parsed at once. In longer text, the values are counted first."""
 
 _SHOWN_NAMES = 5
 _WINDOW = 2**16
@@ -87,7 +87,7 @@ class Entry(NamedTuple):
 
 
 class NotAList(Exception):
-    """An answer that is JSON, but not of the form ``{"jobs": […]}``.
+    """A response that is JSON, but not of the form ``{"jobs": […]}``.
 
     Args:
         shape: a short description that does not repeat its contents.
@@ -99,19 +99,19 @@ class NotAList(Exception):
 
 
 class BrokenList(ValueError):
-    """An answer that is not JSON, or is incomplete."""
+    """A response that is not JSON, or is incomplete."""
 
 
 def entries(chunks: Iterable[bytes]) -> Iterator[Entry]:
     """Yield the entries of ``{"jobs": [entry, …], …}`` in order, each as soon as it has arrived.
 
-    The iteration ends normally only if the whole answer was read.
+    The iteration ends normally only if the whole response was read.
 
     Args:
-        chunks: the answer's bytes, in UTF-8.
+        chunks: the response's bytes, in UTF-8.
 
     Raises:
-        NotAList: the answer has no list of jobs.
+        NotAList: the response has no list of jobs.
         BrokenList: it is not JSON outside of the entries, or is incomplete.
     """
     source = _Source(chunks)
@@ -174,7 +174,7 @@ def _names(source: _Source) -> Iterator[str]:
 
 
 def _name(source: _Source) -> str:
-    """Read the name of the answer's next member, and the colon after it."""
+    """Read the name of the response's next member, and the colon after it."""
     if source.peek() != '"':
         raise BrokenList(NOT_JSON)
     name = _value(source).value
@@ -198,7 +198,7 @@ def _elements(source: _Source) -> Iterator[Entry]:
 
 
 class _Source:
-    """The text of an answer. It keeps only the unread part.
+    """The text of a response. It keeps only the unread part.
 
     Attributes:
         text: the text in memory.
@@ -215,10 +215,10 @@ class _Source:
         self.at = 0
 
     def more(self) -> bool:
-        """Append the next part of the answer, and drop the text before :attr:`at`, which becomes 0.
+        """Append the next part of the response, and drop the text before :attr:`at`, which becomes 0.
 
         Returns:
-            ``False`` at the end of the answer.
+            ``False`` at the end of the response.
         """
         # Each call appends as much as is in memory. Appending small chunks one by one would take quadratic time.
         held = len(self.text) - self.at
@@ -249,7 +249,7 @@ class _Source:
         """Read the next character that is not a space, which must be one of ``expected``.
 
         Raises:
-            BrokenList: it is a different character, or the answer ends.
+            BrokenList: it is a different character, or the response ends.
         """
         found = self.peek()
         if not found or found not in expected:
@@ -266,7 +266,7 @@ def _value(source: _Source) -> Entry:
     """Read the value at the current position.
 
     Raises:
-        BrokenList: there is no value, or the answer ends within it.
+        BrokenList: there is no value, or the response ends within it.
     """
     text, start = source.text, source.at
     if len(text) - start > MOST_DIRECT:
@@ -319,7 +319,7 @@ class _Skim:
 
     Args:
         source: the text, positioned at the value.
-        alone: whether the value may end with the answer, as a number or a word does.
+        alone: whether the value may end with the response, as a number or a word does.
     """
 
     def __init__(self, source: _Source, *, alone: bool) -> None:
@@ -336,7 +336,7 @@ class _Skim:
         """Advance to the end of the value. Returns its length, and its text unless that is too long.
 
         Raises:
-            BrokenList: there is no value, or the answer ends within it.
+            BrokenList: there is no value, or the response ends within it.
         """
         depth, left = 0, 100
         lowest = 2 if self._source.text.startswith("{", self._at) else 1  # the members of an object are noted
@@ -399,7 +399,7 @@ class _Skim:
         return 2 * MOST_WIDE_ENTRY if _BROAD.search(*part) else MOST_ENTRY
 
     def _more(self) -> bool:
-        """Read more of the answer."""
+        """Read more of the response."""
         source = self._source
         if self._held and self._at - source.at > self._most:
             self._held = False

@@ -30,8 +30,8 @@ class Pools:
 
     Attributes:
         pid: the process.
-        key: the same for pools that can replace each other.
-        routes: by origin, what :meth:`find_route` has returned.
+        key: equal for pools that are interchangeable.
+        routes: the results of :meth:`find_route`, by origin.
     """
 
     def __init__(self, url: str, mixin: type, min_rate: float) -> None:
@@ -46,7 +46,7 @@ class Pools:
         self.routes: dict[str, tuple[Any, str]] = {}
 
     def find_route(self, origin: str) -> tuple[Any, str]:
-        """The pool for an origin, and what precedes the path in the target: the origin, if a proxy forwards requests.
+        """The pool for an origin, and the prefix of request targets: the origin if a proxy forwards them, else empty.
 
         Raises:
             OSError: the certificates cannot be read.
@@ -54,7 +54,7 @@ class Pools:
         root = requests.Request("GET", f"{origin}/").prepare()
         pool: Any = self._adapter.get_connection_with_tls_context(root, self._verify, self._proxies)
         self._adapter.cert_verify(pool, origin, self._verify, None)  # type: ignore[no-untyped-call]
-        if not issubclass(pool.ConnectionCls, self._mixin):  # it is, if the origin was written with its default port
+        if not issubclass(pool.ConnectionCls, self._mixin):  # an origin with and without ":443" has the same pool
             pool.ConnectionCls = type("Connection", (self._mixin, pool.ConnectionCls), {"min_rate": self._min_rate})
         route = self.routes[origin] = (pool, self._adapter.request_url(root, self._proxies).rstrip("/"))
         return route

@@ -40,13 +40,13 @@ def register(url: str, admin_token: str, body: Mapping[str, Any], *, timeout: fl
         url: the server's address.
         admin_token: an administrator's token; a worker's is refused.
         body: the result of :func:`registration`.
-        timeout: seconds to wait for each part of an answer.
+        timeout: seconds to wait for each part of a response.
 
     Returns:
         A one-time address that reveals the worker's token.
 
     Raises:
-        WorkerError: the server refused it, or there was no answer with such an address.
+        WorkerError: the server refused it, or there was no response with such an address.
     """
     transport = Transport(url, admin_token, f"mr-celery/{__version__}", timeout, called="the admin token")
     try:

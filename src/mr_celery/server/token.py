@@ -93,7 +93,7 @@ class TokenFile(Token):
                 logger.info("the token in %s has changed, and is used from now on", self._path)
 
     def _state(self) -> tuple[int, int, int, int] | None:
-        """What changes whenever the file is written or replaced; ``None`` if there is no file."""
+        """A value that changes whenever the file is written or replaced; ``None`` if there is no file."""
         try:
             found = os.stat(self._path)  # follows the links that Kubernetes replaces
         except OSError:

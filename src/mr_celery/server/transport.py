@@ -37,19 +37,19 @@ from .token import Token, usable
 logger = logging.getLogger("mr_celery")
 
 TIMEOUTS = 4.0
-"""Maximum duration of a whole answer, as a multiple of the time-out. See :func:`answer_seconds`."""
+"""Maximum duration of a whole response, as a multiple of the timeout. See :func:`answer_seconds`."""
 
 LONGEST_ANSWER = 120.0
-"""Maximum duration of a whole answer, in seconds, unless the time-out is longer."""
+"""Maximum duration of a whole response, in seconds, unless the timeout is longer."""
 
 MIN_RATE = 4 * 2**10
-"""Minimum rate, in bytes per second, at which a server must read a request that took longer than its time-out."""
+"""Minimum rate, in bytes per second, at which a server must read a request that took longer than its timeout."""
 
 PIECE_BYTES = 64 * 2**10
 """Size in bytes of the pieces in which requests are sent. Before each of them, the time that is left is checked."""
 
 MOST_HEAD_BYTES = 64 * 2**10
-"""Maximum size in bytes of the head of an answer: its status line and headers. A longer one is an error."""
+"""Maximum size in bytes of a response's status line and headers. A longer head is an error."""
 
 MOST_HEAD_LINES = 101
 """Number of lines of a head that http.client accepts: the status line, the headers, and the empty line."""
@@ -107,7 +107,7 @@ class _Request(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """How the body of an answer is read, see :meth:`Transport.request`."""
+    """Options for reading the body of a response, see :meth:`Transport.request`."""
 
     needed: Collection[str]
     problems: dict[str, str] | None
@@ -122,10 +122,10 @@ class Transport:
         token: the worker's token, or an administrator's. It is sent only to this server. If it can change, a request
             whose token is refused is repeated once with a new one.
         user_agent: the client's name.
-        timeout: seconds to wait for a connection, and for each part of the answer; a whole answer may take four times
-            as long, but no more than two minutes unless the time-out is longer.
+        timeout: seconds to wait for a connection, and for each part of the response. A whole response may take four
+            times as long, but no more than two minutes unless the timeout is longer.
         called: the name of the token in messages.
-        min_rate: bytes per second. A request must be sent within its time-out and the time that its body needs at this
+        min_rate: bytes per second. A request must be sent within its timeout and the time that its body needs at this
             rate.
 
     Raises:
@@ -155,14 +155,14 @@ class Transport:
         self._token = token if isinstance(token, Token) else Token(token)
         self._headers = {
             "User-Agent": user_agent,
-            # As in the SDK. A few bytes may unpack to gigabytes, and a truncated compressed answer may look complete.
+            # As in the SDK. A few bytes may unpack to gigabytes, and a truncated compressed response may look complete.
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",
         }
         self._bearer = self._former = _Bearer(usable(self._token.value, called))
         self._pools: Pools | None = None
         self.date = ""
-        """The ``Date`` of the last answer; empty if there was none."""
+        """The ``Date`` of the last response; empty if there was none."""
         if travels_in_clear(self.url) and (os.getpid(), self.url) not in _warned:
             _warned.add((os.getpid(), self.url))
             logger.warning("%s is not https: %s travels in clear", self.url, called)
@@ -211,9 +211,9 @@ class Transport:
         problems: dict[str, str] | None = None,
         read: Read | None = None,
     ) -> Any:
-        """Send one request. Returns the JSON value of the answer; ``{}`` if it is empty.
+        """Send one request. Returns the JSON value of the response; ``{}`` if it is empty.
 
-        An answer longer than ``MOST_PARSED`` is not parsed, see :func:`.read_long`.
+        A response longer than ``MOST_PARSED`` is not parsed, see :func:`.read_long`.
 
         Args:
             method: ``GET``, ``POST``, ``PUT``.
@@ -222,14 +222,14 @@ class Transport:
             json: the body as a JSON value.
             data: the body as an object with ``read`` and ``len``.
             headers: further headers.
-            timeout: time-out in seconds, instead of the transport's.
+            timeout: timeout in seconds, instead of the transport's.
             needed: the members that the caller uses.
-            problems: receives the needed members of a long answer that cannot be read, with the reason.
+            problems: receives the needed members of a long response that cannot be read, with the reason.
             read: reads a list while it arrives, of any length. It gets chunks of at least ``READ_BYTES``, and what it
                 returns is returned.
 
         Raises:
-            WorkerError: there was no answer, or it is an error, or not JSON.
+            WorkerError: there was no response, or it is an error, or not JSON.
         """
         call = f"{method} {path}"
         try:
@@ -287,7 +287,7 @@ class Transport:
 
     def _exchange(self, call: str, request: _Request, timeout: float, reading: _Reading) -> Any:
         for _ in range(MOST_REDIRECTS + 1):
-            with self._send(request, timeout) as response:  # closes the connection if a part of the answer is unread
+            with self._send(request, timeout) as response:  # closes the connection if a part of the response is unread
                 self.date = response.headers.get("Date") or ""
                 location = response.get_redirect_location()
                 if not location:
@@ -296,7 +296,7 @@ class Transport:
         raise WorkerError(f"{call} -> redirected more than {MOST_REDIRECTS} times")
 
     def _send(self, request: _Request, timeout: float) -> BaseHTTPResponse:
-        """Send one request, and read the head of its answer."""
+        """Send one request, and read the head of its response."""
         pools = self._pools
         if pools is None or pools.pid != os.getpid():  # a forked process does not use its parent's connections
             pools = self._pools = pools_of(self.url, _Connection, self._min_rate)
@@ -333,7 +333,7 @@ class Transport:
         return request._replace(url=prepared(target))
 
     def _read(self, call: str, response: BaseHTTPResponse, reading: _Reading) -> Any:
-        """Read and decode the body of an answer.
+        """Read and decode the body of a response.
 
         Raises:
             WorkerError: it is an error, or not JSON.
@@ -361,7 +361,7 @@ class Transport:
 
 
 def _decoded(body: bytes) -> object:
-    """Decode the JSON of a short answer. An empty body becomes an empty object.
+    """Decode the JSON of a short response. An empty body becomes an empty object.
 
     Raises:
         ValueError: it is not JSON.
@@ -375,7 +375,7 @@ def _decoded(body: bytes) -> object:
 
 
 def _start(response: BaseHTTPResponse) -> bytes:
-    """The begin of a body, or all of it up to ``MOST_PARSED``.
+    """The beginning of a body, or all of it up to ``MOST_PARSED``.
 
     Raises:
         OSError, urllib3.exceptions.HTTPError: the body is shorter than announced, or did not arrive in time.
@@ -395,7 +395,7 @@ def _start(response: BaseHTTPResponse) -> bytes:
 def _chunks(response: BaseHTTPResponse) -> Iterator[bytes]:
     """The body, or the rest of it, in chunks of at least ``READ_BYTES``, except the last.
 
-    If the answer breaks off, the last chunk contains what has arrived.
+    If the response breaks off, the last chunk contains what has arrived.
 
     Raises:
         OSError, urllib3.exceptions.HTTPError: the body is shorter than announced, or did not arrive in time.
@@ -418,21 +418,21 @@ def _chunks(response: BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def answer_seconds(timeout: float) -> float:
-    """Maximum duration of a whole answer, in seconds. An answer that dribbles holds a worker's slot no longer.
+    """Maximum duration of a whole response, in seconds. It limits how long a trickling response holds a worker's slot.
 
     Args:
-        timeout: the time-out for each part of the answer, in seconds.
+        timeout: the timeout for each part of the response, in seconds.
     """
     return max(timeout, min(TIMEOUTS * timeout, LONGEST_ANSWER))
 
 
 class Answer(http.client.HTTPResponse):
-    """An answer that must be complete within :func:`answer_seconds`.
+    """An HTTP response that must be complete within :func:`answer_seconds`.
 
-    A socket's time-out restarts with every byte. The deadline covers the status line, the headers and the body.
+    A socket's timeout restarts with every byte. The deadline covers the status line, the headers and the body.
 
-    Interim answers, such as 103 Early Hints, are skipped. http.client skips only 100, and would leave the final answer
-    in the connection for the next request.
+    Interim responses, such as 103 Early Hints, are skipped. http.client skips only 100, and would leave the final
+    response in the connection for the next request.
 
     A head with nothing unusual in it is read here, with a third of the CPU that http.client needs with its parser for
     e-mails. http.client reads every other head.
@@ -447,7 +447,7 @@ class Answer(http.client.HTTPResponse):
             self.fp = _Reader(_Deadline(self.fp.detach(), time.monotonic() + answer_seconds(timeout)))
 
     def begin(self) -> None:
-        """Read the status line and the headers of the final answer.
+        """Read the status line and the headers of the final response.
 
         Raises:
             http.client.HTTPException: they are too long, or invalid.
@@ -463,7 +463,7 @@ class Answer(http.client.HTTPResponse):
             self.headers = self.msg = None  # type: ignore[assignment]
 
     def _read_head(self) -> list[bytes]:
-        """The lines of a head, with the empty one at its end. There is none if the answer ends before it."""
+        """The lines of a head, with the empty one at its end. There is none if the response ends before it."""
         lines: list[bytes] = []
         left = MOST_HEAD_BYTES
         while True:
@@ -480,10 +480,11 @@ class Answer(http.client.HTTPResponse):
                 return lines
 
     def _takes(self, lines: list[bytes]) -> bool:
-        """Take over a head, as http.client would. Returns ``False``, and changes nothing, if anything is unusual.
+        """Parse a head as http.client would. Returns ``False``, and changes nothing, if anything in it is unusual.
 
-        Unusual are another version than 1.1, other characters than visible ASCII, a line that continues the one before,
-        more headers than http.client reads, a repeated header, and a length that is none or has a rival.
+        Unusual are: an HTTP version other than 1.1, characters other than visible ASCII, a folded header line, more
+        headers than http.client accepts, a repeated header, a ``Content-Length`` that is not a number or comes with a
+        ``Transfer-Encoding``, and a ``Transfer-Encoding`` other than ``chunked``.
         """
         start = _STATUS_LINE.fullmatch(lines[0])
         if start is None or lines[-1] != b"\r\n" or len(lines) > MOST_HEAD_LINES:
@@ -567,11 +568,11 @@ class _Reader(io.BufferedReader):
 
 
 class _Connection(http.client.HTTPConnection):
-    """Mixin for urllib3's connections: requests and answers have a deadline.
+    """Mixin for urllib3's connections: requests and responses have a deadline.
 
-    A socket's time-out restarts with every block that is sent. The deadline of a request allows for its size.
+    A socket's timeout restarts with every block that is sent. The deadline of a request allows for its size.
 
-    Requests and answers are left to http.client, which needs less CPU for them than urllib3's own methods.
+    Requests and responses are left to http.client, which needs less CPU for them than urllib3's own methods.
     """
 
     min_rate: float = MIN_RATE
@@ -583,7 +584,7 @@ class _Connection(http.client.HTTPConnection):
     putrequest, putheader = http.client.HTTPConnection.putrequest, http.client.HTTPConnection.putheader
 
     def response_class(self, sock: Any, *args: Any, **options: Any) -> Answer:  # type: ignore[override]
-        """Make an answer with a deadline."""
+        """Make a response with a deadline."""
         return Answer(sock, *args, timeout=self.timeout, **options)
 
     def request(  # type: ignore[override]
@@ -634,7 +635,7 @@ class _Connection(http.client.HTTPConnection):
                 self.sock.settimeout(seconds)
 
     def getresponse(self) -> Any:
-        """Read the head of the answer."""
+        """Read the head of the response."""
         if self._timed[1] != self.timeout:
             self._set_timeout(self.timeout)
         answer = http.client.HTTPConnection.getresponse(self)

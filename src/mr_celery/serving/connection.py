@@ -108,7 +108,7 @@ class Connection(H11Protocol):
             self._expect_body()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a request that is no HTTP. If it is the rest of one that is being answered, end that one silently.
+        """Answer a request that is not HTTP. If it is the rest of one that is being answered, end that one silently.
 
         uvicorn itself would log a traceback for each, because the application's response comes too late.
         """

@@ -38,7 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family)
-    # asyncio sets TCP_NODELAY only if the socket's protocol is TCP. Without it each answer is delayed by 40 ms.
+    # asyncio sets TCP_NODELAY only if the socket's protocol is TCP. Without it each response is delayed by 40 ms.
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listening.detach())
 
 

@@ -13,7 +13,7 @@ LEAST_SECONDS = 2.0
 """Failures count as an outage once they have lasted this long without a success, in seconds."""
 
 FIRST_REMINDER = 60.0
-"""Seconds from the begin of an outage to its first reminder. Each interval is twice the one before."""
+"""Seconds from the beginning of an outage to its first reminder. Each interval is twice the one before."""
 
 MOST_REMINDER = 3600.0
 """Longest interval between two reminders, in seconds."""

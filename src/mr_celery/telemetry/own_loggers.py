@@ -46,7 +46,7 @@ class OwnLogger(logging.Logger):
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute, except ``disabled``: ``dictConfig`` and ``fileConfig`` disable loggers not named there.
 
-        It is no property, because ``logging`` reads it for each line, also for those below the level.
+        It is not a property, because ``logging`` reads it for each line, also for those below the level.
         """
         super().__setattr__(name, False if name == "disabled" else value)
 

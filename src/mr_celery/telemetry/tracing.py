@@ -177,7 +177,7 @@ def claim(worker_name: str, job_id: int, *, since: int) -> AbstractContextManage
 
 
 def settle(worker_name: str, job_id: int) -> AbstractContextManager[Span]:
-    """The span of sending a job whose claim succeeded although its answer was lost."""
+    """The span of sending a job whose claim succeeded although its response was lost."""
     if not _traces():
         return _NONE
     return _span("modelreins settle", "CONSUMER", _about(worker_name, job_id))

@@ -111,7 +111,7 @@ class LocalServer:
 
     @contextmanager
     def faults(self, *faults: Rule | str, **options: Any) -> Iterator[None]:
-        """Inject faults into the server's answers inside the block.
+        """Inject faults into the server's responses inside the block.
 
         Args:
             faults: :data:`names of faults <mr_celery.sandbox.chaos.FAULTS>`, or complete rules.

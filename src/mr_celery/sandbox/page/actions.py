@@ -218,7 +218,7 @@ def _review_id(request: Request) -> int:
 
 
 def _reason(form: FormData) -> str:
-    """The reason in a form; files are no reason."""
+    """The reason in a form. Files are ignored."""
     given = form.get("reason", "")
     return given if isinstance(given, str) else ""
 

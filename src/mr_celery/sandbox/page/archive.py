@@ -11,7 +11,7 @@ from pathlib import Path
 _CHUNK = 1024 * 1024
 _MAX_NAME = 120
 _REFUSED = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]|^[. ]+|[. ]+$')
-"""What a name in a folder of Windows, macOS or Linux may not contain, or begin or end with."""
+"""Characters that a file name on Windows, macOS or Linux may not contain, or begin or end with."""
 
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names of devices on Windows."""

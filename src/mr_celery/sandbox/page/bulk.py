@@ -80,7 +80,7 @@ def statuses(store: Store, ids: Sequence[int]) -> dict[int, str]:
 
 
 def question(store: Store, name: str, ids: Sequence[int]) -> tuple[str, str]:
-    """What to ask before an action: a question with the number of jobs, and how many are in which status."""
+    """The question before an action, with the number of jobs; and the number of jobs in each status."""
     act, found = ACTS[name], Counter(statuses(store, ids).values())
     details = ", ".join(f"{count(number)} {status.replace('_', ' ')}" for status, number in found.most_common())
     jobs = f"job {ids[0]}" if len(ids) == 1 else jobs_in_words(len(ids))

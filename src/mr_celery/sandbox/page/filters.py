@@ -103,7 +103,7 @@ class Filter:
         return bool(self.text or self.within) or self.order not in _BY_ID
 
     def in_status(self, status: str) -> Filter:
-        """The same filter for another status."""
+        """This filter with another status."""
         return replace(self, status=status)
 
     def indexed(self) -> tuple[list[str], list[Any]]:

@@ -38,7 +38,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class RunTimes:
-    """How long the jobs of one capability ran.
+    """The durations of the jobs of one capability.
 
     Attributes:
         capability: the capability; empty for jobs that require none.
