@@ -16,7 +16,7 @@ from .limits import CHECK_SECONDS, REFUSED_SLOTS
 from .routes import Routes
 
 REFUSED_QUEUE = "(unrouted)"
-"""Queue under which a job is counted that is claimed only to close it as failed."""
+"""Queue that counts the jobs that are claimed only to close them as failed."""
 
 UNROUTED = Route(task_name="", queue=REFUSED_QUEUE)
 """The route of such a job."""
@@ -186,7 +186,7 @@ class Surveys:
             return self._latest[1].without(self._counted.get(worker_name))
 
     def _survey(self, ledger: Ledger) -> Survey:
-        """The last survey of a worker name of this process. If it has not the load of all queues, a new one is read."""
+        """The last survey of a worker name of this process, or a new one if it lacks the load of a queue."""
         noted = self._surveys.get(ledger.worker_name)
         return noted if noted is not None and set(self._queues) <= noted.load.keys() else ledger.survey(self._queues)
 
@@ -195,7 +195,7 @@ class FleetReader:
     """Reads the online workers at most once a second, for all worker names of a process.
 
     If the ledger is unreachable, it is tried once a second, too: the loops of many worker names need not wait for one
-    time-out each.
+    timeout each.
 
     Args:
         fleet: the online workers.

@@ -89,7 +89,7 @@ class Courier:
         return CHECK_SECONDS if self._delivering else LONGEST_PAUSE
 
     def _free(self) -> int:
-        """The number of deliveries that may begin. Slow ones leave their places to others."""
+        """The number of deliveries that may begin. Up to ``SLOW_DELIVERIES`` slow ones do not count."""
         now, free_threads = self._context.clock(), self._pool.free
         slow = [each for each in self._delivering.values() if now >= each.slow_at]
         free = min(self._limit.size - len(self._delivering) + len(slow[:SLOW_DELIVERIES]), free_threads)
@@ -110,7 +110,7 @@ class Courier:
                 self._context.token.refusals = 0
             elif error.trouble:
                 usual, now = self._limit.failed(), self._context.clock()
-                # One response holds up all deliveries, so it counts for less than in the delivery's own next try.
+                # One response pauses all deliveries, so its Retry-After is capped lower than for the delivery itself.
                 pause = pause_after(error, usual, most=LONGEST_PAUSE)
                 if (why := error.longer_than(usual)) and now >= self._resume_at:
                     logger.warning("%s: %s, next delivery in %s", error.summary, why, duration(pause))

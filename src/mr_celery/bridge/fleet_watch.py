@@ -11,9 +11,9 @@ from .loops import Loop
 
 
 class FleetWatch:
-    """Wakes the loops that claim if workers have come that have other tasks or queues than those before.
+    """Wakes the loops that claim when workers with new tasks or queues come online.
 
-    Otherwise the jobs that wait for such a worker would wait for the next poll of the inbox, too.
+    Otherwise, jobs that wait for such a worker would also have to wait for the next poll of the inbox.
 
     Args:
         fleet: reads the online workers.
@@ -26,7 +26,7 @@ class FleetWatch:
         self._nodes = Nodes()
 
     def run_once(self) -> float:
-        """Look once. Returns the seconds until the next look.
+        """Check once. Returns the seconds until the next check.
 
         Raises:
             LedgerUnavailable: the ledger is unreachable.

@@ -24,10 +24,13 @@ ANSWER_SECONDS = 0.2
 
 
 LATE = 0.2
-"""Part of the interval by which a report may be late before it hurries."""
+"""Delay, as a fraction of the interval, after which a report counts as late and skips the slow steps."""
 
 MOST_OLD = 1.8
-"""Greatest age, in intervals, of what a late report was read from. Other bridges wait longer for an announcement."""
+"""Maximum age, in intervals, of the facts that a late report uses instead of reading the ledger again.
+
+The bridge is not announced meanwhile. Other bridges ignore an announcement only when it is older than this.
+"""
 
 
 class Heartbeat:
@@ -40,9 +43,9 @@ class Heartbeat:
 
     Presence does not lapse because the server or the ledger is slow: the heartbeat has separate connections with short
     timeouts, and a late response does not delay the next report. A ``Retry-After`` does not make it lapse either: while
-    the token is accepted, two reports are at most one and a half intervals apart. If the process has more worker names
-    than it has time for, a late report does without what makes it later: reads of the ledger, and waiting for a
-    response.
+    the token is accepted, two reports are at most one and a half intervals apart. If the process cannot report all its
+    worker names in time, a late report skips the slow steps: it uses facts that were read a short time ago, and does
+    not wait for the response.
 
     Args:
         context: the objects that the loops share.
@@ -54,7 +57,7 @@ class Heartbeat:
 
     Attributes:
         condition: the condition that it reports.
-        on_answer: called when a response has arrived for which it does not wait any longer.
+        on_answer: called when a response arrives that the heartbeat no longer waits for.
     """
 
     def __init__(

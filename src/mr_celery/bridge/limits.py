@@ -21,9 +21,9 @@ With a server that takes 50 ms for a response, 1 000 worker names need ten for a
 """
 
 SLOW_DELIVERIES = 8
-"""Concurrent deliveries beyond these that the server reads slowly. They do not keep others waiting.
+"""Deliveries that the server reads slowly and that do not count toward :data:`CONCURRENT_DELIVERIES`.
 
-If there are still more of them, the newest are put off once others wait.
+If there are more of them and other deliveries have to wait, the newest slow ones are put off.
 """
 
 REFUSED_SLOTS = 8
@@ -35,15 +35,16 @@ MOST_REMEMBERED = 10_000
 # -- how often -----------------------------------------------------------------------------------------------
 
 CHECK_SECONDS = 1.0
-"""Seconds between two looks at something cheap that changes without a notification, or whose notification may be lost.
+"""Interval, in seconds, of cheap checks for changes that send no notification, or whose notification may be lost.
 
-It is a third of the shortest lease or less, so that renewals are in time.
+It is at most a third of the shortest lease, so that leases are renewed in time.
 """
 
 PROBE_SECONDS = 10.0
-"""Seconds between two requests that move no job.
+"""Interval, in seconds, of requests that do not advance a job.
 
-These are checks of the broker, checks of a destination that it has refused, and polls that only count pending jobs.
+These are checks of a destination that the broker has refused, or that it could not check while it was unreachable,
+and polls that only count the pending jobs.
 """
 
 SHORTEST_POLL = 0.25
@@ -117,7 +118,7 @@ OVERTAKEN_SECONDS = 120.0
 """A message counts as lost once one of its queue that was sent this many seconds later has started."""
 
 MEMBER_OVERTAKEN_SECONDS = 900.0
-"""The same for a member of a workflow. It is longer, because the job then begins again."""
+"""As above, for a member of a workflow. It is longer, because the job then begins again."""
 
 SILENT_QUEUE_SECONDS = 600.0
 """A message in a queue with others is sent again if no message of the queue has started for this many seconds."""

@@ -40,7 +40,7 @@ class Step(Protocol):
 class InTurn:
     """Several steps as one: each runs in turn, also if another one raises.
 
-    If the ledger is unreachable for one step, the others are not tried: each might wait for a time-out. The next run
+    If the ledger is unreachable for one step, the others are not tried: each might wait for a timeout. The next run
     begins after that step, since another one may have other permissions.
 
     Args:

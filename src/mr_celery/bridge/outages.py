@@ -42,8 +42,8 @@ class Outages:
     def server_failed(self, error: WorkerError) -> None:
         """Record a failed request to the server. A definite refusal shows that the server works.
 
-        Without an inbox it is not the right server, or its address has the wrong path. Other missing routes prove
-        nothing.
+        A missing inbox route counts as an outage: the address is not that of a ModelReins server, or its path is wrong.
+        Other missing routes count neither way.
         """
         if error.unauthorized:
             self.server.works()

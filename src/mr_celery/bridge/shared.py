@@ -26,7 +26,7 @@ from .threads import Pool, Threads
 
 @dataclass(frozen=True)
 class Member:
-    """What a bridge contributes to the loops that all bridges share."""
+    """The parts of a bridge that the loops of all bridges use."""
 
     context: BridgeContext
     due_poller: DuePoller
@@ -35,14 +35,14 @@ class Member:
 
 
 def presence_clients(settings: Settings, **options: Any) -> Clients:
-    """Clients with short time-outs, so that presence does not lapse because the server or the ledger is slow."""
+    """Clients with short timeouts, so that presence does not lapse because the server or the ledger is slow."""
     interval = settings.heartbeat_interval
     short = replace(settings, timeout=min(settings.timeout, interval))
     return Clients(short, ledger_timeout=min(1.0, interval / 4), **options)
 
 
 class Shared:
-    """What the bridges of one process share: threads, connections, and what is the same for all worker names.
+    """Objects that the bridges of one process share: threads, connections, and those that suit all worker names.
 
     So the number of threads and connections does not grow with the number of worker names. Each kind of work has
     threads of its own: a server that hangs delays neither presence nor the renewal of leases.
@@ -55,7 +55,7 @@ class Shared:
         outages: the outages of server, ledger and broker.
         publisher: publishes messages to the broker.
         fleet: reads the online workers.
-        presence_fleet: reads them with a short time-out.
+        presence_fleet: reads them with a short timeout.
         surveys: the surveys of all worker names on the fleet; ``None`` if there is only one name.
         scheduler: runs the loops.
         claiming, reporting, comparing: the threads of the loops that claim, report presence, and read the server's

@@ -59,7 +59,7 @@ class State:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the state is derived from.
+    """The facts from which the state of a worker name is derived.
 
     Args:
         now: the ledger's time.
@@ -71,7 +71,7 @@ class Facts:
         taken: number of claimed, unfinished jobs.
         capacity: maximum of ``taken``.
         in_flight: number of jobs in flight, including those whose outcome is delivered.
-        ledger: the ledger's outage; ``None`` if it answers. Only it is known then.
+        ledger: the ledger's outage; ``None`` if it is reachable. During an outage, the other facts are unknown.
     """
 
     now: float = 0.0
@@ -150,7 +150,7 @@ _LEDGER_ADVICE = {
 
 
 def ledger_advice(why: str) -> str:
-    """What to do about an error of the ledger's Redis."""
+    """Advice for an error of the ledger's Redis."""
     found = (advice for part, advice in _LEDGER_ADVICE.items() if part in why)
     return next(found, "start its Redis, or correct MODELREINS_LEDGER_URL")
 
@@ -249,7 +249,7 @@ def _no_worker(facts: Facts) -> list[State]:
 
 
 def _jobs_wait(facts: Facts) -> list[State]:
-    """The reasons why pending jobs wait for somebody to act. A pause comes first: it is over once somebody ends it."""
+    """The reasons why pending jobs wait until an operator acts. None during a pause, which an operator ends."""
     if facts.pause is not None:
         return []
     return [

@@ -62,8 +62,8 @@ class TokenGate:
     def reject(self, error: WorkerError) -> None:
         """Record that the server refused the token, and pause.
 
-        Concurrent requests are refused together and count once. A request that was not sent, because another process
-        was refused, brings the count of all processes.
+        Concurrent requests are refused together and count once. If a request was not sent because another process was
+        refused, the count of all processes is used.
         """
         if self.pause:
             return

@@ -53,7 +53,7 @@ ADVICE: dict[str, str] = {
     "deferred": "see why their outcomes do not come (jobs --state deferred), or raise modelreins_max_deferred",
     "claim_failed": "are they paused or assigned elsewhere on the server? The bridge's log has its answers",
 }
-"""What to do about each reason that is a fault."""
+"""Advice for each reason that is a fault."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ OTHER = Block("other", "not claimed yet")
 
 
 def match_raised(error: MatchRaised) -> Block:
-    """The reason why a job waits for which a ``match=`` raised."""
+    """The reason why a job waits if a ``match=`` raised for it."""
     return Block("match", error.why, error.task_name)
 
 
@@ -116,12 +116,12 @@ def blocked(task: str, queues: Collection[str], nodes: Nodes) -> Block | None:
 
 
 def waiting_jobs(bridges: Sequence[BridgeProcess], now: float, *, has_workers: bool = False) -> list[Waiting]:
-    """The pending jobs that cannot be claimed now, as the bridge knows it that finds the most.
+    """The pending jobs that cannot be claimed now, as reported by the bridge that found the most of them.
 
     Args:
         bridges: the bridges that are online.
         now: the ledger's time.
-        has_workers: whether a worker is online by now. Bridges may not have announced yet that they know.
+        has_workers: whether a worker is online now. Reports of ``no_worker`` are then out of date and left out.
     """
     known = [each.waiting for each in bridges if not each.is_old(now)]
     found = max(known, key=lambda waits: sum(each.count for each in waits), default=())

@@ -24,8 +24,8 @@ class WakeUp:
             the change.
         change: the state, or the notification.
         loop: the loop that handles the change.
-        condition: ``always`` also ends the pause after a failure. The other conditions leave a failing loop its pause;
-            the claim loop additionally needs a job, or a poll, that waits for a slot.
+        condition: ``always`` wakes the loop even during the pause after a failure; the others do not.
+            ``if a slot is wanted`` wakes it only if a job, or the next poll, waits for a slot.
     """
 
     signal: Signal
@@ -44,7 +44,7 @@ WAKE_UPS = (
     WakeUp("notification", "claimed", "reaper", "always"),
     WakeUp("notification", "deliver", "courier", "always"),
     WakeUp("notification", "resumed", "claim", "always"),
-    # The jobs of these changes leave their slots.
+    # These changes free a slot.
     WakeUp("notification", "finished", "claim", "if a slot is wanted"),
     WakeUp("notification", "deliver", "claim", "if a slot is wanted"),
     WakeUp("notification", "deferred", "claim", "if a slot is wanted"),

@@ -188,8 +188,8 @@ class Backlog:
 class PollBackoff:
     """Calculates pauses that are short after a new job, then grow up to the poll interval.
 
-    If jobs arrive at random, the next job is more likely soon after the last one. Nothing else is known about it, so
-    the pause depends only on the time since the last job.
+    The arrival rate is unknown. A recent job suggests that more will follow soon, and a long silence that few will, so
+    the pause grows with the time since the last job.
 
     Args:
         poll_interval: the polling interval, in seconds, while the inbox is empty.

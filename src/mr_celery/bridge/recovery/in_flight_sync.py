@@ -355,7 +355,8 @@ class InFlightSync:
     def _adopt(self, job: Job, route: Route, refusal: str, asked_at: float, *, traced: bool) -> Adoption:
         """Adopt a job that the server lists as running for this worker name and the ledger does not know."""
         context, capacity = self._context, self._context.capacity.latest()
-        # A job that no handler takes has an outcome at once, and then no slot. Outcomes that wait are slots enough.
+        # A job that no handler takes gets its outcome at once and leaves its slot. So the number of undelivered
+        # outcomes limits how many such jobs are adopted.
         most = capacity.limit(route.queue)
         if refusal and context.ledger.survey().states["finished"] >= REFUSED_SLOTS:
             most = 0
