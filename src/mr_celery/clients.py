@@ -60,7 +60,7 @@ class Clients:
         self._lock = threading.RLock()  # what is made may need another client
 
     def _once(self, kind: str, make: Callable[..., T], *args: Any) -> T:
-        """What ``make`` has made of these arguments in this process."""
+        """The object that ``make`` made of these arguments in this process."""
         key = (kind, os.getpid(), *args)
         made: T | None = self._made.get(key)  # without the lock, because nothing is ever removed
         if made is None:
@@ -209,5 +209,5 @@ class Clients:
         return self._delivers.get(worker_name, self._delivers_others)
 
     def output_of(self, worker_name: str, job_id: int) -> str:
-        """Where the output of a job can be read: its address, or a command if this process does not know the server."""
+        """The address of a job's output, or a command that shows it if this process does not know the server."""
         return job_address(self.settings.url, job_id) if self.delivers(worker_name) else f"mr-celery jobs {job_id}"

@@ -31,7 +31,7 @@ T = TypeVar("T")
 logger = logging.getLogger("mr_celery.completion")
 
 RETRY_SECONDS = 10.0
-"""Seconds for which a call is repeated while the ledger is away. A caller that serves a web hook cannot wait long."""
+"""Seconds for which a call is repeated while the ledger is unreachable. A caller that serves a web hook cannot wait."""
 
 HOLD_SECONDS = 5.0
 """Seconds that the handler has to return, before the courier delivers an outcome that came before it did."""
@@ -87,7 +87,7 @@ def complete(ref: str, value: Any = None, *, app: Any = None) -> Answer:
     Raises:
         JobError: the value cannot be a result, or its large artifacts cannot be stored. The job still waits.
         MrCeleryError: the handler declares ``result=`` or ``review=``, and this process does not have its task.
-        LedgerUnavailable: the ledger is away for longer than 10 s. The call may be repeated.
+        LedgerUnavailable: the ledger is unreachable for longer than 10 s. The call may be repeated.
         SettingsError: a setting is invalid, or no ledger is configured.
 
     Example::
@@ -154,7 +154,7 @@ class Caller:
 
     @cached_property
     def _read(self) -> tuple[str, AttemptKey] | None:
-        """The worker name and the key of the reference; ``None`` if it is none."""
+        """The worker name and the key of the reference; ``None`` if the text is not a reference."""
         return read_reference(self._ref, self._name_of)
 
     def _name_of(self, digest: str) -> str | None:

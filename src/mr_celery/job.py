@@ -204,7 +204,7 @@ class Job(Mapping[str, Any]):
         Raises:
             MrCeleryError: the job is not that of a running handler.
             JobAborted: the run has lost the job.
-            LedgerUnavailable: the ledger is away for longer than 30 s.
+            LedgerUnavailable: the ledger is unreachable for longer than 30 s.
         """
         if self._reference is None:
             raise MrCeleryError("job.ref exists only while a handler of the job runs")

@@ -8,7 +8,7 @@ have code from before the decorator. They would call the task without arguments.
 knows a header, but kombu checks whether it can read a message's *compression*. So a job's message is published with
 Celery's option ``compression=``, under a separate name for each task:
 
-* kombu looks the name up when the message arrives. If the runner is not around the task, the name is missing or its
+* kombu looks the name up when the message arrives. If the runner does not wrap the task, the name is missing or its
   decoder refuses. Celery then logs the message as undecodable and acknowledges it. Nothing runs, no result is stored,
   and no task id is revoked.
 * The headers stay as they are. Routing, rate limits, priorities, events and Flower see the task by its name.
@@ -64,7 +64,7 @@ class NotForThisWorker(MrCeleryError):
 
 @dataclass(frozen=True)
 class Message:
-    """The job that a task message brings.
+    """The task message of a job.
 
     Args:
         worker_name: the worker name whose ledger has the job.
@@ -118,10 +118,10 @@ def message_options(job_id: int, task_name: str) -> dict[str, Any]:
 
 
 def message_of(headers: Mapping[str, Any] | None, task_id: object, retries: object = 0) -> Message | None:
-    """The job that a task message brings, or ``None``.
+    """Read the headers of a job's task message; ``None`` if the message is not a job's.
 
     The task id must be one that the ledger makes for this job (``mr-JOB-ATTEMPT-…``). An application may pass the
-    headers of a handler's message on to other tasks, and their messages bring no job.
+    headers of a handler's message on to other tasks, and their messages are not a job's.
 
     Anybody who can write to the broker can make up headers. Any value is possible, and only those are used that the
     bridge could have written. The ledger decides whether the message may run.
@@ -319,7 +319,7 @@ def encoding_for(task_name: str) -> str:
 
 
 def accept(task_name: str) -> Callable[[], None]:
-    """Let this process read the messages of a task's jobs, once the runner is around the task.
+    """Let this process read the messages of a task's jobs, once the runner wraps the task.
 
     Returns a function that undoes it.
     """

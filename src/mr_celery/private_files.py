@@ -178,7 +178,7 @@ def exposure(file: int) -> tuple[bool, str]:
 
 
 def exposure_of(path: str) -> str:
-    """What others can do with a file, in words as :func:`exposure`; empty if it cannot be opened."""
+    """The access that others have to a file, in words as :func:`exposure`; empty if it cannot be opened."""
     try:
         with open(path, "rb") as file:
             return exposure(file.fileno())[1]

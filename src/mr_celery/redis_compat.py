@@ -44,10 +44,10 @@ class OneConnectionClient(redis.Redis):
 
 
 class WatchedConnection(redis.Connection):
-    """A connection whose time-out the kernel watches over."""
+    """A connection whose timeout the kernel enforces."""
 
     def watch(self) -> None:
-        """Leave the time-out to the kernel again. redis-py sets Python's when it looks for unread data."""
+        """Leave the timeout to the kernel again. redis-py sets Python's when it checks for unread data."""
         let_kernel_watch(self._sock, self.socket_timeout)
 
     def _connect(self) -> Any:

@@ -1,4 +1,4 @@
-"""Socket time-outs that the kernel watches over.
+"""Socket timeouts that the kernel enforces.
 
 Python's own cost a system call before each send and each receive, in which another thread takes the interpreter's lock.
 """
@@ -16,9 +16,9 @@ def let_kernel_watch(sock: Any, seconds: float | None) -> bool:
 
     Args:
         sock: a connected socket.
-        seconds: the time-out; ``None`` or 0: the socket has none.
+        seconds: the timeout; ``None`` or 0: the socket has none.
 
-    Returns ``False``, and changes nothing, if there is no time-out, or only Python can watch over it: with TLS, under
+    Returns ``False``, and changes nothing, if there is no timeout, or only Python can enforce it: with TLS, under
     gevent or eventlet, and on other systems than Linux.
     """
     if not seconds or sys.platform != "linux" or type(sock).__module__ != "socket":

@@ -1,4 +1,4 @@
-"""Errors of the broker that a worker survives, and messages that it cannot read."""
+"""Errors of the broker that a worker survives, and messages that it cannot decode."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BrokerErrors(bootsteps.Step):
       the refusals of others mean wrong declarations.
     * An error while the lost connection is closed is logged. With unacknowledged messages, kombu's Redis transport
       raises an ``AttributeError`` there (kombu issue 582).
-    * A job's message that this worker cannot read is reported to the ledger.
+    * A job's message that this worker cannot decode is reported to the ledger.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -49,7 +49,7 @@ def _close_and_continue(close: Callable[[Exception], Any], error: Exception) -> 
 
 
 def _on_decode_error(consumer: Any, drop: Callable[[Any, Exception], Any], message: Any, error: Exception) -> None:
-    """Drop a message that Celery cannot read, and report it if it brings a job: the runner is not around its task."""
+    """Drop a message that Celery cannot decode. Report it if it is a job's: its task is not decorated here."""
     drop(message, error)
     jobs, headers = WorkerJobs.of(consumer.app), headers_of(message)
     job = message_of(headers, headers.get("id"))
@@ -58,5 +58,5 @@ def _on_decode_error(consumer: Any, drop: Callable[[Any, Exception], Any], messa
             f"the worker {consumer.hostname} could not read its message: its task {printable(job.task_name)} is not "
             f"decorated there ({type(error).__name__})"
         )
-        # Later, because a worker that takes it may come while workers are being updated.
+        # Not sent again at once: while workers are being updated, one that can read it may soon be online.
         report_of(jobs, job).not_started(why, wait_seconds=jobs.clients.settings.lease)

@@ -18,7 +18,7 @@ from ..telemetry.quantities import first_of
 from .retries import seconds_until
 
 UNLOCK = "celery.chord_unlock"
-"""Celery's own task that joins a chord, with result backends that cannot."""
+"""Celery's task that polls for the end of a chord, for result backends that cannot join it themselves."""
 
 NO_BACKEND = (
     "the workflow has a group or a chord, and the app has no result backend that can join one: set result_backend to "
@@ -108,7 +108,7 @@ def final_signature(signature: Any, app: Any, *, stamp: str) -> Any:
 def stamped_copy(signature: Any, app: Any, stamp: str) -> Any:
     """A copy of a signature whose tasks are stamped.
 
-    Callbacks (``link``, ``link_error``) are no members: Celery runs them as ever, also when the job has ended.
+    Callbacks (``link``, ``link_error``) are not members: Celery runs them as usual, even after the job has ended.
     """
     made: Any = maybe_signature(signature, app=app, clone=True)
     if made.task == "celery.chunks":

@@ -99,7 +99,7 @@ class AbortCheck:
         self._aborted = False
 
     def aborted(self) -> bool:
-        """Whether the run has lost its job, which is final. While the ledger is away, the last answer stands."""
+        """Whether the run has lost its job, which is final. While the ledger is unreachable, the last answer stands."""
         began = self._clock()
         if self._aborted or began < self._ask_at:
             return self._aborted
@@ -114,7 +114,7 @@ class AbortCheck:
 
 
 CURRENT: ContextVar[Run | None] = ContextVar("mr_celery_run", default=None)
-"""The run of this code. :func:`running` sets it, and the runner, which spares each job a context manager."""
+"""The current run. :func:`running` sets it. The runner sets it directly, which is cheaper than a context manager."""
 
 
 def current_run() -> Run | None:
@@ -171,10 +171,10 @@ class CurrentWorker:
 
     To move a handler over from the SDK, import this ``worker`` instead of making one.
 
-    Uploads and reviews are delivered with the job's result if the server is away, or if the bridge delivers
-    (``MODELREINS_DELIVERY=bridge``). Their slug or id is then a placeholder, which is replaced by the real one in the
-    result's text and in reviews. Servers before 4.6.0 accept neither. Once that is certain, both methods raise, or with
-    ``modelreins_without_artifacts = "close"`` the files are listed in the job's output.
+    Uploads and reviews are delivered with the job's result if the server is unreachable, or if the bridge
+    delivers (``MODELREINS_DELIVERY=bridge``). Their slug or id is then a placeholder, which is replaced by the real one
+    in the result's text and in reviews. Servers before 4.6.0 accept neither. Once that is certain, both methods raise,
+    or with ``modelreins_without_artifacts = "close"`` the files are listed in the job's output.
 
     Raises:
         MrCeleryError: the caller is not inside a job's handler.
@@ -220,7 +220,7 @@ class CurrentWorker:
         review_id: int | None = None,
         expires_at: str | None = None,
     ) -> dict[str, Any]:
-        """Upload a file, with the SDK's parameters and answer. ``job_id`` defaults to the current job."""
+        """Upload a file, with the SDK's parameters and response. ``job_id`` defaults to the current job."""
         run = self._run()
         fields: dict[str, Any] = {
             "filename": filename,
@@ -258,7 +258,7 @@ class CurrentWorker:
         target: str | None = None,
         job_id: int | None = None,
     ) -> dict[str, Any]:
-        """File a review, with the SDK's parameters and answer. ``job_id`` defaults to the current job."""
+        """File a review, with the SDK's parameters and response. ``job_id`` defaults to the current job."""
         run = self._run()
         fields: dict[str, Any] = {
             "preview": preview,
@@ -277,7 +277,7 @@ class CurrentWorker:
 def _send_now(
     run: Run, route: str, step: Callable[[], dict[str, Any]], *, linked: bool = False
 ) -> dict[str, Any] | None:
-    """Send a request of a handler, and return the answer, or ``None`` if the server cannot take it now.
+    """Send a request of a handler, and return the response, or ``None`` if the server cannot take it now.
 
     Args:
         run: the run.

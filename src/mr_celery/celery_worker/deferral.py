@@ -28,10 +28,10 @@ T = TypeVar("T")
 logger = logging.getLogger("mr_celery.runner")
 
 DEFER_SECONDS = 3600.0
-"""Seconds for which a deferral is kept in memory while the ledger is away."""
+"""Seconds for which a deferral is kept in memory while the ledger is unreachable."""
 
 REFERENCE_SECONDS = 30.0
-"""Seconds for which a reference is requested while the ledger is away."""
+"""Seconds for which a request for a reference is repeated while the ledger is unreachable."""
 
 UNREFERENCED = (
     "the handler returned Deferred, and nobody has the job's reference: give job.ref to whoever completes the job"
@@ -89,10 +89,10 @@ class Deferral:
         return ending
 
     def _kept(self, step: Callable[[], T]) -> T:
-        """The answer to a step, which is repeated while the ledger is away, and after one interruption (a time limit).
+        """Run a step. It is repeated while the ledger is unreachable, and once after an interruption (a time limit).
 
         Raises:
-            LedgerUnavailable: the ledger is away for too long.
+            LedgerUnavailable: the ledger is unreachable for too long.
         """
         try:
             return retry_until(step, errors=LedgerUnavailable, seconds=DEFER_SECONDS)
@@ -141,7 +141,7 @@ def reference_of(run: Run, ledger: Ledger, message: Message, declaration: Declar
 
     Raises:
         ReferenceRefused: the run has lost the job, or the ledger has.
-        LedgerUnavailable: the ledger is away for too long.
+        LedgerUnavailable: the ledger is unreachable for too long.
     """
     if run.reference:
         return run.reference

@@ -59,7 +59,7 @@ class NoOutcome:
 
     Args:
         error: the exception to raise to Celery.
-        workflow: the signature that the handler returned, with which the run returns all the same.
+        workflow: the signature that the handler returned, if any. The task then returns it instead of raising.
     """
 
     error: BaseException
@@ -67,7 +67,7 @@ class NoOutcome:
 
 
 class HandlerEnding:
-    """Decides how a run ends whose handler raised, or whose result needs more than the ledger.
+    """Decides how a run ends if its handler raised, or if large artifacts have to be stored first.
 
     Args:
         clients: the connections of the application.
@@ -158,7 +158,7 @@ class HandlerEnding:
                 message.task_id,
                 self._nonce,
                 spool=clients.spool(message.worker_name),
-                # Not the run's own: without a spool, nobody else can upload a large artifact later.
+                # Not run_api(), which ends slow uploads early: without a spool, this artifact cannot be uploaded later.
                 api=(lambda: clients.api(message.worker_name)) if run.api else None,
                 routes=run.routes,
                 beat=run.job.raise_if_aborted,

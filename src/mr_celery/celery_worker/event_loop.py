@@ -39,7 +39,7 @@ class EventLoop:
         self.soft_limit: float | None = None
         """The soft time limit in seconds of tasks that set none: the worker's option ``--soft-time-limit``."""
         self.pool_interrupts = False
-        """Whether Celery's pool interrupts the waiting thread at the soft time limit. Also true after a fork."""
+        """Whether Celery's pool interrupts the waiting thread at the soft time limit. Assumed after a fork."""
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._started: tuple[int, asyncio.AbstractEventLoop] | None = None

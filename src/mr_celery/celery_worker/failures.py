@@ -62,7 +62,7 @@ class Report(ABC):
 
     @abstractmethod
     def not_started(self, why: str, *, wait_seconds: float = 2.0) -> None:
-        """Report that no worker started the message. What it brings is sent again, or fails.
+        """Report that no worker started the message. The job runs again, or fails.
 
         Args:
             why: the reason.
@@ -115,7 +115,7 @@ class JobReport(Report):
 
 
 class MemberReport(Report):
-    """Reports about the message of a member of a workflow. Its end is that of the job's attempt."""
+    """Reports about the message of a workflow's member. A member that fails or is lost ends the job's attempt."""
 
     def __init__(self, jobs: WorkerJobs, member: MemberMessage) -> None:
         super().__init__(jobs, member.job_message, f"{member}: ")

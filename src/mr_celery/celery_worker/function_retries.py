@@ -1,4 +1,4 @@
-"""Retries of ``arguments=``, ``result=`` and ``review=``, whose errors may be over in a moment."""
+"""Retries of ``arguments=``, ``result=`` and ``review=`` after transient errors."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ ABOUT_THE_DATA = frozenset(
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same call may succeed in a moment, by the class of its exception.
+    """Whether an exception is probably transient, judged by its class.
 
     - Python's own exceptions, and classes derived from them, are about the job or the code. They recur, except
       ``OSError`` with ``ConnectionError`` and ``TimeoutError``.
-    - Exceptions of libraries, such as a database's or an HTTP client's, may pass, except :data:`ABOUT_THE_DATA`.
-    - Of this package's, ``LedgerUnavailable`` and a retryable ``WorkerError`` may pass.
+    - Exceptions of libraries, such as a database's or an HTTP client's, are transient, except :data:`ABOUT_THE_DATA`.
+    - Of this package's, ``LedgerUnavailable`` and a retryable ``WorkerError`` are transient.
     """
     kind = type(error)  # not isinstance(), which reads attributes of the exception
     if issubclass(kind, WorkerError):
@@ -60,12 +60,12 @@ def may_pass(error: BaseException) -> bool:
 
 
 class NotReady(Exception):
-    """``arguments=`` keeps raising an exception that may pass. It is the ``__cause__``."""
+    """``arguments=`` keeps raising a transient exception, which is the ``__cause__``."""
 
 
 @dataclass(frozen=True)
 class FunctionRetries:
-    """How long a job waits for what its ``arguments=``, ``result=`` and ``review=`` need.
+    """The limits for repeating ``arguments=``, ``result=`` and ``review=`` after transient errors.
 
     Args:
         seconds: seconds for which a run repeats such a function.
@@ -78,10 +78,10 @@ class FunctionRetries:
     wait_seconds: float = 10.0
 
     def arguments(self, make: Callable[[], T], message: Message, job: Job) -> T:
-        """Call ``make``, which calls ``arguments=``, repeatedly if it raises what may pass.
+        """Call ``make``, which calls ``arguments=``, and repeat it after transient errors.
 
         Raises:
-            NotReady: it still raises that.
+            NotReady: it still raises a transient error.
             BaseException: it raises another exception.
         """
         try:
@@ -92,7 +92,7 @@ class FunctionRetries:
             raise
 
     def retrying(self, name: str, function: Any, message: Message, job: Job) -> Any:
-        """Make a function repeat itself if it raises what may pass. Returns anything else unchanged."""
+        """Wrap a function so that it is repeated after transient errors. Returns anything but a function unchanged."""
         if not callable(function):
             return function
 
@@ -103,7 +103,7 @@ class FunctionRetries:
         return repeated
 
     def call(self, name: str, function: Callable[[], T], message: Message, job: Job) -> T:
-        """Call a function, repeatedly if it raises what may pass, for at most :attr:`seconds`.
+        """Call a function, and repeat it after transient errors, for at most :attr:`seconds`.
 
         Raises:
             JobAborted: the job was aborted meanwhile.
@@ -127,4 +127,4 @@ class FunctionRetries:
 
 
 FUNCTION_RETRIES = FunctionRetries()
-"""How a worker repeats these functions."""
+"""The limits that workers use."""

@@ -22,7 +22,7 @@ from .publishing import PUBLISH_SECONDS, CannotContinue, Continuation
 
 
 class Replaced(Ignore):
-    """A handler hands its job over. As an ``Ignore`` it passes Celery's ``autoretry_for``.
+    """A handler hands its job over. It is an ``Ignore``, so that Celery's ``autoretry_for`` does not catch it.
 
     Args:
         signature: the signature.
@@ -47,7 +47,7 @@ class HandingOver(Continuation):
         Raises:
             CannotContinue: the signature cannot be published.
             JobAborted: the job was aborted meanwhile.
-            LedgerUnavailable: the ledger was away for too long.
+            LedgerUnavailable: the ledger was unreachable for too long.
         """
         workflow = self._prepared(signature, app)
         lease = self._clients.settings.lease

@@ -37,9 +37,9 @@ class LeaseRenewer(bootsteps.StartStopStep):
     It runs from the worker's start until the process ends, three times per lease. A run that has lost its job is
     interrupted if the pool can do that.
 
-    Under prefork it ticks on the worker's own timer, because a thread beside forks is unsafe. The timer stands still
-    while the consumer is not connected (:class:`RenewalSwitch`) and during a shutdown until the pool has drained. Then,
-    and under all other pools, it ticks on a thread of its own.
+    Under prefork it runs on the worker's own timer, because forking beside threads is unsafe. The timer does not run
+    while the consumer is not connected (:class:`RenewalSwitch`), nor during a shutdown until the pool has drained.
+    During these times, and under all other pools, it runs on a thread of its own.
     """
 
     requires = ("celery.worker.components:Pool", "celery.worker.components:Timer")

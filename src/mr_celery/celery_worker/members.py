@@ -62,7 +62,8 @@ class MemberRun:
         declaration: the declaration of the job's handler.
         secret_values: the job's secrets, which are masked in its output.
         replaced: whether the member has replaced itself by another signature.
-        over: whether its end is recorded. Otherwise it is when Celery has published what follows.
+        over: whether nothing of its end is left to record. Otherwise, the end is recorded once Celery has published
+            what follows.
     """
 
     message: MemberMessage
@@ -291,7 +292,8 @@ class Members:
             return
         if isinstance(error, Retry):
             self._attach(member)
-            # Its message was recorded before it was published, so nothing is to be done, unless there is none.
+            # If it did publish a retry, the ledger has recorded that message and refuses this failure. The failure
+            # counts only if there is no retry.
             why = f"{message} raised celery.exceptions.Retry and asked for no retry (self.retry)"
             packed = pack_failure(why, reason=f"{message}: Retry")
         elif isinstance(error, Reject):

@@ -67,7 +67,7 @@ class Continuation:
         self._log = message.log(logger)
 
     def _publish(self, step: Callable[[], T], *, what: str, refused_by: str) -> T:
-        """Do a step of publishing, and repeat it while the broker or the result backend is away.
+        """Do a step of publishing, and repeat it while the broker or the result backend is unreachable.
 
         Args:
             step: the step.

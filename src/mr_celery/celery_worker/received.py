@@ -20,7 +20,7 @@ class ReceivedMessages:
         self._requests: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
     def add(self, request: Any) -> bool:
-        """Add a request. Return whether it brings a job, or is a member of a workflow."""
+        """Add a request. Returns whether it is the message of a job, or of a member of a workflow."""
         if _message_of(request) is None and _member_of(request) is None:
             return False
         self._requests[id(request)] = request
@@ -44,18 +44,18 @@ class ReceivedMessages:
         return [request for request in requests if request is not None]
 
     def failed(self, task_id: str) -> Message | None:
-        """The message whose execution has just failed, or ``None`` if it brings no job."""
+        """The message whose execution has just failed, or ``None`` if it is not a job's."""
         last = self._failed_request(task_id)
         return None if last is None else _message_of(last)
 
     def failed_member(self, task_id: str) -> MemberMessage | None:
-        """The member whose execution has just failed, or ``None`` if the task is none."""
+        """The member whose execution has just failed, or ``None`` if the task is not a member."""
         last = self._failed_request(task_id)
         return None if last is None else _member_of(last)
 
     def _failed_request(self, task_id: str) -> Any:
         active = active_requests(task_id)
-        # Celery has started such a request and does not count it as active any more.
+        # Celery has started such a request and no longer counts it as active.
         over = [each for each in self._all() if each.id == task_id and each.time_start and each not in active]
         if not over:
             return None
@@ -87,7 +87,7 @@ class ReceivedMessages:
 
 
 def _message_of(request: Any) -> Message | None:
-    """The message of a worker's request, or ``None`` if it brings no job."""
+    """The message of a worker's request, or ``None`` if it is not a job's."""
     headers = request.request_dict
     return message_of(headers, request.id, headers.get("retries"))
 
@@ -101,8 +101,8 @@ def _member_of(request: Any) -> MemberMessage | None:
 class Executions:
     """The task executions under way in this process, from before a task's own code until after it.
 
-    Celery's active requests cannot stand in for it. A request stays active if its execution ended with an exception
-    that is no ``Exception``.
+    Celery's active requests cannot replace it. A request stays active if its execution ended with an exception that is
+    not an ``Exception``.
     """
 
     def __init__(self) -> None:

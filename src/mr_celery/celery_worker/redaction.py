@@ -1,13 +1,11 @@
-"""Keeps the messages of a job's exceptions and its handler's result out of Celery's log, events and result backend.
+"""Keeps the messages of a job's exceptions, and its handler's result, out of Celery's log, events and result backend.
 
-As the task's result, they get the job's status.
+Celery would write an exception's message to the worker's log, the events ``task-failed`` and ``task-retried``, and the
+result backend. Only its class and stack stay there. The job's output on the server has the full message. Instead of the
+handler's result, Celery gets the job's status.
 
-A failure that the handler meant (``JobFailed``, a missing field) is left out of Celery's log: the runner logs one line.
-
-Class and stack stay, and the job's output on the server has the full message. Celery itself would write the message to
-the worker's log, the events ``task-failed`` and ``task-retried``, and the result backend. Code in the process still
-sees the real exception: ``on_failure``, ``task_failure``, ``throws``, ``autoretry_for``, Sentry.
-
+An intended failure (``JobFailed``, a missing field) is left out of Celery's log: the runner logs one line. Code in the
+process still sees the real exception: ``on_failure``, ``task_failure``, ``throws``, ``autoretry_for``, Sentry.
 """
 
 from __future__ import annotations
@@ -85,7 +83,7 @@ def _shown_by_current_task(value: Any) -> Any:
 
 
 def _job_of(request: Any) -> int | None:
-    """The id of the job that a task's request brings, or ``None``."""
+    """The id of a task request's job, or ``None`` if it has none."""
     message = message_of_request(request)
     return None if message is None else message.job_id
 

@@ -46,13 +46,16 @@ from .retries import announce_retry
 logger = logging.getLogger("mr_celery.runner")
 
 START_RETRY_SECONDS = 30.0
-"""Seconds for which a start is retried while the ledger is away. Then the reaper handles the message."""
+"""Seconds for which a start is retried while the ledger is unreachable. Then the reaper handles the message."""
 
 GIVEN_BACK_TIMES = 1_000_000
-"""Number of times that an attempt whose start was not confirmed may be given back: it ends with the outage."""
+"""Limit, practically none, for giving back an attempt whose start was not confirmed. The end of the outage ends it."""
 
 FINISH_RETRY_SECONDS = 3600.0
-"""Seconds for which an outcome is kept in memory while the ledger is away. No other job could start meanwhile."""
+"""Seconds for which an outcome is kept in memory while the ledger is unreachable.
+
+No other job could start meanwhile.
+"""
 
 MOST_LOGGED = 10_000
 """Characters of an output that are logged with ``modelreins_show_output``."""
@@ -71,13 +74,13 @@ _invented = count(1)
 
 
 def log_not_run(clients: Clients, log: JobLog, refusal: str, what: str = "") -> None:
-    """Log that a message was refused. Of those for invented worker names, only a few are logged.
+    """Log that a message was refused. For unknown worker names, only the 1st, 2nd, 4th, 8th, … message is logged.
 
     Args:
         clients: the connections of the application.
         log: the log of the message's job.
         refusal: the ledger's answer.
-        what: names the member, if the message is one's.
+        what: names the member, if the message is for one.
     """
     prefix = f"{what} not run" if what else "not run"
     if refusal == "unknown" and not clients.has_name(log.worker_name):
@@ -144,7 +147,7 @@ def new_run(
 
 @dataclass(frozen=True)
 class Returned:
-    """What a run returns.
+    """The return value of a run.
 
     Args:
         status: the job's status, ``deferred`` or ``handed over``, which Celery shows as the task's result.
@@ -327,7 +330,7 @@ class Runner:
         """Start the run under the fence. A job that cannot be loaded fails.
 
         Raises:
-            SoftTimeLimitExceeded: the ledger was slow. The job continues from where it is.
+            SoftTimeLimitExceeded: the ledger was slow. The bridge recovers the job from its recorded state.
             Exception: loading the job raised it.
         """
         nonce = os.urandom(4).hex()
@@ -350,7 +353,7 @@ class Runner:
             except (LedgerUnavailable, SoftTimeLimitExceeded):
                 raise
             except Exception as error:
-                # The ledger has started the run in spite of that.
+                # In the ledger, the run has started nevertheless.
                 raised = error
                 started = Started(unloadable=f"the worker could not load the job: {type(error).__name__}")
             if started.unloadable:
@@ -365,7 +368,7 @@ class Runner:
         return started
 
     def _give_back(self, ledger: Ledger, message: Message, nonce: str) -> None:
-        """Give the attempt back, if the ledger works and only lacks replicas. Then their absence costs no attempt."""
+        """Give the attempt back, in case the ledger works and only lacks replicas. The outage then costs no attempt."""
         with suppress(LedgerUnavailable):
             ledger.postpone(
                 message.key, nonce=nonce, why="its start was not confirmed", times=GIVEN_BACK_TIMES, wait_seconds=1.0
@@ -454,7 +457,7 @@ class Runner:
         at all becomes a failure with the reason.
 
         Raises:
-            LedgerUnavailable: the ledger is away for too long.
+            LedgerUnavailable: the ledger is unreachable for too long.
         """
         for further in (2, 1, 0):
             try:

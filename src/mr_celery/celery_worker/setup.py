@@ -35,8 +35,8 @@ HOLDER = "_MR_CELERY_HOLDER"
 def set_up_worker(worker: Any) -> None:
     """Prepare a starting Celery worker for jobs.
 
-    The runner is put around decorated tasks, and the worker gets the steps that announce it and renew leases. No hook
-    is the only way in which a job ends: the bridge's reaper finds by its lease whatever they miss.
+    Wraps decorated tasks in the runner, and adds the worker steps that announce the worker and renew its leases. If
+    signals and steps miss the end of a run, its lease expires, and the bridge's reaper recovers the job.
 
     Args:
         worker: the Celery worker, before its own set-up.
@@ -54,7 +54,7 @@ def set_up_worker(worker: Any) -> None:
         raise SystemExit(f"mr-celery: {error}") from None
     _show_warnings(settings, worker.loglevel, worker.logfile, worker.hostname)
     if settings.log_format == "json":
-        worker.quiet = True  # its banner is no JSON
+        worker.quiet = True  # its banner is not JSON
     aborts.register()
     signals.connect()
     if not settings.ledger_url:
@@ -120,7 +120,7 @@ def undo_set_up(app: Any) -> None:
 
 
 def _check_ledger_version(app: Any, clients: Clients) -> None:
-    """Refuse a ledger of another version. If it is away, the worker starts unchecked; the lease renewer logs it."""
+    """Refuse a ledger of another version. An unreachable one is not checked, and the lease renewer logs the outage."""
     try:
         derived = is_default("ledger_prefix", app.conf, flags={})
         clients.ledger(clients.settings.name).check_version(prefix_is_derived=derived)

@@ -1,9 +1,9 @@
-"""Puts the runner around decorated tasks. Calls of a task without a job reach its own code unchanged.
+"""Wraps decorated tasks in the runner. Calls of a task without a job reach its own code unchanged.
 
-What a task's base class overrides is called as for a plain call, although a job's message has no arguments. Celery
-calls ``before_start`` and ``__call__`` with the arguments of the message, before the runner begins. For a job they are
-called inside the run instead, with the handler's arguments. The hooks after the run, and ``apply_async`` for a Celery
-retry, get the same arguments.
+Methods that a task's base class overrides get the handler's arguments, although a job's message has none. Celery calls
+``before_start`` and ``__call__`` with the arguments of the message, before the runner begins. For a job they are called
+inside the run instead, with the handler's arguments. The hooks after the run, and ``apply_async`` for a Celery retry,
+get the same arguments.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ HOOKS: tuple[Literal["on_success", "on_failure", "on_retry", "after_return"], ..
 
 
 def install(app: Any, runner: Runner, members: Members | None = None) -> ExitStack:
-    """Put a runner around every decorated task of an application.
+    """Wrap every decorated task of an application in a runner.
 
     Args:
         app: the Celery application.
@@ -96,7 +96,7 @@ def install(app: Any, runner: Runner, members: Members | None = None) -> ExitSta
 
 
 def keep_jobs_away(app: Any, why: str) -> ExitStack:
-    """Refuse jobs for every decorated task of an application. As a plain call, a job would have no arguments.
+    """Refuse jobs for every decorated task of an application. Run as a plain call, a job would have no arguments.
 
     Args:
         app: the Celery application.
@@ -106,7 +106,7 @@ def keep_jobs_away(app: Any, why: str) -> ExitStack:
     """
 
     def not_run(message: Message, *_: Any) -> Returned:
-        # Such a message cannot be read, unless a broker has lost the mark of its encoding.
+        # Such a message is not decoded, and does not get here unless the broker has dropped its compression header.
         message.log(logger).error("not_run", f"not run: {why}", reason=why)
         raise Ignore(f"job {message.job_id} is not run here")
 
@@ -366,7 +366,7 @@ class BaseClass:
         return handler
 
     def value_for_call(self, value: Any) -> Any:
-        """What ``run`` returns to ``__call__``: the value of an awaitable, unless ``__call__`` is ``async def``."""
+        """The value that ``__call__`` gets from ``run``: that of an awaitable, unless ``__call__`` is ``async def``."""
         run = current_run()
         if vars(self._task.request).pop(_AWAITS, False) and run is not None and isawaitable(value):
             return run.wait_for(value)

@@ -98,7 +98,7 @@ def declared() -> list[tuple[Any, Declaration]]:
 
 
 def no_handler(jobs: str) -> str:
-    """Why a job waits or fails that no handler takes.
+    """The reason why a job that no handler takes waits or fails.
 
     Args:
         jobs: the job, or the jobs, as in ``job 7`` or ``them``.
@@ -144,7 +144,7 @@ class Handler:
             return True
         try:
             return bool(self.declaration.match(job))
-        except BaseException as error:  # one that is no Exception is the function's as well: signals do not come here
+        except BaseException as error:  # the function's own, even if no Exception: no signal is raised here
             why = f"match= raised {type(error).__name__}{_place(sys.exc_info()[2])}"
             raise MatchRaised(self.name, why) from error
 

@@ -72,7 +72,7 @@ class Status:
         return "never" if age is None else ago(age + max(0.0, self.at - bridge.at))
 
     def health(self, bridge: BridgeProcess) -> str:
-        """What is wrong with a bridge; ``ok`` if nothing is."""
+        """The problem of a bridge; ``ok`` if it has none."""
         for what, trouble in (
             ("silent", bridge.is_old(self.at)),
             ("token refused", bridge.token),

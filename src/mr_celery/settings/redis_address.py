@@ -205,7 +205,7 @@ class RedisAddress:
         return address.with_tls(tls) if tls else address
 
     def with_tls(self, options: Mapping[str, Any]) -> RedisAddress:
-        """The same address with TLS. Options that it has already take precedence.
+        """This address with TLS. Options that it has already take precedence.
 
         Args:
             options: the ``ssl_…`` options, as texts or as in Celery's ``broker_use_ssl``.
@@ -227,7 +227,7 @@ class RedisAddress:
         )
 
     def with_sentinel(self, options: Mapping[str, Any]) -> RedisAddress:
-        """The same address of Sentinels with more options. Those that it has already take precedence.
+        """This address of Sentinels with more options. Those that it has already take precedence.
 
         Args:
             options: ``master_name``, and the ``sentinel_…`` options.
@@ -289,7 +289,7 @@ class RedisAddress:
 
     @property
     def server(self) -> tuple[str, int]:
-        """The same for all addresses of one server."""
+        """A value that all addresses of one server share."""
         return self.path or self.host, self.port or (SENTINEL_PORT if self.is_sentinel else DEFAULT_PORT)
 
     @property

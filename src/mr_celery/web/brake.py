@@ -17,7 +17,7 @@ _PER_SECOND = 4.0
 """Wrong attempts of an address that are answered each second, after the first ones."""
 
 _WAIT_SECONDS = 3.0
-"""How long a wrong attempt waits for its turn at most."""
+"""Maximum duration, in seconds, for which a wrong attempt waits for its turn."""
 
 _WAITING = 100
 """Attempts that wait at the same time. Each keeps a connection open."""
@@ -26,7 +26,7 @@ _ADDRESSES = 1000
 
 
 class Brake:
-    """Limits how many wrong attempts an address may make.
+    """Limits the number of wrong attempts of an address.
 
     A valid token is never delayed: it is checked first, and only wrong ones come here. Therefore nobody can lock others
     out by sending wrong tokens from their address.

@@ -104,7 +104,7 @@ class _Views:
         self._bridges = {bridge.context.settings.name: bridge for bridge in bridges}
         self._templates = templates
         self._names = Shared(lambda: name_rows(bridges), seconds=PACE_SECONDS)
-        # The page's connections for each worker name, with a time-out of their own.
+        # The page's connections for each worker name, with a timeout of their own.
         self._clients = {
             name: Clients(bridge.context.settings, ledger_timeout=LEDGER_SECONDS)
             for name, bridge in self._bridges.items()

@@ -1,4 +1,4 @@
-"""What the page shows of a worker name, with a bounded number of reads whatever is in flight."""
+"""The content of the page for a worker name, with a bounded number of reads for any number of jobs in flight."""
 
 from __future__ import annotations
 
