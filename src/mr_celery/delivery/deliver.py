@@ -21,10 +21,10 @@ from ..telemetry.quantities import duration
 from .blobs import BlobStore
 from .failed_delivery import Attempt, FailedDelivery, superseded
 from .failures import BOUNDS, Bound, Evidence, Failures
+from .parts import OUTPUT, PartDelivery, Undeliverable, raise_if_refused
 from .placeholders import Placeholders
 from .server_routes import Routes
 from .texts import GIVEN_UP, REFUSAL, THE_OUTPUT
-from .uploads import OUTPUT, PartDelivery, Undeliverable, raise_if_refused
 
 logger = logging.getLogger("mr_celery.delivery")
 

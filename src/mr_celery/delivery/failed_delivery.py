@@ -17,9 +17,9 @@ from ..telemetry.logs import JobLog
 from ..telemetry.printing import printable
 from ..telemetry.quantities import counted, duration
 from .failures import PARTS, Bound, Evidence, Failures, Kind, Run, kind_of
+from .parts import OUTPUT, PartDelivery, Undeliverable
 from .server_routes import MISSING, Routes
 from .texts import NEEDS, OUTPUT_REFUSED, REFUSAL, THE_OUTPUT, given_up, name_of, without_attachments
-from .uploads import OUTPUT, PartDelivery, Undeliverable
 
 if TYPE_CHECKING:
     from .deliver import DeliveryLease, DeliveryRequest

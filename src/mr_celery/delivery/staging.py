@@ -16,10 +16,10 @@ from ..telemetry import tracing
 from ..telemetry.logs import JobLog
 from ..telemetry.quantities import data_size
 from .packing import PackedOutcome
+from .parts import store
 from .progress import watched
 from .server_routes import MISSING, Routes
 from .texts import too_old, without_attachments
-from .uploads import store
 
 logger = logging.getLogger("mr_celery.delivery")
 

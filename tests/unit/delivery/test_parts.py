@@ -13,7 +13,7 @@ import pytest
 from mr_celery.delivery.attachments import PROMISED_IDS
 from mr_celery.delivery.blobs import BlobStore
 from mr_celery.delivery.deliver import DeliveryLease, DeliveryRequest, Overtaken
-from mr_celery.delivery.uploads import LARGE_BYTES, SIDE_BY_SIDE, PartDelivery, Undeliverable
+from mr_celery.delivery.parts import LARGE_BYTES, SIDE_BY_SIDE, PartDelivery, Undeliverable
 from mr_celery.errors import WorkerError
 from mr_celery.ledger import DeliveryKey
 from mr_celery.outcome import Outcome, ReviewItem, Upload
