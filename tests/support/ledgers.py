@@ -20,7 +20,7 @@ from mr_celery.bridge.destinations import Destination
 from mr_celery.bridge.job_sender import JobSender
 from mr_celery.bridge.outages import outages_of
 from mr_celery.bridge.publisher import Publisher
-from mr_celery.bridge.renewal import LeaseRenewer
+from mr_celery.bridge.renewal import ClaimRenewer
 from mr_celery.bridge.routes import Routes
 from mr_celery.bridge.token_gate import TokenGate
 from mr_celery.bridge.waiting import WaitingJobs
@@ -642,7 +642,7 @@ def make_harness(
         sender=JobSender(
             kit.ledger, registry, routes, broker, outages.broker, wait_seconds=given.lease, url=given.url, clock=clock
         ),
-        renewer=LeaseRenewer(kit.ledger, given.lease),
+        renewer=ClaimRenewer(kit.ledger, given.lease),
         outages=outages,
         token=TokenGate(clock),
         waiting=WaitingJobs(clock=clock),

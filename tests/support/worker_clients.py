@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mr_celery.delivery import DeliveryRequest
-from mr_celery.delivery.server_routes import Routes
+from mr_celery.delivery.server_routes import ServerRoutes
 from mr_celery.errors import WorkerError
 from mr_celery.settings import Settings
 from mr_celery.spool import Spool, spool_of
@@ -70,7 +70,7 @@ class FakeClients:
         self.out = FakeDelivery()
         self.server = FakeServer()
         self.book: Any = ledger
-        self.routes = Routes(self.server, ledger)  # type: ignore[arg-type]
+        self.routes = ServerRoutes(self.server, ledger)  # type: ignore[arg-type]
 
     def delivers(self, worker: str) -> bool:
         return self._delivers

@@ -25,9 +25,9 @@ from .notification_listener import Woken
 from .recovery.in_flight_sync import InFlightSync
 from .recovery.reaper import Reaper
 from .recovery.sweeper import Sweeper
-from .renewal import LeaseRenewer
+from .renewal import ClaimRenewer
 from .routes import Routes, registry_of
-from .shared import Member, Shared, presence_clients
+from .shared import Contribution, Shared, presence_clients
 from .state import Kind, State
 from .token_gate import TokenGate
 from .wake_ups import LoopName, loops_of_due_jobs
@@ -103,7 +103,7 @@ class Bridge:
             sender=JobSender(
                 ledger, registry, routes, publisher, outages.broker, wait_seconds=settings.lease, url=settings.url
             ),
-            renewer=LeaseRenewer(ledger, settings.lease),
+            renewer=ClaimRenewer(ledger, settings.lease),
             outages=outages,
             counters=counters,
             spool=clients.spool(),
@@ -142,7 +142,7 @@ class Bridge:
             "sync": self._sync_loop,
         }
         shared.add(
-            Member(
+            Contribution(
                 self._context,
                 DuePoller(self._context, loops_of_due_jobs(woken), shared.surveys or Surveys()),
                 Woken(woken, wants_slot=lambda: self._claimer.wants_slot),

@@ -19,7 +19,7 @@ from .counters import RequestCounters
 from .job_sender import JobSender, job_log
 from .outages import Outages
 from .publisher import Publisher
-from .renewal import LeaseRenewer
+from .renewal import ClaimRenewer
 from .routes import Routes
 from .token_gate import TokenGate
 from .waiting import Block, WaitingJobs, blocked
@@ -68,7 +68,7 @@ class BridgeContext:
     routes: Routes
     capacity: FleetCapacity
     sender: JobSender
-    renewer: LeaseRenewer
+    renewer: ClaimRenewer
     outages: Outages
     token: TokenGate = field(default_factory=TokenGate)
     counters: RequestCounters = field(default_factory=RequestCounters)

@@ -10,7 +10,7 @@ from .limits import CHECK_SECONDS, CLAIM_LEASE
 
 
 @dataclass
-class LeaseRenewer:
+class ClaimRenewer:
     """Renews the leases of the claims and deliveries in progress, for as long as the server takes.
 
     It uses only the ledger, so a slow server or broker cannot make the bridge lose them. If the bridge

@@ -25,7 +25,7 @@ from .threads import Pool, Threads
 
 
 @dataclass(frozen=True)
-class Member:
+class Contribution:
     """The parts of a bridge that the loops of all bridges use."""
 
     context: BridgeContext
@@ -80,7 +80,7 @@ class Shared:
         own = [each.name for each in settings.each()]
         names = dict.fromkeys([*own, *settings.neighbours])
         self.surveys = Surveys([clients.ledger(name) for name in names], own) if len(names) > 1 else None
-        self._members: list[Member] = []
+        self._contributions: list[Contribution] = []
         self._running = 0
         self._loops: tuple[Loop, ...] = ()
         self._lock = threading.Lock()
@@ -95,9 +95,9 @@ class Shared:
         """The loops that all bridges share."""
         return self._loops
 
-    def add(self, member: Member) -> None:
+    def add(self, contribution: Contribution) -> None:
         """Add a bridge, before any of them is started."""
-        self._members.append(member)
+        self._contributions.append(contribution)
 
     def start(self) -> None:
         """Start the shared loops with the first bridge."""
@@ -105,15 +105,15 @@ class Shared:
             self._running += 1
             if self._running > 1:
                 return
-            members = self._members
+            contributions = self._contributions
             listener = NotificationListener(
-                [each.context.ledger for each in members],
-                {each.context.ledger.worker_name: each.woken for each in members},
-                stopping=lambda: all(each.context.stopping.is_set() for each in members),
+                [each.context.ledger for each in contributions],
+                {each.context.ledger.worker_name: each.woken for each in contributions},
+                stopping=lambda: all(each.context.stopping.is_set() for each in contributions),
             )
-            renewers = InTurn([each.context.renewer for each in members])
-            fleet_watch = FleetWatch(self.fleet, [each.claim_loop for each in members])
-            pollers = InTurn([*(each.due_poller for each in members), fleet_watch])
+            renewers = InTurn([each.context.renewer for each in contributions])
+            fleet_watch = FleetWatch(self.fleet, [each.claim_loop for each in contributions])
+            pollers = InTurn([*(each.due_poller for each in contributions), fleet_watch])
             check = BrokerCheck(self.publisher, self.outages.broker)
             loop = partial(Loop, scheduler=self.scheduler, outages=self.outages)
             self._loops = (

@@ -18,7 +18,7 @@ from ..telemetry.tracebacks import hides_variables, hides_variables_of_coroutine
 
 if TYPE_CHECKING:
     from ..delivery.attachments import Attachments
-    from ..delivery.server_routes import Routes
+    from ..delivery.server_routes import ServerRoutes
     from ..ledger import GivenReference
     from ..server import Api
 
@@ -56,7 +56,7 @@ class Run:
     keys: Iterator[str]
     wait_for: Callable[[Awaitable[Any]], Any]
     attachments: Attachments
-    routes: Callable[[], Routes] | None = None
+    routes: Callable[[], ServerRoutes] | None = None
     retries: list[RequestedRetry] = field(default_factory=list)
     announce_retry: Callable[[int], object] | None = None
     reference: str = ""

@@ -19,11 +19,11 @@ from ..telemetry import tracing
 from ..telemetry.logs import JobLog
 from ..telemetry.quantities import duration
 from .blobs import BlobStore
-from .failed_delivery import Attempt, FailedDelivery, superseded
+from .failed_delivery import DeliveryProgress, FailedDelivery, superseded
 from .failures import BOUNDS, Bound, Evidence, Failures
 from .parts import OUTPUT, PartDelivery, Undeliverable, raise_if_refused
 from .placeholders import Placeholders
-from .server_routes import Routes
+from .server_routes import ServerRoutes
 from .texts import GIVEN_UP, REFUSAL, THE_OUTPUT
 
 logger = logging.getLogger("mr_celery.delivery")
@@ -197,10 +197,10 @@ class Delivery:
         self._lease = lease
 
     @cached_property
-    def routes(self) -> Routes:
+    def routes(self) -> ServerRoutes:
         """The known routes of the server."""
         bound = self._bounds.get("passes")
-        return Routes(self._api, self._ledger, without=self._without_artifacts, bound=bound)
+        return ServerRoutes(self._api, self._ledger, without=self._without_artifacts, bound=bound)
 
     def deliver(
         self, delivery_request: DeliveryRequest, *, is_over: Callable[[], bool] = lambda: False
@@ -241,9 +241,9 @@ class Delivery:
     ) -> WorkerError | None:
         began = time.monotonic()
         lease = DeliveryLease(self._ledger, delivery_request.key, self._lease, is_over)
-        attempt = Attempt(delivery_request, lease, span)
+        progress = DeliveryProgress(delivery_request, lease, span)
         try:
-            how = self._deliver(attempt)
+            how = self._deliver(progress)
         except Overtaken:
             span.set({tracing.DELIVERY_OUTCOME: "overtaken"})
             why = f"delivery {delivery_request.number} ended: the job is over, or another delivery has it"
@@ -252,7 +252,7 @@ class Delivery:
         except Undeliverable as problem:
             span.set({tracing.DELIVERY_OUTCOME: "refused"})
             span.fail(problem.error or problem)
-            return self._failed(attempt).undeliverable(problem)
+            return self._failed(progress).undeliverable(problem)
         except LedgerUnavailable:
             raise
         except (SpoolUnavailable, TookTooLong) as error:
@@ -260,20 +260,20 @@ class Delivery:
             span.fail(error)
             why = TOO_SLOW if isinstance(error, TookTooLong) else str(error)
             failures = Failures.from_json(delivery_request.failures)
-            return self._failed(attempt).put_off(WorkerError(why), why, "later", failures)
+            return self._failed(progress).put_off(WorkerError(why), why, "later", failures)
         except Exception as error:
             span.set({tracing.DELIVERY_OUTCOME: "put_off"})
             span.fail(error)
-            return self._failed(attempt).failed(error)
+            return self._failed(progress).failed(error)
         span.set({tracing.DELIVERY_OUTCOME: how})
         self._closed(delivery_request, how, began)
         return None
 
-    def _failed(self, attempt: Attempt) -> FailedDelivery:
+    def _failed(self, progress: DeliveryProgress) -> FailedDelivery:
         def closed(how: str) -> None:
-            self._closed(attempt.delivery_request, how, time.monotonic())
+            self._closed(progress.delivery_request, how, time.monotonic())
 
-        return FailedDelivery(self._api, self._ledger, self.routes, self._bounds, attempt, closed)
+        return FailedDelivery(self._api, self._ledger, self.routes, self._bounds, progress, closed)
 
     def _closed(self, delivery_request: DeliveryRequest, how: str, began: float) -> None:
         key, has_parts = delivery_request.key, delivery_request.has_parts
@@ -294,9 +294,9 @@ class Delivery:
             text = f"delivered as {status} in {duration(seconds)}{tries}"
             log.info("delivered", text, status=status, seconds=seconds, number=number)
 
-    def _deliver(self, attempt: Attempt) -> str:
+    def _deliver(self, progress: DeliveryProgress) -> str:
         """Deliver the remaining parts and close the job. Returns ``delivered`` or ``superseded``."""
-        delivery_request, text = attempt.delivery_request, attempt.delivery_request.outcome.text
+        delivery_request, text = progress.delivery_request, progress.delivery_request.outcome.text
         if delivery_request.key.number > 1 and delivery_request.parts_left:
             # The job may have been aborted since the last delivery. Then nothing is uploaded or filed.
             status = status_of(self._api, delivery_request.job_id)
@@ -304,13 +304,13 @@ class Delivery:
                 return superseded(delivery_request, status)
         if delivery_request.outcome.uploads or delivery_request.outcome.reviews:
             blob_store = BlobStore(self._ledger, self._spool())
-            part_delivery = PartDelivery(self._api, blob_store, delivery_request, attempt.lease, self.routes)
-            attempt.part_delivery = part_delivery
+            part_delivery = PartDelivery(self._api, blob_store, delivery_request, progress.lease, self.routes)
+            progress.part_delivery = part_delivery
             part_delivery.deliver()
-            attempt.closing = True
+            progress.closing = True
             text = closing_text(delivery_request.outcome, part_delivery.placeholders)
-        attempt.closing = True
-        attempt.lease.confirm()
+        progress.closing = True
+        progress.lease.confirm()
         return self._close(delivery_request, text)
 
     def _close(self, delivery_request: DeliveryRequest, text: str) -> str:

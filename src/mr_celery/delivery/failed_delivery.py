@@ -16,9 +16,9 @@ from ..telemetry import tracing
 from ..telemetry.logs import JobLog
 from ..telemetry.printing import printable
 from ..telemetry.quantities import counted, duration
-from .failures import PARTS, Bound, Evidence, Failures, Kind, Run, kind_of
+from .failures import PARTS, Bound, Evidence, Failures, Kind, Streak, kind_of
 from .parts import OUTPUT, PartDelivery, Undeliverable
-from .server_routes import MISSING, Routes
+from .server_routes import MISSING, ServerRoutes
 from .texts import NEEDS, OUTPUT_REFUSED, REFUSAL, THE_OUTPUT, given_up, name_of, without_attachments
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MOST_RETRY_AFTER = 300.0
 
 
 @dataclass
-class Attempt:
+class DeliveryProgress:
     """The progress of one delivery."""
 
     delivery_request: DeliveryRequest
@@ -71,7 +71,7 @@ class FailedDelivery:
         ledger: the ledger of the same worker name.
         routes: the known routes of the server.
         bounds: the limits after which repeated failures of the same kind end a delivery.
-        attempt: the progress of the delivery.
+        progress: the progress of the delivery.
         closed: records that the job is closed: ``delivered`` or ``superseded``.
     """
 
@@ -79,17 +79,17 @@ class FailedDelivery:
         self,
         api: Api,
         ledger: Ledger,
-        routes: Routes,
+        routes: ServerRoutes,
         bounds: Mapping[Evidence, Bound],
-        attempt: Attempt,
+        progress: DeliveryProgress,
         closed: Callable[[str], None],
     ) -> None:
         self._api = api
         self._ledger = ledger
         self._routes = routes
         self._bounds = bounds
-        self._attempt = attempt
-        self._request = attempt.delivery_request
+        self._progress = progress
+        self._request = progress.delivery_request
         self._closed = closed
         key = self._request.key
         self._log = JobLog(logger, key.job_id, worker_name=ledger.worker_name, task_id=key.task_id)
@@ -135,24 +135,24 @@ class FailedDelivery:
         failures = Failures.from_json(self._request.failures)
         if kind == "later" and isinstance(error, WorkerError):
             return self.put_off(error, error.summary, kind, failures)
-        failures, run = failures.after(
-            kind, route, self._ledger.tally(route), delivered=self._attempt.delivered, missing=missing is not None
+        failures, streak = failures.after(
+            kind, route, self._ledger.tally(route), delivered=self._progress.delivered, missing=missing is not None
         )
-        if kind == "ours" and not isinstance(error, WorkerError) and run.seen == 1:
+        if kind == "ours" and not isinstance(error, WorkerError) and streak.seen == 1:
             self._log.error("delivery_interrupted", "delivery interrupted", error=error)
         shown = error
         if not isinstance(shown, WorkerError):
             shown = WorkerError(f"{type(error).__name__} while it was delivered")
-        shown.single = kind == "ours" or run.evidence in ("passes", "away")
-        if not self._attempt.closing and run.reached(self._bounds):
-            return self._give_up(error, shown, run, failures.restarted())
+        shown.single = kind == "ours" or streak.evidence in ("passes", "away")
+        if not self._progress.closing and streak.reached(self._bounds):
+            return self._give_up(error, shown, streak, failures.restarted())
         slowly = False
-        if self._attempt.closing and self._is_futile(run, kind):
-            if self._close_short(given_up(THE_OUTPUT, error, run), shown):
+        if self._progress.closing and self._is_futile(streak, kind):
+            if self._close_short(given_up(THE_OUTPUT, error, streak), shown):
                 return None
             # Only the same request is left to try. A server that accepts nothing at all may soon work again.
-            slowly = run.evidence in ("ours", "passes", "away")
-        return self.put_off(shown, shown.summary, kind, failures, run=run, slowly=slowly)
+            slowly = streak.evidence in ("ours", "passes", "away")
+        return self.put_off(shown, shown.summary, kind, failures, streak=streak, slowly=slowly)
 
     def _is_missing(self, error: Exception) -> str | None:
         """The part whose error means that the server lacks the route; ``None`` if the error does not mean that."""
@@ -160,25 +160,25 @@ class FailedDelivery:
             isinstance(error, WorkerError)
             and error.route in PARTS
             and error.status in MISSING
-            and not self._attempt.closing
+            and not self._progress.closing
         ):
-            for part in self._attempt.failed(error):
+            for part in self._progress.failed(error):
                 return None if self._request.linked_elsewhere(part) else part
         return None
 
-    def _is_futile(self, run: Run, kind: Kind) -> bool:
+    def _is_futile(self, streak: Streak, kind: Kind) -> bool:
         """Whether the close failed often enough to try it without the output, which may be the cause."""
         if kind == "away":
-            return run.reached(self._bounds)
+            return streak.reached(self._bounds)
         # Other deliveries do not matter here: the response to the short text is the evidence.
         bound = self._bounds["ours"]
-        return run.seen >= bound.times and run.last.now - run.first.now >= bound.seconds
+        return streak.seen >= bound.times and streak.last.now - streak.first.now >= bound.seconds
 
     def _close_without(self, error: WorkerError) -> WorkerError | None:
         """End the job without its artifacts and reviews, because the server has no routes for them."""
-        self._attempt.span.set({tracing.DELIVERY_OUTCOME: "refused"})
-        outcome = without_attachments(self._request.outcome, self._attempt.parts_left, error, self._routes.without)
-        self._ledger.replace_outcome(self._request.key, outcome, note=", ".join(self._attempt.parts_left))
+        self._progress.span.set({tracing.DELIVERY_OUTCOME: "refused"})
+        outcome = without_attachments(self._request.outcome, self._progress.parts_left, error, self._routes.without)
+        self._ledger.replace_outcome(self._request.key, outcome, note=", ".join(self._progress.parts_left))
         why = f"the server takes no artifacts and no reviews, that needs {NEEDS}: {error.summary}"
         if self._routes.without == "close":
             self._log.warning("refused", f"closed without them: {why}", reason=error.summary)
@@ -186,15 +186,15 @@ class FailedDelivery:
             self._log.error("refused", f"failed: {why}", reason=error.summary)
         return error
 
-    def _give_up(self, error: Exception, shown: WorkerError, run: Run, failures: Failures) -> WorkerError:
+    def _give_up(self, error: Exception, shown: WorkerError, streak: Streak, failures: Failures) -> WorkerError:
         """Fail the job after too many attempts. Its other parts are still delivered, unless they fail as well."""
         outcome = self._request.outcome
-        self._attempt.span.set({tracing.DELIVERY_OUTCOME: "refused"})
-        parts, left = self._attempt.failed(error), self._attempt.parts_left
+        self._progress.span.set({tracing.DELIVERY_OUTCOME: "refused"})
+        parts, left = self._progress.failed(error), self._progress.parts_left
         earlier = any(each.refused for each in outcome.uploads) or any(each.refused for each in outcome.reviews)
         names = (name_of(outcome, part) for part in parts[:3])
         new = outcome.failing(
-            outcome.text_after(given_up(", ".join(names) or "what it made", error, run)),
+            outcome.text_after(given_up(", ".join(names) or "what it made", error, streak)),
             reason=f"not delivered: {shown.summary}",
         ).without(left if earlier else parts)
         if not parts:
@@ -202,7 +202,9 @@ class FailedDelivery:
         note = ", ".join(parts or left)
         self._ledger.replace_outcome(self._request.key, new, note=note, failures=failures.to_json())
         self._log.error(
-            "refused", f"failed, {note} was tried {counted(run.times, 'time')}: {shown.summary}", reason=shown.summary
+            "refused",
+            f"failed, {note} was tried {counted(streak.times, 'time')}: {shown.summary}",
+            reason=shown.summary,
         )
         return shown
 
@@ -229,7 +231,7 @@ class FailedDelivery:
         kind: Kind,
         failures: Failures,
         *,
-        run: Run | None = None,
+        streak: Streak | None = None,
         slowly: bool = False,
     ) -> WorkerError:
         """Postpone the delivery. Returns ``error``.
@@ -239,14 +241,14 @@ class FailedDelivery:
             why: the reason for log and ledger.
             kind: the kind of failure.
             failures: the failures so far.
-            run: the streak of failures that this one belongs to.
+            streak: the streak of failures that this one belongs to.
             slowly: whether another delivery is likely to fail in the same way.
         """
         pause = backoff(self._request.number, first=0.5, most=15.0)
-        if run is not None and kind == "ours":
-            pause = backoff(run.times, first=2.0, most=30.0)
-        if run is not None and slowly:
-            pause = backoff(run.times, first=1.0, most=600.0)
+        if streak is not None and kind == "ours":
+            pause = backoff(streak.times, first=2.0, most=30.0)
+        if streak is not None and slowly:
+            pause = backoff(streak.times, first=1.0, most=600.0)
         if error.unauthorized:
             pause = max(pause, 5.0)
         longer = error.longer_than(pause)

@@ -77,8 +77,8 @@ def kind_of(error: Exception) -> Kind:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A streak: consecutive failures of one kind on one route.
+class Streak:
+    """Consecutive failures of one kind on one route.
 
     Args:
         first: the tally at the first failure.
@@ -106,7 +106,7 @@ class Run:
         """Number of successes of others since the first failure: on the same route, or else of whole deliveries."""
         return max(self.last.passed - self.first.passed, 0) or max(self.last.closed - self.first.closed, 0)
 
-    def next(self, kind: Kind, tally: Tally, *, missing: bool) -> Run:
+    def next(self, kind: Kind, tally: Tally, *, missing: bool) -> Streak:
         """The streak with one more failure.
 
         Args:
@@ -115,16 +115,16 @@ class Run:
             missing: whether the response was that the route does not exist. Then only successes on the same route are
                 evidence.
         """
-        run = replace(self, last=tally, seen=self.seen + 1)
+        streak = replace(self, last=tally, seen=self.seen + 1)
         if kind == "away":
             if self.seen == 0 or tally.passed <= self.last.passed:
-                return run
+                return streak
             evidence: Evidence = "away"
         else:
             evidence = "ours" if kind == "ours" else self._evidence(tally, missing)
         if evidence == self.evidence and self.times:
-            return replace(run, times=self.times + 1)
-        return replace(run, evidence=evidence, times=1, since=tally.now)
+            return replace(streak, times=self.times + 1)
+        return replace(streak, evidence=evidence, times=1, since=tally.now)
 
     def _evidence(self, tally: Tally, missing: bool) -> Evidence:
         others_failed = tally.failed - self.first.failed > self.seen
@@ -146,12 +146,12 @@ class Failures:
 
     Args:
         delivered: number of delivered parts at the last failure.
-        runs: the streaks, by kind and route.
+        streaks: the streaks, by kind and route.
         reasons: number of occurrences of each recent reason, for the log.
     """
 
     delivered: int = 0
-    runs: Mapping[str, Run] = field(default_factory=dict)
+    streaks: Mapping[str, Streak] = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -159,18 +159,20 @@ class Failures:
         """The failures that :meth:`to_json` wrote; none if the text has another form."""
         try:
             fields = json.loads(text) if text else {}
-            runs = {name: _run(about) for name, about in fields.get("runs", {}).items()}
-            return cls(int(fields.get("delivered", 0)), runs, dict(fields.get("reasons", {})))
+            streaks = {name: _streak(about) for name, about in fields.get("runs", {}).items()}
+            return cls(int(fields.get("delivered", 0)), streaks, dict(fields.get("reasons", {})))
         except (ValueError, TypeError, AttributeError, KeyError):
             return cls()
 
     def to_json(self) -> str:
         """The failures as JSON text, for the ledger."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        fields = asdict(self)
+        fields["runs"] = fields.pop("streaks")  # the name that every version reads
+        return json.dumps(fields, separators=(",", ":"))
 
     def after(
         self, kind: Kind, route: str, tally: Tally, *, delivered: int, missing: bool = False
-    ) -> tuple[Failures, Run]:
+    ) -> tuple[Failures, Streak]:
         """The failures with one more, and the streak that it belongs to.
 
         Args:
@@ -178,19 +180,19 @@ class Failures:
             route: the failed route; empty if it was not a request.
             tally: the current tally of the worker name's deliveries.
             delivered: number of parts delivered so far.
-            missing: as in :meth:`Run.next`.
+            missing: as in :meth:`Streak.next`.
         """
-        runs = dict(self.runs) if delivered == self.delivered else {}
+        streaks = dict(self.streaks) if delivered == self.delivered else {}
         name = f"{kind} {route}"
         # If even the lookup of a job fails, the server may fail for all deliveries, although no others make lookups.
         missing = missing or route not in (*PARTS, "close")
-        run = runs.get(name, Run(tally, tally)).next(kind, tally, missing=missing)
-        return replace(self, delivered=delivered, runs={**runs, name: run}), run
+        streak = streaks.get(name, Streak(tally, tally)).next(kind, tally, missing=missing)
+        return replace(self, delivered=delivered, streaks={**streaks, name: streak}), streak
 
     def restarted(self) -> Failures:
         """The failures after a part was given up. The count restarts, and the tallies of other deliveries are kept."""
-        runs = {name: replace(run, times=0) for name, run in self.runs.items()}
-        return replace(self, runs=runs)
+        streaks = {name: replace(streak, times=0) for name, streak in self.streaks.items()}
+        return replace(self, streaks=streaks)
 
     def because(self, reason: str) -> tuple[Failures, int]:
         """The failures with the reason of the last one, and the number of its occurrences."""
@@ -200,5 +202,5 @@ class Failures:
         return replace(self, reasons={**dict(kept), reason: times}), times
 
 
-def _run(about: dict[str, Any]) -> Run:
-    return Run(**{**about, "first": Tally(**about["first"]), "last": Tally(**about["last"])})
+def _streak(about: dict[str, Any]) -> Streak:
+    return Streak(**{**about, "first": Tally(**about["first"]), "last": Tally(**about["last"])})

@@ -17,7 +17,7 @@ from ..server import Api
 from .blobs import BlobStore
 from .placeholders import Placeholders, Stored
 from .progress import watched
-from .server_routes import Routes
+from .server_routes import ServerRoutes
 
 if TYPE_CHECKING:
     from .deliver import DeliveryLease, DeliveryRequest
@@ -181,7 +181,7 @@ class PartDelivery:
         blob_store: BlobStore,
         delivery_request: DeliveryRequest,
         lease: DeliveryLease,
-        routes: Routes | None = None,
+        routes: ServerRoutes | None = None,
     ) -> None:
         self._api = api
         self._blob_store = blob_store

@@ -22,7 +22,7 @@ NOTED_SECONDS = 600.0
 """Seconds after which a working route is noted again, because the ledger may have lost the note."""
 
 
-class Routes:
+class ServerRoutes:
     """The routes for artifacts and reviews of one server.
 
     A route counts as missing if it never worked, and was missing in several consecutive deliveries over minutes while
@@ -73,8 +73,8 @@ class Routes:
             LedgerUnavailable: it could not be noted.
         """
         self._noted.pop(error.route, None)
-        run = self._ledger.note_route(self._api.url, error.route, missing=True)
-        return run.times >= self._bound.times and run.seconds >= self._bound.seconds
+        missed = self._ledger.note_route(self._api.url, error.route, missing=True)
+        return missed.times >= self._bound.times and missed.seconds >= self._bound.seconds
 
     def surely_missing(self, error: WorkerError) -> bool:
         """Check that other requests are answered, then do as :meth:`missing`; ``False`` if they are not."""

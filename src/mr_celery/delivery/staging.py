@@ -18,7 +18,7 @@ from ..telemetry.quantities import data_size
 from .packing import PackedOutcome
 from .parts import store
 from .progress import watched
-from .server_routes import MISSING, Routes
+from .server_routes import MISSING, ServerRoutes
 from .texts import too_old, without_attachments
 
 logger = logging.getLogger("mr_celery.delivery")
@@ -32,7 +32,7 @@ class _NoRoute(Exception):
 
     Args:
         error: the server's response.
-        how: ``without`` of :class:`~.server_routes.Routes`.
+        how: ``without`` of :class:`~.server_routes.ServerRoutes`.
     """
 
     def __init__(self, error: WorkerError, how: Literal["fail", "close"]) -> None:
@@ -63,7 +63,7 @@ class Staging:
         *,
         spool: Spool | None,
         api: Callable[[], Api] | None,
-        routes: Callable[[], Routes] | None = None,
+        routes: Callable[[], ServerRoutes] | None = None,
         beat: Callable[[], object],
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:

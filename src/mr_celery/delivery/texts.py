@@ -8,7 +8,7 @@ from ..errors import WorkerError
 from ..outcome import Outcome
 from ..telemetry.printing import printable
 from ..telemetry.quantities import counted, data_size, duration
-from .failures import Run
+from .failures import Streak
 
 REFUSAL = "the server refused"
 """Start of the output of a job with a part that the server refused."""
@@ -34,17 +34,19 @@ def name_of(outcome: Outcome, part: str) -> str:
     return f"the review {printable(outcome.reviews[int(index)].title)!r}"
 
 
-def given_up(what: str, error: Exception, run: Run) -> str:
+def given_up(what: str, error: Exception, streak: Streak) -> str:
     """The output's first line if a delivery failed too often.
 
     Args:
         what: the undelivered parts.
         error: the last error.
-        run: the streak of failures.
+        streak: the streak of failures.
     """
     words = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
-    meanwhile = f"; {run.others} others got through meanwhile" if run.evidence in ("passes", "away", "blocked") else ""
-    return f"{GIVEN_UP} {what}: {printable(words)} ({counted(run.times, 'time')} in {duration(run.seconds)}{meanwhile})"
+    others_succeeded = streak.evidence in ("passes", "away", "blocked")
+    meanwhile = f"; {streak.others} others got through meanwhile" if others_succeeded else ""
+    often = f"{counted(streak.times, 'time')} in {duration(streak.seconds)}"
+    return f"{GIVEN_UP} {what}: {printable(words)} ({often}{meanwhile})"
 
 
 def not_attached(outcome: Outcome, parts: tuple[str, ...], error: WorkerError) -> str:

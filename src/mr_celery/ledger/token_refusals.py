@@ -87,7 +87,7 @@ class TokenRefusals:
         if refusal is None or refusal.is_open:
             return False
         try:
-            if self._ledger.my_turn(_turn(token_id, refusal), pause_after(refusal)):
+            if self._ledger.my_turn(_turn(token_id, refusal), seconds_to_next_try(refusal)):
                 return True
         except LedgerUnavailable:
             return False
@@ -109,7 +109,7 @@ class TokenRefusals:
             if last is not None and not last.is_open and not trying:
                 return  # concurrent requests count once
             refusal = TokenRefusal(1 if last is None else last.refusals + 1, error.status or 401, error.summary)
-            if self._ledger.my_turn(_turn(token_id, refusal), pause_after(refusal)):
+            if self._ledger.my_turn(_turn(token_id, refusal), seconds_to_next_try(refusal)):
                 self._ledger.note_refused_token(token_id, refusal)
             self._know(token_id, refusal)
 
@@ -145,7 +145,7 @@ class TokenRefusals:
             self.sure = (token_id if refusal is None else "", until)
 
 
-def pause_after(refusal: TokenRefusal) -> float:
+def seconds_to_next_try(refusal: TokenRefusal) -> float:
     """Seconds from a refusal to the next try."""
     return min(LONGEST_PAUSE, 2.0 ** min(refusal.refusals - 1, 10))
 

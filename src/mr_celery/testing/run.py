@@ -23,7 +23,7 @@ from ..bridge.destinations import Destination
 from ..bridge.job_sender import JobSender
 from ..bridge.outages import Outages
 from ..bridge.publisher import Publisher
-from ..bridge.renewal import LeaseRenewer
+from ..bridge.renewal import ClaimRenewer
 from ..bridge.routes import Routes, registry_of
 from ..celery_worker.function_retries import FunctionRetries
 from ..celery_worker.runner import Runner
@@ -198,7 +198,7 @@ class JobRun:
             sender=JobSender(
                 ledger, registry, routes, publisher, outages.broker, wait_seconds=settings.lease, url=settings.url
             ),
-            renewer=LeaseRenewer(ledger, settings.lease),
+            renewer=ClaimRenewer(ledger, settings.lease),
             outages=outages,
             spool=clients.spool(),
         )

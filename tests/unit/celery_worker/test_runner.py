@@ -37,7 +37,7 @@ from mr_celery.celery_worker.handler_errors import HandlerStopped
 from mr_celery.celery_worker.runner import Runner
 from mr_celery.delivery.failures import Bound
 from mr_celery.delivery.packing import LEDGER_BLOB_LIMIT
-from mr_celery.delivery.server_routes import Routes
+from mr_celery.delivery.server_routes import ServerRoutes
 from mr_celery.errors import (
     Escalate,
     JobAborted,
@@ -1067,7 +1067,7 @@ def test_an_early_upload_that_gets_a_404_is_delivered_with_the_result(kit: Ledge
 def test_a_server_known_to_lack_the_route_raises_in_the_handler(
     kit: LedgerKit, clients: FakeClients, route: str
 ) -> None:
-    clients.routes = Routes(clients.server, kit.ledger, bound=Bound(1, 0.0))  # type: ignore[arg-type]
+    clients.routes = ServerRoutes(clients.server, kit.ledger, bound=Bound(1, 0.0))  # type: ignore[arg-type]
     clients.server.fails = [NO_ROUTE]
 
     def handler(job: Job) -> str:
@@ -1081,7 +1081,7 @@ def test_a_server_known_to_lack_the_route_raises_in_the_handler(
 
 
 def test_with_without_artifacts_close_the_handler_continues(kit: LedgerKit, clients: FakeClients) -> None:
-    clients.routes = Routes(clients.server, kit.ledger, without="close", bound=Bound(1, 0.0))  # type: ignore[arg-type]
+    clients.routes = ServerRoutes(clients.server, kit.ledger, without="close", bound=Bound(1, 0.0))  # type: ignore[arg-type]
     clients.server.fails = [NO_ROUTE, NO_ROUTE]
     run(clients, kit.bring("sent"), upload_and_file)
     outcome = kit.outcome()
@@ -1102,7 +1102,7 @@ def test_a_404_for_a_review_that_the_handler_named_raises_in_the_handler(kit: Le
 
 def test_a_successful_early_upload_is_recorded_for_later_404s(kit: LedgerKit, clients: FakeClients) -> None:
     run(clients, kit.bring("sent"), upload_and_file)
-    later = Routes(clients.server, kit.ledger, bound=Bound(1, 0.0))  # type: ignore[arg-type]
+    later = ServerRoutes(clients.server, kit.ledger, bound=Bound(1, 0.0))  # type: ignore[arg-type]
     for route in ("upload", "review"):
         error = WorkerError("POST /x -> 404", status=404)
         error.route = route

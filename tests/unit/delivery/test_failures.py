@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from mr_celery.delivery.failures import BOUNDS, Evidence, Failures, Kind, Run, kind_of
+from mr_celery.delivery.failures import BOUNDS, Evidence, Failures, Kind, Streak, kind_of
 from mr_celery.errors import WorkerError
 from mr_celery.ledger import Tally
 
@@ -48,9 +50,9 @@ def tally(now: float = 0.0, *, passed: int = 0, failed: int = 0, closed: int = 0
     return Tally(now, passed, failed, closed)
 
 
-def run(kind: Kind, *tallies: Tally, missing: bool = False) -> Run:
+def streak(kind: Kind, *tallies: Tally, missing: bool = False) -> Streak:
     """Failures in a row, each with how the others stood then."""
-    failures, made = Failures(), Run(tallies[0], tallies[0])
+    failures, made = Failures(), Streak(tallies[0], tallies[0])
     for each in tallies:
         failures, made = Failures.from_json(failures.to_json()).after(
             kind, "review", each, delivered=0, missing=missing
@@ -79,53 +81,53 @@ def own(count: int, **more: int) -> list[Tally]:
 )
 def test_the_evidence_of_other_deliveries(others: dict[str, int], missing: bool, evidence: Evidence) -> None:
     later = tally(20.0, **{"failed": 1, **{name: count + (name == "failed") for name, count in others.items()}})
-    assert run("answer", tally(), later, missing=missing).evidence == evidence
+    assert streak("answer", tally(), later, missing=missing).evidence == evidence
 
 
 def test_successes_before_the_first_failure_are_not_evidence() -> None:
     before = {"passed": 5, "closed": 9}
-    assert run("answer", tally(0, failed=7, **before), tally(20, failed=8, **before)).evidence == "alone"
+    assert streak("answer", tally(0, failed=7, **before), tally(20, failed=8, **before)).evidence == "alone"
 
 
 @pytest.mark.parametrize("evidence", [each for each in BOUNDS if each != "away"])
 def test_a_bound_is_a_number_of_failures_over_some_seconds(evidence: Evidence) -> None:
     bound, last = BOUNDS[evidence], tally(BOUNDS[evidence].seconds)
-    enough = Run(tally(), last, seen=bound.times, evidence=evidence, times=bound.times)
+    enough = Streak(tally(), last, seen=bound.times, evidence=evidence, times=bound.times)
     assert enough.reached(BOUNDS)
-    assert not Run(tally(), last, seen=7, evidence=evidence, times=bound.times - 1).reached(BOUNDS)
+    assert not Streak(tally(), last, seen=7, evidence=evidence, times=bound.times - 1).reached(BOUNDS)
     early = tally(bound.seconds - 1)
-    assert not Run(tally(), early, seen=99, evidence=evidence, times=99).reached(BOUNDS)
+    assert not Streak(tally(), early, seen=99, evidence=evidence, times=99).reached(BOUNDS)
 
 
 def test_while_nobody_gets_through_there_is_no_bound() -> None:
     everybody = [tally(20.0 * number, failed=5 * number) for number in range(10_000)]
-    assert run("answer", *everybody[:3], *everybody[-50:]).evidence == ""
-    assert not run("answer", *everybody[:3], *everybody[-50:]).reached(BOUNDS)
+    assert streak("answer", *everybody[:3], *everybody[-50:]).evidence == ""
+    assert not streak("answer", *everybody[:3], *everybody[-50:]).reached(BOUNDS)
 
 
 def test_the_count_restarts_once_others_succeed_again() -> None:
     outage = [tally(20.0 * number, failed=5 * number) for number in range(50)]
     after = tally(1010.0, failed=250, passed=3, closed=3)
-    made = run("answer", *outage, after)
+    made = streak("answer", *outage, after)
     assert (made.evidence, made.times, made.seconds) == ("passes", 1, 0.0)
     assert not made.reached(BOUNDS)
 
 
 def test_errors_of_our_own_need_no_evidence() -> None:
-    assert not run("ours", *own(7)).reached(BOUNDS)
-    assert run("ours", *own(8)).reached(BOUNDS)
+    assert not streak("ours", *own(7)).reached(BOUNDS)
+    assert streak("ours", *own(8)).reached(BOUNDS)
 
 
 def test_a_server_that_is_away_for_everybody_is_waited_for() -> None:
-    assert not run("away", *own(10_000)[::100], *own(10_000)[-100:]).reached(BOUNDS)
+    assert not streak("away", *own(10_000)[::100], *own(10_000)[-100:]).reached(BOUNDS)
 
 
 def test_no_answer_counts_only_if_others_got_one_since_the_last_time() -> None:
     now_and_then = [tally(20.0 * number, passed=number // 2) for number in range(61)]
-    assert run("away", *now_and_then).times == 30
-    assert run("away", *now_and_then).reached(BOUNDS)
+    assert streak("away", *now_and_then).times == 30
+    assert streak("away", *now_and_then).reached(BOUNDS)
     once = [tally(0.0), *[tally(20.0 * number, passed=1) for number in range(1, 100)]]
-    assert run("away", *once).times == 1
+    assert streak("away", *once).times == 1
 
 
 def test_the_count_restarts_once_a_part_is_delivered() -> None:
@@ -137,7 +139,7 @@ def test_the_count_restarts_once_a_part_is_delivered() -> None:
 
 
 def test_failures_of_another_kind_in_between_are_counted_apart() -> None:
-    failures, made = Failures(), Run(tally(), tally())
+    failures, made = Failures(), Streak(tally(), tally())
     for number in range(16):
         kind: Kind = "away" if number % 2 else "ours"
         failures, last = failures.after(kind, "review", tally(20.0 * number), delivered=0)
@@ -158,3 +160,9 @@ def test_reasons_are_counted_separately_and_few_are_kept() -> None:
     assert times[:4] == [1, 2, 1, 3]
     assert times[-1] == 1
     assert len(failures.reasons) == 8
+
+
+def test_failures_are_stored_under_the_names_that_the_version_before_reads() -> None:
+    failures, _ = Failures().after("ours", "review", tally(), delivered=0)
+    assert set(json.loads(failures.to_json())) == {"delivered", "runs", "reasons"}
+    assert Failures.from_json(failures.to_json()) == failures

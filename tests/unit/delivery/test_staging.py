@@ -17,7 +17,7 @@ from mr_celery.backoff import retry_until
 from mr_celery.delivery import staging as staging_module
 from mr_celery.delivery.attachments import Attachments
 from mr_celery.delivery.packing import LEDGER_BLOB_LIMIT, PackedOutcome, pack
-from mr_celery.delivery.server_routes import Routes
+from mr_celery.delivery.server_routes import ServerRoutes
 from mr_celery.delivery.staging import RETRY_SECONDS, Staging
 from mr_celery.errors import JobAborted, WorkerError
 from mr_celery.spool import Spool, SpoolName
@@ -71,7 +71,7 @@ def stage(
     spool: Spool | None = None,
     server: FakeServer | None = None,
     beat: Callable[[], object] = nothing,
-    routes: Routes | None = None,
+    routes: ServerRoutes | None = None,
     **options: Any,
 ) -> PackedOutcome:
     api: Any = None if server is None else lambda: server
@@ -367,7 +367,7 @@ def test_on_a_server_that_surely_has_no_artifacts_they_are_listed(tmp_path: Path
     routes = FakeRoutes(3, how)
     server = FakeServer(*[WorkerError("POST /artifacts/upload -> 404: Not Found", status=404)] * 3)
     packed = packed_of(Artifact(data=b"small", filename="a.txt"), film(tmp_path), reviews=[Review("t", "Title", "c")])
-    outcome = stage(packed, server=server, routes=cast(Routes, routes)).outcome
+    outcome = stage(packed, server=server, routes=cast(ServerRoutes, routes)).outcome
     assert (outcome.status, [upload.refused for upload in outcome.uploads]) == (status, [True, True])
     for part in ("made it", "'a.txt'", "'film.mp4'", "review 'Title'", "ModelReins server 4.6.0 or newer"):
         assert part in outcome.text
@@ -377,6 +377,6 @@ def test_on_a_server_that_surely_has_no_artifacts_they_are_listed(tmp_path: Path
 def test_a_passing_404_costs_a_large_one_no_more_than_a_while(tmp_path: Path) -> None:
     routes = FakeRoutes(99, "fail")
     server = FakeServer(*[WorkerError("POST /artifacts/upload -> 404: Not Found", status=404)] * 5)
-    packed = stage(packed_of(film(tmp_path)), server=server, routes=cast(Routes, routes))
+    packed = stage(packed_of(film(tmp_path)), server=server, routes=cast(ServerRoutes, routes))
     assert packed.outcome.uploads[0].slug
     assert routes.worked == 1

@@ -8,7 +8,7 @@ import pytest
 
 from mr_celery.errors import LedgerUnavailable, WorkerError
 from mr_celery.ledger import Ledger, TokenRefusal, TokenRefusals
-from mr_celery.ledger.token_refusals import FRESH_SECONDS, pause_after
+from mr_celery.ledger.token_refusals import FRESH_SECONDS, seconds_to_next_try
 from support.clock import Clock
 from support.ledgers import INSIDE, LedgerKit, fake_kit, refusal
 
@@ -74,7 +74,7 @@ def test_pauses_double_up_to_a_minute(one: TokenRefusals, kit: LedgerKit, clock:
     for _ in range(8):
         found = kit.ledger.refused_token(ID)
         assert found is not None
-        pauses.append(pause_after(found))
+        pauses.append(seconds_to_next_try(found))
         later(kit, clock)
         assert allowed(one) is True
         one.refused(ID, refusal(403), trying=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mr_celery.delivery.failures import Bound
-from mr_celery.delivery.server_routes import NOTED_SECONDS, Routes
+from mr_celery.delivery.server_routes import NOTED_SECONDS, ServerRoutes
 from mr_celery.errors import LedgerUnavailable, WorkerError
 from support.clock import Clock
 from support.ledgers import LedgerKit, fake_kit
@@ -33,8 +33,8 @@ def kit(monkeypatch: pytest.MonkeyPatch) -> LedgerKit:
     return fake_kit(monkeypatch)
 
 
-def routes(kit: LedgerKit, bound: Bound | None = None, *, url: str = FakeApi.url, **more: Any) -> Routes:
-    return Routes(FakeApi(url), kit.ledger, bound=bound or Bound(3, 0.0), **more)  # type: ignore[arg-type]
+def routes(kit: LedgerKit, bound: Bound | None = None, *, url: str = FakeApi.url, **more: Any) -> ServerRoutes:
+    return ServerRoutes(FakeApi(url), kit.ledger, bound=bound or Bound(3, 0.0), **more)  # type: ignore[arg-type]
 
 
 def no_route(route: str = "upload") -> WorkerError:
@@ -103,5 +103,5 @@ def test_an_unreachable_ledger_does_not_prevent_a_later_record(kit: LedgerKit, m
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_while_nothing_is_answered_no_route_is_missing(kit: LedgerKit, fails: bool) -> None:
-    made = Routes(FakeApi(fails=fails), kit.ledger, bound=Bound(1, 0.0))  # type: ignore[arg-type]
+    made = ServerRoutes(FakeApi(fails=fails), kit.ledger, bound=Bound(1, 0.0))  # type: ignore[arg-type]
     assert made.surely_missing(no_route()) is not fails
