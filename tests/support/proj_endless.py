@@ -9,7 +9,7 @@ import os
 from dataclasses import replace
 
 from mr_celery import Artifact, Job, Result, Review, modelreins_job, worker
-from mr_celery.delivery.failures import BOUNDS, Bound
+from mr_celery.delivery.giving_up import BOUNDS, Bound
 
 from .proj_base import new_app, note
 

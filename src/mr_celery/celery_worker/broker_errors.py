@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from ..message import headers_of, message_of
 from ..telemetry.printing import printable
-from .failures import report_of
+from .reports import report_of
 from .worker_jobs import WorkerJobs
 
 logger = logging.getLogger("mr_celery.worker")

@@ -25,9 +25,9 @@ from ..telemetry.printing import printable
 from ..telemetry.tracebacks import hides_variables
 from .canvas import queue_of
 from .current import current_run
-from .failures import Report, report_of
 from .handler_errors import traceback_of
 from .redaction import marked
+from .reports import Report, report_of
 from .worker_jobs import ATTRIBUTE, WorkerJobs
 
 _POOL_JOB = re.compile(r" Job: \d+\.$")

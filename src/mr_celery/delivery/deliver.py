@@ -20,7 +20,7 @@ from ..telemetry.logs import JobLog
 from ..telemetry.quantities import duration
 from .blobs import BlobStore
 from .failed_delivery import DeliveryProgress, FailedDelivery, superseded
-from .failures import BOUNDS, Bound, Evidence, Failures
+from .giving_up import BOUNDS, Bound, Evidence, Failures
 from .parts import OUTPUT, PartDelivery, Undeliverable, raise_if_refused
 from .placeholders import Placeholders
 from .server_routes import ServerRoutes

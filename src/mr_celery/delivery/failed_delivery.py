@@ -16,7 +16,7 @@ from ..telemetry import tracing
 from ..telemetry.logs import JobLog
 from ..telemetry.printing import printable
 from ..telemetry.quantities import counted, duration
-from .failures import PARTS, Bound, Evidence, Failures, Kind, Streak, kind_of
+from .giving_up import PARTS, Bound, Evidence, Failures, Kind, Streak, kind_of
 from .parts import OUTPUT, PartDelivery, Undeliverable
 from .server_routes import MISSING, ServerRoutes
 from .texts import NEEDS, OUTPUT_REFUSED, REFUSAL, THE_OUTPUT, given_up, name_of, without_attachments

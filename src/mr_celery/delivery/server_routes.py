@@ -10,7 +10,7 @@ from typing import Literal
 from ..errors import LedgerUnavailable, WorkerError
 from ..ledger import Ledger
 from ..server import Api, keep_nothing
-from .failures import BOUNDS, Bound
+from .giving_up import BOUNDS, Bound
 from .texts import too_old
 
 logger = logging.getLogger("mr_celery.delivery")

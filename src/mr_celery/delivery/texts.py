@@ -8,7 +8,7 @@ from ..errors import WorkerError
 from ..outcome import Outcome
 from ..telemetry.printing import printable
 from ..telemetry.quantities import counted, data_size, duration
-from .failures import Streak
+from .giving_up import Streak
 
 REFUSAL = "the server refused"
 """Start of the output of a job with a part that the server refused."""

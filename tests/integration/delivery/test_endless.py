@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mr_celery.delivery import Delivery, DeliveryRequest
-from mr_celery.delivery.failures import BOUNDS, Bound
+from mr_celery.delivery.giving_up import BOUNDS, Bound
 from mr_celery.delivery.texts import GIVEN_UP, NEEDS
 from mr_celery.errors import WorkerError
 from mr_celery.outcome import Outcome, ReviewItem, Upload

@@ -35,7 +35,7 @@ from mr_celery.celery_worker.current import AbortCheck, RequestedRetry, current_
 from mr_celery.celery_worker.function_retries import FunctionRetries
 from mr_celery.celery_worker.handler_errors import HandlerStopped
 from mr_celery.celery_worker.runner import Runner
-from mr_celery.delivery.failures import Bound
+from mr_celery.delivery.giving_up import Bound
 from mr_celery.delivery.packing import LEDGER_BLOB_LIMIT
 from mr_celery.delivery.server_routes import ServerRoutes
 from mr_celery.errors import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mr_celery.delivery.failures import Bound
+from mr_celery.delivery.giving_up import Bound
 from mr_celery.delivery.server_routes import NOTED_SECONDS, ServerRoutes
 from mr_celery.errors import LedgerUnavailable, WorkerError
 from support.clock import Clock

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mr_celery.delivery.failures import BOUNDS, Evidence, Failures, Kind, Streak, kind_of
+from mr_celery.delivery.giving_up import BOUNDS, Evidence, Failures, Kind, Streak, kind_of
 from mr_celery.errors import WorkerError
 from mr_celery.ledger import Tally
 
