@@ -1,9 +1,12 @@
-"""The bridge: creates, connects, starts and stops its loops."""
+"""The bridge: creates, connects, starts and stops its loops. A process has one for each worker name."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,9 +20,9 @@ from .claiming.claimer import Claimer
 from .context import BridgeContext
 from .counters import RequestCounters
 from .courier import Courier
-from .due_poller import DuePoller
 from .heartbeat import Heartbeat
 from .job_sender import JobSender
+from .limits import CHECK_SECONDS
 from .loops import Loop
 from .notification_listener import Woken
 from .recovery.in_flight_sync import InFlightSync
@@ -31,6 +34,7 @@ from .shared import Contribution, Shared, presence_clients
 from .state import Kind, State
 from .token_gate import TokenGate
 from .wake_ups import LoopName, loops_of_due_jobs
+from .watch import DuePoller
 
 logger = logging.getLogger("mr_celery.bridge")
 
@@ -261,3 +265,34 @@ class Bridge:
         self._heartbeat.leave(left())
         self._shared.leave()
         logger.info("stopped")
+
+
+def bridges_of(app: Any, settings: Settings) -> list[Bridge]:
+    """Create a bridge for each worker name of the settings.
+
+    Raises:
+        SettingsError: as :class:`Bridge` does.
+        RoutingError: as :class:`Bridge` does.
+    """
+    if settings.output_warning:
+        logger.warning("%s", settings.output_warning)
+    shared = Shared(app, settings)
+    return [Bridge(app, each, shared) for each in settings.each()]
+
+
+def run(bridges: Sequence[Bridge], stop: threading.Event) -> None:
+    """Run bridges until ``stop`` is set, then stop them all at the same time.
+
+    Raises:
+        SettingsError: the ledger's Redis is too old, or the ledger has another version.
+    """
+    for bridge in bridges:
+        bridge.start()
+    # The system may deliver a signal to another thread, which does not wake this one. Only this one can handle it.
+    while not stop.wait(CHECK_SECONDS):
+        pass
+    deadline = time.monotonic() + max(bridge.context.settings.shutdown_timeout for bridge in bridges)
+    for bridge in bridges:
+        bridge.stop_claiming()
+    with ThreadPoolExecutor(min(16, len(bridges))) as pool:
+        list(pool.map(lambda bridge: bridge.stop(deadline), bridges))

@@ -11,10 +11,9 @@ from ..errors import LedgerUnavailable, WorkerError
 from ..ledger import Ledger
 from ..server import Api
 from .capacity import FleetCapacity
-from .condition import Condition
+from .condition import Condition, PresenceStatus, presence_status
 from .context import BridgeContext
 from .limits import LASTING
-from .presence import PresenceStatus, presence_status
 from .threads import Pool
 
 logger = logging.getLogger("mr_celery.bridge")

@@ -13,8 +13,6 @@ from ..settings import Settings
 from .broker_check import BrokerCheck
 from .capacity import FleetReader, Surveys
 from .context import BridgeContext
-from .due_poller import DuePoller
-from .fleet_watch import FleetWatch
 from .limits import CONCURRENT_CLAIMS, CONCURRENT_DELIVERIES, CONCURRENT_REPORTS, SLOW_DELIVERIES
 from .loops import InTurn, Loop
 from .notification_listener import NotificationListener, Woken
@@ -22,6 +20,7 @@ from .outages import outages_of
 from .publisher import Publisher
 from .scheduler import Scheduler
 from .threads import Pool, Threads
+from .watch import DuePoller, FleetWatch
 
 
 @dataclass(frozen=True)

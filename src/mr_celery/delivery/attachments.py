@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 
 from ..errors import JobError, as_text
 from ..files import converted_errors, copied
-from ..media_types import default_name
 from ..outcome import ReviewItem
 from ..result import Artifact
+from .media_types import default_name
 
 PROMISED_IDS = 10**15
 """The smallest placeholder id. Ids of servers stay below it."""

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, cast
 
 from ..errors import JobError, as_text
 from ..files import converted_errors, copied, guarded
-from ..media_types import HEAD_BYTES, default_name, media_type
 from ..outcome import Upload
 from ..result import Artifact
+from .media_types import HEAD_BYTES, default_name, media_type
 
 
 class Source:

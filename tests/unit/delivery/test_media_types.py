@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mr_celery.media_types import HEAD_BYTES, UNKNOWN, default_name, media_type
+from mr_celery.delivery.media_types import HEAD_BYTES, UNKNOWN, default_name, media_type
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 MP4 = b"\0\0\0\x18ftypisom" + bytes(20)

@@ -1,4 +1,4 @@
-"""The due poller wakes the loops that have work."""
+"""The watch wakes the loops that have work, and those that claim when workers come that can run something new."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from mr_celery.bridge.capacity import Surveys
-from mr_celery.bridge.due_poller import DuePoller
+from mr_celery.bridge.capacity import FleetReader, Surveys
 from mr_celery.bridge.recovery.reaper import Reaper
+from mr_celery.bridge.watch import DuePoller, FleetWatch
 from mr_celery.errors import LedgerUnavailable
 from support.ledgers import BridgeHarness, Called, make_harness
 
@@ -130,3 +130,49 @@ def test_an_unreachable_ledger_is_raised_for_the_loop(
     monkeypatch.setattr(harness.context.ledger, "watch", away)
     with pytest.raises(LedgerUnavailable):
         due_poller.run_once()
+
+
+@pytest.fixture
+def empty(monkeypatch: pytest.MonkeyPatch) -> BridgeHarness:
+    return make_harness(monkeypatch, worker_online=False)
+
+
+def test_loops_are_woken_only_by_workers_with_other_tasks_or_queues(empty: BridgeHarness) -> None:
+    loops: Any = [Called(), Called()]
+    watch = FleetWatch(FleetReader(empty.fleet, clock=empty.clock), loops)
+
+    def woken() -> list[int]:
+        before = [loop.times for loop in loops]
+        empty.clock.advance(watch.run_once())
+        return [loop.times - times for loop, times in zip(loops, before, strict=True)]
+
+    assert woken() == [0, 0]
+    empty.announce("celery@a")
+    assert woken() == [1, 1]
+    assert woken() == [0, 0]
+    empty.announce("celery@b", concurrency=8)
+    assert woken() == [0, 0], "it runs what the other one runs"
+    empty.announce("celery@c", queues=("gpu",))
+    assert woken() == [1, 1]
+    empty.fleet.withdraw("celery@c")
+    assert woken() == [0, 0]
+    empty.announce("celery@c", queues=("gpu",))
+    assert woken() == [1, 1], "jobs may have come for it in the meantime"
+
+
+def test_a_look_reads_the_workers_once(empty: BridgeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    run = empty.fleet._redis.run
+
+    def count(*names: str, **rest: Any) -> Any:
+        reads.append(names[-1])
+        return run(*names, **rest)
+
+    monkeypatch.setattr(empty.fleet._redis, "run", count)
+    reader = FleetReader(empty.fleet, clock=empty.clock)
+    watch = FleetWatch(reader, [])
+    for _ in range(3):
+        pause = watch.run_once()
+        reader.nodes()  # as the loops of each worker name do
+        empty.clock.advance(pause)
+    assert reads == ["changed_nodes"] * 3
