@@ -1,7 +1,10 @@
-"""Outputs of jobs that failed without a result from their handler."""
+"""Outputs and log lines of jobs that failed without a result from their handler."""
 
 from __future__ import annotations
 
+import logging
+
+from .telemetry.logs import JobLog
 from .telemetry.quantities import duration
 
 RESEND_BUDGET = 3
@@ -47,3 +50,20 @@ def never_started(why: str) -> str:
         "MODELREINS_LEDGER_URL, or runs code from before @modelreins_job, drops the messages of jobs: its log says "
         '"Can\'t decode message body"'
     )
+
+
+def log_lost(log: JobLog, loss: str, why: str) -> None:
+    """Log a lost run. The ledger's verdict ``loss`` is ``again`` or ``failed``; ``kept`` is not logged."""
+    if loss == "again":
+        log.warning("lost", f"lost: {why}; it is sent again", reason=why)
+    elif loss == "failed":
+        log.failed(f"lost and failed: {why}", why=why, level=logging.ERROR)
+
+
+def log_not_started(log: JobLog, loss: str, why: str, *, seconds: float | None = None) -> None:
+    """Log a message that no worker started, with the same verdicts."""
+    after = "" if seconds is None else f" after {duration(seconds)}"
+    if loss == "again":
+        log.warning("not_started", f"not started{after}, it is sent again: {why}", reason=why, seconds=seconds)
+    elif loss == "failed":
+        log.failed(f"failed: {never_started(why)}", why=why, level=logging.ERROR)

@@ -25,14 +25,13 @@ from ..backoff import retry_until
 from ..clients import Clients
 from ..delivery import PackedOutcome, pack, pack_attachments, pack_failure
 from ..errors import LedgerUnavailable
-from ..failure_texts import lost_texts
+from ..failure_texts import log_lost, lost_texts
 from ..handlers import Declaration, handlers_of
 from ..ledger import Ledger, NewMember, StartedMember
 from ..message import MemberMessage, Message, member_of, member_of_request, stamp_of
 from ..outcome import Outcome
 from ..result import Artifact, Deferred, Result, Review
 from ..telemetry import tracing
-from ..telemetry.logs import log_lost
 from ..telemetry.quantities import duration
 from ..telemetry.tracebacks import call_application
 from .canvas import UNLOCK, final_signature, stamp_headers, stamped_copy

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..failure_texts import RESEND_BUDGET, lost_texts, never_started
+from ..failure_texts import RESEND_BUDGET, log_lost, log_not_started, lost_texts, never_started
 from ..ledger import Ledger
 from ..message import MemberMessage, Message
 from ..outcome import Outcome
-from ..telemetry.logs import JobLog, log_lost, log_not_started
+from ..telemetry.logs import JobLog
 from .worker_jobs import WorkerJobs, quietly
 
 T = TypeVar("T")

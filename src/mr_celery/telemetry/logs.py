@@ -12,9 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..failure_texts import never_started
 from .printing import Lines, indented
-from .quantities import duration
 from .redaction import redacted
 
 _TASK_ID = re.compile(r"mr-\d+-(\d+)-")
@@ -115,23 +113,6 @@ class JobLog:
             extra={name: value for name, value in fields.items() if value is not None},
             stacklevel=3,
         )
-
-
-def log_lost(log: JobLog, loss: str, why: str) -> None:
-    """Log a lost run. The ledger's verdict ``loss`` is ``again`` or ``failed``; ``kept`` is not logged."""
-    if loss == "again":
-        log.warning("lost", f"lost: {why}; it is sent again", reason=why)
-    elif loss == "failed":
-        log.failed(f"lost and failed: {why}", why=why, level=logging.ERROR)
-
-
-def log_not_started(log: JobLog, loss: str, why: str, *, seconds: float | None = None) -> None:
-    """Log a message that no worker started, with the same verdicts."""
-    after = "" if seconds is None else f" after {duration(seconds)}"
-    if loss == "again":
-        log.warning("not_started", f"not started{after}, it is sent again: {why}", reason=why, seconds=seconds)
-    elif loss == "failed":
-        log.failed(f"failed: {never_started(why)}", why=why, level=logging.ERROR)
 
 
 def unexpected(logger: logging.Logger, text: str, error: BaseException) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from mr_celery.failure_texts import log_lost, log_not_started
 from mr_celery.telemetry.json_format import JsonLines
-from mr_celery.telemetry.logs import JobLog, log_lost, log_not_started, unexpected
+from mr_celery.telemetry.logs import JobLog, unexpected
 from mr_celery.telemetry.outages import LEAST_SECONDS, Outage
 from support.hostile import EVERYTHING, TEXTS, forged, unsafe
 

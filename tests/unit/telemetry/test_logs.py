@@ -7,7 +7,6 @@ import json
 import logging
 import pickle
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,7 +15,7 @@ from celery import Celery
 from celery.utils.log import ColorFormatter
 
 from mr_celery.telemetry.json_format import JsonLines, json_wanted, write_json
-from mr_celery.telemetry.logs import JobLog, attempt_of, log_lost, log_not_started, unexpected
+from mr_celery.telemetry.logs import JobLog, attempt_of, unexpected
 from mr_celery.telemetry.redaction import redacted, stack
 
 logger = logging.getLogger("mr_celery.testing")
@@ -84,33 +83,6 @@ class TestLine:
         assert caplog.text.count("KeyError: redacted") == 2
         assert "in raised" in caplog.text
         assert "hush-hush" not in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("loss", "level", "event"), [("again", "WARNING", "lost"), ("failed", "ERROR", "failed"), ("kept", None, None)]
-)
-def test_lost_run_is_logged_once(
-    log: JobLog, caplog: pytest.LogCaptureFixture, loss: str, level: str | None, event: str | None
-) -> None:
-    log_lost(replace(log, output="http://server.test/jobs/42"), loss, "silence")
-    assert [each.endswith("; output: http://server.test/jobs/42") for each in caplog.messages] == (
-        [level == "ERROR"] if level else []
-    )
-    assert [(each.levelname, vars(each)["event"]) for each in caplog.records] == ([(level, event)] if level else [])
-
-
-@pytest.mark.parametrize(
-    ("loss", "level", "event"),
-    [("again", "WARNING", "not_started"), ("failed", "ERROR", "failed"), ("kept", None, None)],
-)
-def test_task_that_was_not_started_is_logged_once(
-    log: JobLog, caplog: pytest.LogCaptureFixture, loss: str, level: str | None, event: str | None
-) -> None:
-    log_not_started(replace(log, output="http://server.test/jobs/42"), loss, "silence", seconds=12.0)
-    assert [each.endswith("; output: http://server.test/jobs/42") for each in caplog.messages] == (
-        [level == "ERROR"] if level else []
-    )
-    assert [(each.levelname, vars(each)["event"]) for each in caplog.records] == ([(level, event)] if level else [])
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ from contextlib import suppress
 from functools import cache
 
 from ...errors import LedgerUnavailable
-from ...failure_texts import RESEND_BUDGET, lost_texts, never_started
+from ...failure_texts import RESEND_BUDGET, log_lost, log_not_started, lost_texts, never_started
 from ...ledger import MemberKey, OverdueMember, Record, Unstarted
 from ...ledger.scripts import PAGE
 from ...outcome import Outcome
-from ...telemetry.logs import log_lost, log_not_started
 from ...telemetry.quantities import duration
 from ..context import BridgeContext
 from ..limits import (
