@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import mr_celery
-
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "mr_celery"
-TEXT = "\n".join((ROOT / "docs" / "development" / name).read_text() for name in ("architecture.md", "decisions.md"))
+PAGES = ROOT / "docs" / "development"
+ARCHITECTURE = (PAGES / "architecture.md").read_text()
+TEXT = ARCHITECTURE + (PAGES / "decisions.md").read_text()
 PATHS = sorted(set(re.findall(r"`((?!src/)[\w/]+(?:/|\.py|\.lua))`", TEXT)))
 METHODS = sorted(set(re.findall(r"`([A-Z]\w+\.[a-z]\w+)`", TEXT)))
 
@@ -37,6 +37,12 @@ def test_each_method_exists(method: str) -> None:
     assert any(hasattr(getattr(import_module(module), owner), name) for module in modules_of(owner))
 
 
-def test_each_package_has_its_place() -> None:
-    packages = {module.name for module in pkgutil.iter_modules(mr_celery.__path__) if module.ispkg}
-    assert {name for name in packages if f"`{name}/`" not in TEXT} == set()
+def places_of(package: Path) -> set[str]:
+    """The modules and packages in a package, as the architecture page names them."""
+    modules = pkgutil.iter_modules([str(package)])
+    return {f"{module.name}/" if module.ispkg else f"{module.name}.py" for module in modules}
+
+
+@pytest.mark.parametrize("package", [SOURCE, SOURCE / "celery_worker"], ids=lambda package: package.name)
+def test_each_module_has_its_place(package: Path) -> None:
+    assert {name for name in places_of(package) if f"`{name}`" not in ARCHITECTURE} == set()
