@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from importlib.resources import files
+
 import pytest
 
 from mr_celery.errors import MrCeleryError
 from mr_celery.ledger import Event, Route
 from mr_celery.operations import fail
-from mr_celery.operations.jobs import Filter, history_of, listed, seconds_in_states
+from mr_celery.operations.jobs import STATE_AFTER, Filter, history_of, listed, seconds_in_states
 from mr_celery.outcome import Outcome
 from support.ledgers import DONE, LATER, LedgerKit, fake_kit
 
@@ -179,3 +182,27 @@ def test_the_time_in_each_state_is_added_up() -> None:
     ended = [*events, Event(30.0, "finished", 1), Event(31.0, "closed", 1)]
     assert seconds_in_states(ended, 99.0) == {"admitted": 1, "claimed": 3, "sent": 6, "running": 20, "finished": 1}
     assert seconds_in_states([], 5.0) == {}
+
+
+OF_NO_STATE = {
+    *("completed", "delivered", "extended", "forgotten", "member_failed", "mended", "pending", "refused"),
+    *("undelivered", "workflow"),
+}
+"""The events that change no state."""
+
+
+def events_of_scripts() -> set[str]:
+    """The events that the ledger's scripts add to the history of a job, by their source."""
+    found: set[str] = set()
+    for script in files("mr_celery.ledger").joinpath("lua").iterdir():
+        source = re.sub(r"--.*", "", script.read_text())
+        found.update(re.findall(r"\badd_event\('(\w+)'", source))
+        found.update(re.findall(r"\bend_job\([^,]+, '(\w+)'", source))  # it passes its state on
+        others = re.findall(r"\badd_event\((?!')(\w+)", source)
+        assert others == (["event", "to"] if script.name == "record.lua" else []), script.name
+    return found
+
+
+def test_the_state_after_each_event_of_the_scripts_is_known() -> None:
+    assert events_of_scripts() == STATE_AFTER.keys() | OF_NO_STATE
+    assert not STATE_AFTER.keys() & OF_NO_STATE

@@ -12,7 +12,7 @@ for place = 4, #ARGV, 2 do
   if state == 'claimed' and current_task_id == task_id then
     state = 'sent'
     move('claimed', state, now + wait_seconds)
-    add_event(state, queue, attempt)
+    add_event('sent', queue, attempt)
   end
   answers[#answers + 1] = state
 end
