@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mr_celery.errors import MrCeleryError, SettingsError
-from mr_celery.settings import load, options
+from mr_celery.settings import load, options, secret_settings
 from mr_celery.settings.redis_address import SCHEMES, RedisAddress, shown
 from support.fuzzing import examples
 
@@ -118,7 +118,7 @@ TEXTS = (
     | JSON.map(json.dumps)
     | st.sampled_from(["9" * 5000, "nan", "-inf", "1e999", "1_000", "٣", "\udc80", "redis://\udcff@h"])
 )
-SECRET_NAMES = {"token", "ledger_url", "spool_url", "workers"}
+SECRET_NAMES = set(secret_settings())
 
 
 @examples(600)
@@ -150,7 +150,7 @@ def _load(configuration: dict[str, Any], environment: dict[str, str], option: An
     except SettingsError as error:
         said = str(error)
         assert "modelreins" in said.lower()
-    assert option.name not in SECRET_NAMES or SECRET not in said
+    assert option.configuration not in SECRET_NAMES or SECRET not in said
 
 
 @examples(300)
