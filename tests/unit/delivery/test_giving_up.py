@@ -32,7 +32,7 @@ KINDS: list[tuple[Exception, Kind]] = [
     # answers to this request
     *[(error("close", status), "answer") for status in (302, 404, 405, 409, 410, 431, 500, 501, 505, 507)],
     (error("inbox", 500), "answer"),
-    # nobody there, or a gate-renewer
+    # nobody there, or a gateway
     *[(error("close", status), "away") for status in (None, 401, 403, 502, 504, 520, 522, 530)],
     (OSError("too many open files"), "away"),
     (MemoryError(), "away"),
