@@ -24,6 +24,7 @@ from mr_celery.ledger import Ledger
 from mr_celery.ledger.records import Route, RunKey
 from mr_celery.ledger.scripts import source_of
 from mr_celery.outcome import Outcome
+from mr_celery.telemetry.quantities import counted
 from support.servers import RedisServer
 
 PART = "Redis"
@@ -218,9 +219,8 @@ def measure(report: Report) -> None:
         points = []
         for connections in CONNECTIONS:
             found = [filled(report.jobs(JOBS), connections, broker=has_broker) for _ in range(report.rounds)]
-            carried = report.add(
-                PART, f"a full Redis, {connections} connections: {name}", "jobs/s", [rate for rate, _ in found]
-            )
+            what = f"saturated Redis, {counted(connections, 'connection')}: {name}"
+            carried = report.add(PART, what, "jobs/s", [rate for rate, _ in found])
             points.append((float(connections), carried.median))
         report.curve(f"jobs a second in one Redis over connections: {name}", points)
-        report.add(PART, f"CPU of a job in a full Redis: {name}", "ms", [cpu * 1e3 for _, cpu in found])
+        report.add(PART, f"CPU of a job in a saturated Redis: {name}", "ms", [cpu * 1e3 for _, cpu in found])

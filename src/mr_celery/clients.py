@@ -209,5 +209,7 @@ class Clients:
         return self._delivers.get(worker_name, self._delivers_others)
 
     def output_of(self, worker_name: str, job_id: int) -> str:
-        """The address of a job's output, or a command that shows it if this process does not know the server."""
-        return job_address(self.settings.url, job_id) if self.delivers(worker_name) else f"mr-celery jobs {job_id}"
+        """The address of a job's output, or where to find it if this process does not know the server."""
+        if self.delivers(worker_name):
+            return job_address(self.settings.url, job_id)
+        return f"on the server (see celery -A proj modelreins jobs {job_id})"

@@ -25,7 +25,12 @@ def _outcome_option(flag: str, help: str, **options: Any) -> Callable[[F], F]:
 @_outcome_option("--artifact", "A file to upload. May be repeated.", multiple=True, type=click.Path())
 @_outcome_option("--fail", "Fail the job with this output instead.", metavar="WHY")
 @_outcome_option("--escalate", "Close the job as escalated with this output instead.", metavar="WHY")
-@_outcome_option("--extend", "Only wait for this many more seconds.", type=float, metavar="SECONDS")
+@_outcome_option(
+    "--extend",
+    "Do not end the job: move its deadline to this many seconds from now, unless it is later already.",
+    type=float,
+    metavar="SECONDS",
+)
 @ledger_flags
 @click.pass_context
 @handle_preload_options

@@ -34,7 +34,7 @@ def _why(help: str, *, required: bool = False) -> Callable[[F], F]:
     is_flag=True,
     cls=CeleryOption,
     help_group="Operator Options",
-    help="Also requeue running jobs whose handlers must not run twice.",
+    help="Also requeue running and deferred jobs whose handler is declared with on_lost='fail'.",
 )
 @ledger_flags
 @click.pass_context

@@ -141,6 +141,9 @@ def _declare(target: T, declaration: Declaration) -> T:
             "write it above @app.task or @shared_task, not below"
         )
     if any(other is target for other, _ in declared()):
-        raise RoutingError(f"{declaration.offers}: this task is decorated twice; give it tags= or match= instead")
+        raise RoutingError(
+            f"{declaration.offers}: this task is already decorated with @modelreins_job. "
+            "Use one decorator; it takes several capabilities: @modelreins_job('a', 'b')"
+        )
     declare(target, declaration)
     return target

@@ -24,9 +24,9 @@ def server_address(url: str) -> str:
         raise WorkerError("the server's URL must not contain a user or password: the token identifies the worker")
     parts = _split(url)
     if parts is None or parts.scheme not in PORTS or not parts.hostname:
-        raise WorkerError(f"{url!r} is not a server's URL: it looks like https://app.modelreins.com")
+        raise WorkerError(f"{url!r} is not a server URL: write one like https://app.modelreins.com")
     if "?" in url or "#" in url:
-        raise WorkerError(f"{url!r} is not a server's URL: it must end with the path")
+        raise WorkerError(f'{url!r} is not a server URL: remove the query ("?…") or fragment ("#…")')
     return url.rstrip("/")
 
 
@@ -40,7 +40,7 @@ def prepared(url: str) -> str:
     try:
         request.prepare_url(url, None)
     except (requests.RequestException, ValueError) as error:
-        raise WorkerError(f"{url!r} is not a server's URL: {reason(error)}") from None
+        raise WorkerError(f"{url!r} is not a server URL: {reason(error)}") from None
     return request.url or url
 
 

@@ -644,7 +644,7 @@ class TestAddress:
         ],
     )
     def test_unusable(self, url: str) -> None:
-        with pytest.raises(WorkerError, match="is not a server's URL"):
+        with pytest.raises(WorkerError, match="is not a server URL"):
             transport(url)
 
     def test_a_password_is_refused_without_echo(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mr_celery.bridge.state import KINDS, Facts, ledger_advice, states
+from mr_celery.bridge.state import KINDS, WRONG, Facts, ledger_advice, states
 from mr_celery.bridge.waiting import ADVICE, NO_FAULT, REASONS
 from mr_celery.ledger import BridgeProcess, Node, Nodes, Pause, Trouble, Waiting
 
@@ -140,6 +142,12 @@ def test_a_full_ledger_has_its_own_advice() -> None:
 
 def test_each_state_has_a_case() -> None:
     assert {kind for kind, _, _ in CASES} == set(KINDS)
+
+
+def test_the_page_on_operations_lists_each_state_in_order() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    rows = re.findall(r"^\| ([a-z ]+) \| (yes|no) \|", page.partition("### The states")[2], re.MULTILINE)
+    assert rows == [(kind.replace("_", " "), "yes" if kind in WRONG else "no") for kind in KINDS]
 
 
 def test_each_reason_to_wait_that_is_a_fault_has_advice() -> None:

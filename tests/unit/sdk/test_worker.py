@@ -101,7 +101,7 @@ class TestWorker:
         assert Worker(url="https://other.example").url == "https://other.example"
 
     def test_an_invalid_address_raises_immediately(self) -> None:
-        with pytest.raises(WorkerError, match="is not a server's URL"):
+        with pytest.raises(WorkerError, match="is not a server URL"):
             Worker(TOKEN, "mr.example")
 
     def test_repr_hides_the_token(self) -> None:

@@ -245,7 +245,8 @@ class InFlightSync:
                 failed = lists("failed").ids("over")
             except WorkerError as error:
                 if error.retryable:
-                    logger.warning("%d jobs may be aborted, their status is unknown: %s", len(suspects), error.summary)
+                    text = "%d jobs may have been aborted on the server, but their status cannot be read: %s"
+                    logger.warning(text, len(suspects), error.summary)
                     return
                 logger.debug("the server has no list of failed jobs: %s", error.summary)
         for job_id in failed.intersection(suspects):
@@ -255,7 +256,7 @@ class InFlightSync:
             try:
                 status = status_of(self._context.api, job_id, listing=lists)
             except WorkerError as error:
-                why = f"may be aborted, its status is unknown: {error.summary}"
+                why = f"may have been aborted on the server, but its status cannot be read: {error.summary}"
                 self._context.log(job_id).warning("maybe_aborted", why, reason=error.summary)
                 continue
             seen = job_id in self._seen
@@ -378,7 +379,9 @@ class InFlightSync:
             why = "closed once more: the server lists it as running, though it accepted the close"
             context.log(job.id, task_name=route.task_name).warning("closed_again", why)
         elif adoption in ("mended", "restored"):
-            damage = DAMAGES["restored"] if adoption == "restored" else "it was completed from the server's list"
+            damage = "its record was incomplete, and was restored from the server's list"
+            if adoption == "restored":
+                damage = DAMAGES["restored"]
             context.log(job.id, task_name=route.task_name).warning(
                 "mended", f"the ledger is damaged: {damage}", reason=adoption
             )
