@@ -28,5 +28,5 @@ def picture_is_ready(ref: str) -> tuple[str, int]:
         else:
             answer = fail(ref, order["error"])
     except LedgerUnavailable:
-        return "the ledger is away, call again", 503
+        return "the ledger is unreachable, call again", 503
     return answer.text, 200 if answer.reason in ("accepted", "completed") else 410

@@ -229,7 +229,7 @@ class Caller:
         reason, status = self._recorded(made, ledger, key, call)
         if reason == "accepted":
             log = JobLog(logger, key.job_id, worker_name=ledger.worker_name, task_id=record.task_id)
-            log.info("completed", f"{status}, by its reference", status=status)
+            log.info("completed", f"completed through its reference as {status}", status=status)
         return _answer(reason, key)
 
     def _recorded(self, made: PackedOutcome, ledger: Ledger, key: AttemptKey, call: str) -> tuple[Completion, str]:

@@ -144,7 +144,11 @@ class WorkerError(MrCeleryError):
     def longer_than(self, usual: float) -> str:
         """The server's request to wait longer than ``usual`` seconds, for a log; empty if it made none."""
         asked = self._asked_seconds
-        return "" if asked is None or asked <= usual else f"the server asks to wait {duration(asked)} (Retry-After)"
+        return (
+            ""
+            if asked is None or asked <= usual
+            else f"the server requested a pause of {duration(asked)} (Retry-After)"
+        )
 
     @property
     def summary(self) -> str:

@@ -189,7 +189,7 @@ class Job(Mapping[str, Any]):
         """
         if self.aborted:
             raise JobAborted(
-                f"job {self.id} was aborted on the server, or given to another worker: its handler is to stop"
+                f"job {self.id} was aborted on the server or given to another worker: the handler must stop"
             )
 
     @property

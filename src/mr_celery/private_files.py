@@ -46,7 +46,7 @@ class Folder:
         """Open a file for this user only, like the built-in ``open``. A new one has the mode 0600.
 
         Raises:
-            NotPrivate: the file is not a plain file of this user's with one name, or others may write to it. It is
+            NotPrivate: the file is not a regular file of this user's with one name, or others may write to it. It is
                 unchanged.
             OSError: it cannot be opened.
         """
@@ -90,12 +90,14 @@ class Folder:
                 file = os.open(name, flags, 0o600, dir_fd=self.descriptor)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
-                raise NotPrivate(f"{path} is a symlink or the like, and must be a plain file: remove it") from None
+                raise NotPrivate(_not_regular(path)) from None
             raise
         try:
             found = os.fstat(file)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                raise NotPrivate(f"{path} is not a plain file, or has a second name (a hard link): remove it")
+            if not stat.S_ISREG(found.st_mode):
+                raise NotPrivate(_not_regular(path))
+            if found.st_nlink > 1:
+                raise NotPrivate(f"{path} has a second hard link: remove it")
             _make_private(file, path, group_had_access=self._group_had_access)
             os.set_blocking(file, True)
             if truncate:
@@ -104,6 +106,10 @@ class Folder:
             os.close(file)
             raise
         return file
+
+
+def _not_regular(path: Path) -> str:
+    return f"{path} must be a regular file, but is a symlink or a special file: remove it"
 
 
 @contextmanager

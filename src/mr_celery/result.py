@@ -22,9 +22,9 @@ MAX_DEFERRAL = 30 * 86400.0
 
 _ARTIFACT_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "path": ((str, os.PathLike, NoneType), "a path"),
-    "content_type": ((str,), "a text"),
-    "filename": ((str,), "a text"),
-    "expires_at": ((str, dt.datetime, NoneType), "a datetime or ISO 8601 text"),
+    "content_type": ((str,), "a string"),
+    "filename": ((str,), "a string"),
+    "expires_at": ((str, dt.datetime, NoneType), "a datetime or ISO 8601 string"),
 }
 
 
@@ -172,7 +172,7 @@ class Deferred(MrCeleryError, Ignore):
         note: what the job waits for, for operators (``modelreins jobs ID``), cut after 200 bytes.
 
     Raises:
-        JobError: ``timeout`` is not a number of seconds in this range, or ``note`` is not a text.
+        JobError: ``timeout`` is not a number of seconds in this range, or ``note`` is not a string.
 
     Example::
 
@@ -188,7 +188,7 @@ class Deferred(MrCeleryError, Ignore):
         if not usable:
             raise JobError(f"Deferred(timeout={timeout!r}) is not a number of seconds up to {MAX_DEFERRAL:g} (30 days)")
         if not isinstance(note, str):
-            raise JobError(f"Deferred(note=…) takes a text, not {type(note).__name__}")
+            raise JobError(f"Deferred(note=…) takes a string, not {type(note).__name__}")
         super().__init__("the outcome of the job comes later")
         self.timeout = float(timeout)
         self.note = note

@@ -1,4 +1,4 @@
-"""A job that is not its run's any more: an operator aborted it, or another worker has it. The handler is to stop."""
+"""A job that is not its run's any more: an operator aborted it, or another worker has it. The handler must stop."""
 
 from __future__ import annotations
 

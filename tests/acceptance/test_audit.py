@@ -10,7 +10,7 @@ from itertools import cycle
 import pytest
 
 from mr_celery.ledger import Ledger
-from mr_celery.operations.audit import BRIDGE_SECONDS, CLOSE_SECONDS, Listed, differences
+from mr_celery.operations.audit import BRIDGE_SECONDS, CLOSE_SECONDS, GONE, Listed, differences
 from mr_celery.sandbox import Rule
 from mr_celery.server import Listing
 from support.campaign import Campaign
@@ -80,12 +80,12 @@ def test_running_jobs_that_no_ledger_knows(fleet: Fleet) -> None:
     found = check(fleet)
     finds(
         found,
-        r"no bridge is at work \(ledger: last visited \d+ (s|min) ago\)",
+        r"no bridge checks the ledger \(ledger: last checked \d+ (s|min) ago\)",
         *(
-            rf"job {job_id}: in progress on the server, not here \(ledger: unknown; server: running\)"
+            rf"job {job_id}: running on the server, unknown to the ledger \(ledger: unknown; server: running\)"
             for job_id in lost[:5]
         ),
-        "2 more jobs: in progress on the server, not here",
+        "2 more jobs: running on the server, unknown to the ledger",
     )
     assert "a bridge takes it over when it starts" in found.output
     assert "secret" not in found.output
@@ -111,17 +111,17 @@ def test_jobs_in_the_ledger_that_the_server_does_not_have(fleet: Fleet) -> None:
     assert fleet.job(aborted)["status"] == "failed"
     finds(
         check(fleet),
-        r"job 1: in flight here, not in the server's lists \(ledger: finished for .*; server: failed\)",
-        r"job 2: in flight here, not in the server's lists \(ledger: running for .*; server: failed\)",
+        rf"job 1: {GONE} \(ledger: finished for .*; server: failed\)",
+        rf"job 2: {GONE} \(ledger: running for .*; server: failed\)",
     )
     fleet.sandbox.stop()
     fleet.sandbox.start()  # a new one, of which nothing is known
     kit(fleet).age_look(seconds=BRIDGE_SECONDS)
     finds(
         check(fleet),
-        r"no bridge is at work \(ledger: last visited \d+ (s|min) ago\)",
-        r"job 1: in flight here, not in the server's lists \(ledger: finished for .*; server: listed nowhere\)",
-        r"job 2: in flight here, not in the server's lists \(ledger: running for .*; server: listed nowhere\)",
+        r"no bridge checks the ledger \(ledger: last checked \d+ (s|min) ago\)",
+        rf"job 1: {GONE} \(ledger: finished for .*; server: listed nowhere\)",
+        rf"job 2: {GONE} \(ledger: running for .*; server: listed nowhere\)",
     )
 
 

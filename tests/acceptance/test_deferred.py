@@ -180,9 +180,9 @@ def test_hooks_from_many_threads_before_the_handler_has_returned(fleet: Fleet, r
     assert job["result"].startswith("hook ")
     assert closes(fleet, job_id) == ["close done"]
     if returns == "too late":
-        worker.says("are lost: its outcome was delivered before")
+        worker.says("are lost: the outcome was delivered before the handler returned")
     else:
-        worker.says("its outcome came by its reference before its handler returned")
+        worker.says("completed through its reference before its handler returned")
         assert [each["filename"] for each in fleet.sandbox.store.artifacts(job_id)] == ["sketch.png"]
     assert fleet.ended(fleet.dispatch("next"))[0]["result"] == "NEXT"
 
@@ -264,7 +264,11 @@ def test_jobs_that_would_be_deferred_stay_pending_beyond_the_limit(fleet: Fleet)
     first = [fleet.dispatch(f"waits {number}", "later") for number in range(2)]
     deferred(fleet, *first)
     stays = fleet.dispatch("stays", "later")
-    until(lambda: "2 jobs or more are deferred" in command(fleet, "status"), seconds=60, what="the reason in status")
+    until(
+        lambda: "the limit of 2 deferred jobs is reached" in " ".join(command(fleet, "status").split()),
+        seconds=60,
+        what="the reason in status",
+    )
     assert fleet.ended(fleet.dispatch("another task"))[0]["result"] == "ANOTHER TASK"
     assert fleet.job(stays)["status"] == "pending"
     assert complete(references(fleet, "waits 0")[0], "made", app=ELSEWHERE)

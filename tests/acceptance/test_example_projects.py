@@ -81,7 +81,7 @@ def test_a_django_project_without_its_token_says_what_is_missing(example: Callab
     command = [str(BIN / "celery"), "-A", "shop", "modelreins", "bridge"]
     done = fork_server.run(command, env=environment, timeout=60)
     assert done.returncode == 1
-    assert "worker 'shop-worker' has no token: set MODELREINS_TOKEN" in done.stderr
+    assert "worker name 'shop-worker' has no token: set MODELREINS_TOKEN" in done.stderr
 
 
 def test_a_flask_application(example: Callable[..., Fleet]) -> None:

@@ -103,4 +103,4 @@ def test_check_passes_and_names_each_problem(fleet: Fleet) -> None:
     assert "wrong" not in wrong.output
     bad = fleet._start("check", ["mr-celery", "-A", "support.proj", "check"], MODELREINS_LEASE="soon")
     assert bad.popen.wait(30) == 1
-    assert "MODELREINS_LEASE: 'soon' is not allowed; allowed is seconds from 3 to 3600" in bad.output
+    assert "MODELREINS_LEASE: 'soon' is invalid: it must be seconds from 3 to 3600" in bad.output

@@ -212,7 +212,7 @@ def test_many_jobs_are_requeued_and_failed_by_filters(fleet: Fleet, gate: Path) 
     until(lambda: len(listed(fleet, "--capability", "gated", "--state", "sent")) == 2, seconds=30)
 
     refused = command(fleet, "fail", "--capability", "gated", "--why", "too many", code=2)
-    assert "4 jobs would be failed, and there is no terminal for the question: add --yes" in refused
+    assert "4 jobs would be failed, but there is no terminal to confirm it: add --yes" in refused
     assert set(listed(fleet, "--capability", "gated")) == set(waits)
     assert "cannot be requeued. Only the server starts an ended job again" in command(
         fleet, "requeue", "--state", "failed", "--yes", code=1

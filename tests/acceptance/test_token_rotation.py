@@ -23,7 +23,7 @@ def new_token(fleet: Fleet) -> str:
         timeout=90,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "some minutes only" in done.stdout
+    assert "expires after a few minutes" in done.stdout
     assert f"Write the token to {fleet.environment['MODELREINS_TOKEN_FILE']}" in done.stdout
     link = re.search(r"^http\S+/view/\S+$", done.stdout, re.MULTILINE)
     assert link

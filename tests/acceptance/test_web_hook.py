@@ -118,7 +118,7 @@ def test_a_hook_that_comes_before_the_handler_has_returned(installation: Install
     assert job["status"] == "done"
     assert [order["answers"] for order in installation.orders(prompt)] == [[200]]
     assert installation.fleet.events(job["id"]).count("close done") == 1
-    installation.worker.says("its outcome came by its reference before its handler returned")
+    installation.worker.says("completed through its reference before its handler returned")
 
 
 @pytest.mark.parametrize("signature", ["", "sha256=", "sha256=" + "0" * 64, "größer"])

@@ -226,7 +226,7 @@ def test_invalid_worker_names_fail_with_one_line(names: Fleet) -> None:
     for workers, environment, why in (
         ('{"w": {"token": "hush"}}', {}, "MODELREINS_WORKERS: 'w' has the unknown key 'token'"),
         ('{"w": {"capabilities": ["nope"]}}', {"MODELREINS_TOKEN": "t"}, "'w' names the capability 'nope', which no"),
-        (json.dumps(WORKERS), {"SLOW_TOKEN": ""}, "worker 'slow-01' has no token: set SLOW_TOKEN"),
+        (json.dumps(WORKERS), {"SLOW_TOKEN": ""}, "worker name 'slow-01' has no token: set SLOW_TOKEN"),
         (
             json.dumps(WORKERS),
             {"MODELREINS_NAME": "other"},

@@ -193,7 +193,7 @@ def test_a_redis_that_evicts(fleet: Fleet, ledger_redis: RedisServer, policy: st
         "notify-keyspace-events": "Ee",
     }.items():
         client.config_set(name, value)
-    fleet.bridge().says(f"maxmemory-policy {policy}: if its memory is full, it evicts any key")
+    fleet.bridge().says(f"maxmemory-policy {policy}: when its memory is full, it may evict jobs in flight")
     chance = random.Random(seed())
     lost = go_through(fleet, chance, evicting_keys(client, chance))
     if policy == "allkeys-random":  # with the other one it is mostly the cache that goes

@@ -77,7 +77,7 @@ def test_whatever_leaves_a_handler_ends_its_job_once(fleet: Fleet, pool: str) ->
 def test_a_retry_while_the_broker_is_away(
     sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path, own: bool
 ) -> None:
-    """The broker is away just when the handler asks: the assumption was that a worker that runs can publish."""
+    """The broker is unreachable just when the handler asks: the assumption was that a worker that runs can publish."""
     broker = RedisServer("--appendonly", "yes")
     fleet = installation(sandbox, broker.url(), redis_server, tmp_path)
     try:
@@ -87,7 +87,7 @@ def test_a_retry_while_the_broker_is_away(
         until(lambda: fleet.started("again 0") == 1, what="it runs")
         broker.kill()
         Path(fleet.environment["PROJ_GATE"]).touch()
-        worker.says("the broker did" if not own else "the broker does not take the retry")
+        worker.says("the broker did" if not own else "the broker does not accept the retry")
         asked = time.monotonic()
         assert fleet.job(ids[0])["status"] == "running"
         broker.start()

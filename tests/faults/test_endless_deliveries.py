@@ -27,7 +27,7 @@ from support.servers import RedisServer
 BOUND = "5 4"
 """Failures and seconds after which there have been enough of them, in these processes: minutes otherwise."""
 
-NEEDS = "ModelReins server 4.6.0 or newer"
+NEEDS = "ModelReins server 4.6.0 or later"
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def test_a_server_without_artifacts_and_reviews(
                     assert "(application/octet-stream, 2.0 MiB)" in job["result"]
             check_end(fleet, *jobs.values())
         output = "".join(process.output for process in fleet.processes)
-        assert f"the server takes no artifacts and no reviews, that needs {NEEDS}" in output
+        assert f"the server does not support artifacts and reviews (they need {NEEDS})" in output
         # It is renewed: nothing has to be started anew.
         server_of(fleet).version = NEW
         job_id = fleet.dispatch("third", "makes", artifacts=1, reviews=1)

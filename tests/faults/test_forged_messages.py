@@ -63,6 +63,6 @@ def test_forged_messages_start_nothing_and_stop_nothing(fleet: Fleet, tmp_path: 
     assert fleet.events(job_id).count("close done") == 1
     assert {line for line in fleet.starts() if line} == {"once", "after"}
     assert fleet.started("once") == 1
-    assert worker.output.count("no such worker name") == 8
+    assert worker.output.count("is not configured here") == 8
     assert worker.popen.poll() is None
     assert "Unrecoverable" not in worker.output

@@ -1,4 +1,4 @@
-"""The server is away while thousands of jobs finish: nothing is lost, nothing grows, and it is not run over after.
+"""The server is unreachable while thousands of jobs finish: nothing is lost or grows, and it is not run over after.
 
 Assumption shared with the code: an outage ends, and all requests fail alike. ``test_endless_deliveries.py`` has faults
 that stay, and faults of one job alone.

@@ -69,7 +69,7 @@ def test_an_endless_retry_after_stops_claiming_for_a_minute_and_presence_not_at_
         assert BOUND - 1 <= looks[0] <= BOUND + 5  # not earlier, since a minute may be meant
         assert len(server.gaps("presence")) >= len(VALUES)
         assert max(server.gaps("presence")) < 1.5 * INTERVAL
-    wish = "the server asks to wait 11574074 d (Retry-After), next try in"
+    wish = "the server requested a pause of 11574074 d (Retry-After), next try in"
     request = "GET /my-jobs?worker=w&status=pending -> 429"
     assert [line for line in output.splitlines() if "status=pending" in line and wish in line] == [
         line for line in output.splitlines() if f"claim: failure 1 in a row: {request}; {wish} 1 min" in line

@@ -154,7 +154,9 @@ def test_a_broker_that_is_away_when_a_member_has_ended(
         job_id = fleet.dispatch("away", "return", input="short-nap")
         until(lambda: fleet.started("begin away"), what="the member")
         broker.kill()
-        worker.says("the broker did not take what follows member support.proj_workflows.nap")
+        worker.says(
+            "the broker did not accept the next message of the workflow, after member support.proj_workflows.nap"
+        )
         broker.start()
         (job,) = fleet.ended(job_id, seconds=90)
         assert (job["status"], job["result"]) == ("done", "AWAY")

@@ -528,7 +528,7 @@ class FakePublisher:
 
     def announce_abort(self, task_id: str, node: str) -> None:
         if self.deaf:
-            raise OSError("the broker is away")
+            raise OSError("the broker is unreachable")
         self.announced.append((task_id, node))
 
     def waiting(self, queue: str) -> int | None:

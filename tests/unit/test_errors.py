@@ -51,8 +51,8 @@ def test_trouble_concerns_the_server_and_not_one_request(status: int | None, ret
     [
         (None, None, ""),
         (2.0, 2.0, ""),
-        (5.0, 5.0, "the server asks to wait 5.0 s (Retry-After)"),
-        (1e12, 3600.0, "the server asks to wait 11574074 d (Retry-After)"),
+        (5.0, 5.0, "the server requested a pause of 5.0 s (Retry-After)"),
+        (1e12, 3600.0, "the server requested a pause of 11574074 d (Retry-After)"),
     ],
 )
 def test_retry_after_is_bounded_and_logged_unchanged(asked: float | None, passed_on: float | None, said: str) -> None:

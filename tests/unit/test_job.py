@@ -274,7 +274,7 @@ class TestAborted:
             Job({"id": 7}).watched(lambda: True).raise_if_aborted()
 
         assert str(caught.value) == (
-            "job 7 was aborted on the server, or given to another worker: its handler is to stop"
+            "job 7 was aborted on the server or given to another worker: the handler must stop"
         )
         assert isinstance(caught.value, MrCeleryError)
         assert isinstance(caught.value, Ignore)  # autoretry_for= lets that pass

@@ -191,7 +191,7 @@ class TestReturnValues:
 class TestResult:
     @pytest.mark.parametrize("status", ["running", "", "DONE", None, 1, []])
     def test_other_status_is_refused(self, status: Any) -> None:
-        with pytest.raises(JobError, match=r"Result\(status=.*\): allowed is done, failed, escalated"):
+        with pytest.raises(JobError, match=r"Result\(status=.*\): the status must be one of done, failed, escalated"):
             pack_value(Result("text", status=status))
 
     @pytest.mark.parametrize("name", ["artifacts", "reviews"])
@@ -425,10 +425,10 @@ class TestReviews:
     @pytest.mark.parametrize(
         ("wrong", "said"),
         [
-            ({"type": None}, r"Review\(type=…\) takes a text, not NoneType"),
-            ({"title": 7}, r"Review\(title=…\) takes a text, not int"),
-            ({"content": {"a": 1}}, r"Review\(content=…\) takes a text, not dict"),
-            ({"content": b"a"}, r"Review\(content=…\) takes a text, not bytes"),
+            ({"type": None}, r"Review\(type=…\) takes a string, not NoneType"),
+            ({"title": 7}, r"Review\(title=…\) takes a string, not int"),
+            ({"content": {"a": 1}}, r"Review\(content=…\) takes a string, not dict"),
+            ({"content": b"a"}, r"Review\(content=…\) takes a string, not bytes"),
             ({"target": 7}, r"Review\(target=…\)"),
             ({"target": Path("news")}, r"Review\(target=…\)"),
             ({"preview": b"bytes"}, r"Review\(preview=…\)"),

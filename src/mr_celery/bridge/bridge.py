@@ -205,7 +205,7 @@ class Bridge:
         for handler in context.registry.handlers:
             logger.info("%s takes %s, %s", handler.name, handler.declaration.offers, context.routes.describe(handler))
         waiting_for = ", ".join(context.outages.waiting_for)
-        logger.info("bridge %s for worker %r: waiting for %s", __version__, context.settings.name, waiting_for)
+        logger.info("bridge %s for worker name %r: waiting for %s", __version__, context.settings.name, waiting_for)
         self._shared.start()
         for loop in self._loops:
             loop.start()
@@ -216,7 +216,7 @@ class Bridge:
         if not self._is_ready and self._is_accepted and not context.outages.waiting_for:
             self._is_ready = True
             settings = context.settings
-            logger.info("bridge %s for worker %r at %s, ready", __version__, settings.name, settings.url)
+            logger.info("bridge %s for worker name %r at %s, ready", __version__, settings.name, settings.url)
 
     def _check_ledger(self) -> None:
         """Refuse an old Redis and a ledger of another version. The loops wait for one that is unreachable."""

@@ -294,7 +294,7 @@ class Routes(Mapping[str, Route]):
     def _unconsumed(self, handler: Handler, destination: Destination) -> str:
         if self._consumed(handler, destination):
             return ""
-        return f"its router sends to {destination}, which no online worker consumes"
+        return f"the task's router sends to {destination}, which no online worker consumes"
 
     def _report(self, handler: Handler, problem: str) -> None:
         """Log each problem of a handler's route once, and when all of them have been over for a while."""
@@ -360,9 +360,11 @@ def destination_of(amqp: Any, options: Mapping[str, Any], *, driver: str, announ
 def _reaches_nothing(exchange: str, routing_key: str) -> str:
     where = f"exchange {exchange!r} with routing key {routing_key!r}"
     if not exchange:
-        return "its route names neither a queue nor an exchange with a routing key: give it queue= or both of these"
+        return (
+            "the task's route names neither a queue nor an exchange with a routing key: give it queue= or both of these"
+        )
     return (
-        f"its messages go to {where}, to which no queue of the application is bound: "
+        f"the task's messages go to {where}, to which no queue of the application is bound: "
         "bind one in task_queues, or route the task to a queue"
     )
 
@@ -414,7 +416,9 @@ def _why(error: BaseException, job: Job | None) -> str:
         return f"{error.args[0]} (task_create_missing_queues is off): declare it there, or correct the route"
     where = traceback.extract_tb(error.__traceback__)[-1]
     words = f": {text}" if job is None and (text := _printed(error)) else ""
-    return f"its route is unknown: {type(error).__name__}{words}, in {where.name} ({where.filename}:{where.lineno})"
+    return (
+        f"the task's route is unknown: {type(error).__name__}{words}, in {where.name} ({where.filename}:{where.lineno})"
+    )
 
 
 def _printed(error: BaseException) -> str:

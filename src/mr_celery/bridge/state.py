@@ -166,7 +166,7 @@ def _ledger_unreachable(trouble: Trouble) -> State:
 
 def _no_bridge(facts: Facts) -> State:
     last = max(facts.bridges, key=lambda each: each.at, default=None)
-    seen = f" ({last.id} was last heard of {elapsed(facts.now - last.at)} ago)" if last else ""
+    seen = f" ({last.id} was last seen {elapsed(facts.now - last.at)} ago)" if last else ""
     return State(
         "no_bridge",
         f"no bridge online{seen}: no job is claimed, and lost runs are not noticed",

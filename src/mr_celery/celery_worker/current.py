@@ -297,7 +297,11 @@ def _send_now(
             raise
         log = JobLog(logger, run.job.id, worker_name=run.worker_name, task_id=run.task_id)
         what = "an artifact" if route == "upload" else "a review"
-        log.warning("waits", f"{what} waits for the job's result: {error.summary}", reason=error.summary)
+        log.warning(
+            "waits",
+            f"{what} cannot be sent now, and will be delivered with the job's result: {error.summary}",
+            reason=error.summary,
+        )
         return None
     if routes:
         routes.works(route)

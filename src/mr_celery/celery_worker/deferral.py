@@ -82,7 +82,7 @@ class Deferral:
             text = f"deferred, its outcome is expected within {duration(deferred.timeout)}{note}"
             self._log.info("deferred", text, seconds=deferred.timeout)
         elif answer == "completed":
-            self._log.info("completed", "its outcome came by its reference before its handler returned")
+            self._log.info("completed", "completed through its reference before its handler returned")
             self._add_attachments(packed, blobs)
         else:
             self._log.warning("dropped", f"not deferred: the job is {answer}", reason=answer)
@@ -126,7 +126,9 @@ class Deferral:
                 return
         what = f"{len(own.uploads)} artifacts and {len(own.reviews)} reviews"
         self._log.error(
-            "not_attached", f"{what} of its handler are lost: its outcome was delivered before", reason=what
+            "not_attached",
+            f"{what} from its handler are lost: the outcome was delivered before the handler returned",
+            reason=what,
         )
 
 
@@ -150,8 +152,8 @@ def reference_of(run: Run, ledger: Ledger, message: Message, declaration: Declar
         lambda: ledger.reference(message.key, shaped=shaped), errors=LedgerUnavailable, seconds=REFERENCE_SECONDS
     )
     if key is None:
-        why = "was aborted or given to another worker, or the ledger has lost it"
-        raise ReferenceRefused(f"job {message.job_id} {why}: its handler is to stop")
+        why = "was aborted, given to another worker, or lost from the ledger"
+        raise ReferenceRefused(f"job {message.job_id} {why}: the handler must stop")
     run.given = GivenReference(key.secret, shaped)
     run.reference = reference(message.worker_name, key)
     return run.reference

@@ -123,7 +123,7 @@ class HandlerEnding:
         if isinstance(error, Deferred):
             return Ending.deferring(run, error)
         if isinstance(error, JobAborted) and run.job.aborted:
-            self._log.info("stopped", "stopped by its handler: it was aborted, or given to another worker")
+            self._log.info("stopped", "stopped by its handler: it was aborted or given to another worker")
             return NoOutcome(Ignore(as_text(error)))
         if isinstance(error, ReferenceRefused):
             # If the ledger has lost the job, it is adopted and runs again, once the server has listed it.
@@ -133,8 +133,8 @@ class HandlerEnding:
             why = "the handler raised celery.exceptions.Ignore: it ended without a result"
             return self.failed(error, why)
         if is_greenlet_exit(error) and self._is_lost():
-            self._log.info("stopped", "stopped in its greenlet: it was aborted, or given to another worker")
-            return NoOutcome(Ignore(f"job {self._message.job_id} was aborted, or given to another worker"))
+            self._log.info("stopped", "stopped in its greenlet: it was aborted or given to another worker")
+            return NoOutcome(Ignore(f"job {self._message.job_id} was aborted or given to another worker"))
         if isinstance(error, JobFailed):
             return self.failed(error, getattr(error, "why", error), getattr(error, "artifacts", ()))
         if isinstance(error, JobError):
@@ -212,8 +212,8 @@ class HandlerEnding:
             self._attach()
             if over.to(replaced.signature, self._app):
                 return NoOutcome(replaced, workflow=replaced.signature if replaced.returned else None)
-            self._log.info("stopped", "not handed over: it was aborted, or given to another worker")
-            return NoOutcome(Ignore(f"job {self._message.job_id} was aborted, or given to another worker"))
+            self._log.info("stopped", "not handed over: it was aborted or given to another worker")
+            return NoOutcome(Ignore(f"job {self._message.job_id} was aborted or given to another worker"))
         except JobAborted as stopped:
             self._log.info("stopped", "stopped before it was handed over: it was aborted")
             return NoOutcome(Ignore(str(stopped)))

@@ -156,7 +156,7 @@ class _Call:
             self.lost = self.lost or lost()
             if self.lost:
                 break
-        return JobAborted("the job was aborted, or given to another worker") if self.lost else None
+        return JobAborted("the job was aborted or given to another worker") if self.lost else None
 
     def outcome(self, reason: BaseException | None) -> Any:
         """Return or raise the handler's outcome.

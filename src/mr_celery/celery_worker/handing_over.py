@@ -71,7 +71,7 @@ class HandingOver(Continuation):
 
     def _prepared(self, signature: Any, app: Any) -> Workflow:
         if app is None:
-            why = "mr_celery.testing runs single handlers, and the handler asked for a workflow: test it with a worker"
+            why = "mr_celery.testing runs single handlers, and the handler returned a workflow: test it with a worker"
             raise CannotContinue(why, JobError(why))
         stamp, task_id = stamp_of(self._message.worker_name, self._message.task_id), self._message.task_id
         make = partial(workflow_of, signature, app, stamp=stamp, final=str(uuid4()), root_id=task_id)

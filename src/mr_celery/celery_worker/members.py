@@ -159,7 +159,8 @@ class Members:
             span.set({tracing.RUN_STATUS: packed.outcome.status})
         self._finish(member, packed, note="")
         message.log(logger).info(
-            "finished", f"{packed.outcome.status} after {duration(time.monotonic() - began)}, left to the courier"
+            "finished",
+            f"{packed.outcome.status} after {duration(time.monotonic() - began)}, left to the bridge for delivery",
         )
         return self._plain(value, packed)
 
@@ -184,7 +185,7 @@ class Members:
             started = retry_until(step, errors=LedgerUnavailable, seconds=START_RETRY_SECONDS)
         except LedgerUnavailable as error:
             message.log(logger).error("not_started", f"{message} not started: {error}", reason=str(error))
-            raise Ignore(f"job {key.job_id} could not be started: the ledger is away") from error
+            raise Ignore(f"job {key.job_id} could not be started: the ledger is unreachable") from error
         if started.job is None:
             log_not_run(clients, message.log(logger), started.refusal, str(message))
             raise Ignore(f"job {key.job_id} is {started.refusal}")
@@ -280,10 +281,10 @@ class Members:
             return
         reason = getattr(error, "reason", None) if isinstance(error, Reject) else None
         if isinstance(reason, Exception) and not isinstance(reason, NOT_THE_BROKER):
-            self._lose(member, f"the broker did not take the retry of {message}: {type(reason).__name__}")
+            self._lose(member, f"the broker did not accept the retry of {message}: {type(reason).__name__}")
             return
         if isinstance(error, OperationalError) and member.replaced:
-            self._lose(member, f"the broker did not take what replaces {message}: {type(error).__name__}")
+            self._lose(member, f"the broker did not accept the replacement of {message}: {type(error).__name__}")
             return
         if isinstance(error, Ignore) and member.replaced:
             self._attach(member)
@@ -293,7 +294,7 @@ class Members:
             self._attach(member)
             # If it did publish a retry, the ledger has recorded that message and refuses this failure. The failure
             # counts only if there is no retry.
-            why = f"{message} raised celery.exceptions.Retry and asked for no retry (self.retry)"
+            why = f"{message} raised celery.exceptions.Retry itself: use self.retry(), or nothing runs it again"
             packed = pack_failure(why, reason=f"{message}: Retry")
         elif isinstance(error, Reject):
             packed = pack_failure(f"{message} rejected its task", reason=f"{message}: Reject")
@@ -384,7 +385,7 @@ class Members:
                     serialization.dumps(value, name)
                 return value
             except Exception as error:
-                logger.debug("a final member's value is no result for Celery: %s", type(error).__name__)
+                logger.debug("a final member's value cannot be serialized for Celery: %s", type(error).__name__)
         return packed.outcome.status
 
     # -- what Celery reports -------------------------------------------------------------------------
@@ -414,7 +415,8 @@ class Members:
             return False
         if not member.over:
             if isinstance(error, OperationalError):
-                self._lose(member, f"the broker did not take what follows {member.message}: {type(error).__name__}")
+                why = f"the broker did not accept the next message of the workflow, after {member.message}"
+                self._lose(member, f"{why}: {type(error).__name__}")
             else:
                 packed = pack_failure(f"{member.message} failed:\n\n{traceback_of(error)}")
                 reason = f"{member.message}: {reason_of(error)}"

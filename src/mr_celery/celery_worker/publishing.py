@@ -93,10 +93,10 @@ class Continuation:
                 raise _Away(error) from error
 
         def impossible(error: Exception) -> CannotContinue:
-            return CannotContinue(f"{what} that the handler asked for could not be published: {as_text(error)}", error)
+            return CannotContinue(f"{what} that the handler requested could not be published: {as_text(error)}", error)
 
         def warn(error: Exception) -> None:
-            why = f"{refused_by} does not take {what} that its handler asked for: {type(error.__cause__).__name__}"
+            why = f"{refused_by} does not accept {what} that the handler requested: {type(error.__cause__).__name__}"
             self._log.warning("not_published", f"{why}; it is tried again", reason=why)
 
         try:

@@ -50,7 +50,7 @@ class Retries(Continuation):
         """
         if not self._run.retries:
             raise CannotContinue(
-                "the handler raised celery.exceptions.Retry and asked for no retry (self.retry): nothing runs it again",
+                "the handler raised celery.exceptions.Retry itself: use self.retry(), or nothing runs it again",
                 error,
             )
         self._start_again(self._retry(self._run.retries[-1]), seconds_until(error.when))
@@ -90,14 +90,14 @@ class Retries(Continuation):
         """Let the attempt continue with another message in some seconds."""
         wait = seconds + self._clients.settings.lease
         retry_until(lambda: step(wait_seconds=wait), errors=LedgerUnavailable, seconds=PUBLISH_SECONDS)
-        self._log.info("retried", f"starts again in {duration(seconds)}, as its handler asked", seconds=seconds)
+        self._log.info("retried", f"starts again in {duration(seconds)}, as its handler requested", seconds=seconds)
 
     def _leave_to_the_bridge(self, reason: Exception, seconds: float) -> None:
-        """Let the bridge publish a retry that the broker did not take.
+        """Let the bridge publish a retry that the broker did not accept.
 
-        If the broker has taken it nevertheless, the fence lets one of the two messages through.
+        If the broker has accepted it nevertheless, the fence lets one of the two messages through.
         """
-        why = f"the broker did not take the retry that its handler asked for: {type(reason).__name__}"
+        why = f"the broker did not accept the handler's retry: {type(reason).__name__}"
         retry_until(
             lambda: self._ledger.resend(
                 self._message.job_id,

@@ -87,9 +87,8 @@ def log_not_run(clients: Clients, log: JobLog, refusal: str, what: str = "") -> 
         times = next(_invented)
         if times & (times - 1) == 0:  # the 1st, 2nd, 4th, 8th, …
             name = printable(log.worker_name, 60)
-            why = (
-                f"the ledger has no such job, and this worker no such worker name: {name} ({counted(times, 'message')})"
-            )
+            seen = counted(times, "message")
+            why = f"the ledger has no such job, and worker name {name} is not configured here ({seen})"
             log.warning("not_run", f"{prefix}: {why}", reason=refusal)
     elif refusal in ("unknown", "unrecorded"):
         why = NOT_KNOWN if refusal == "unknown" else UNRECORDED
@@ -362,7 +361,7 @@ class Runner:
         except LedgerUnavailable as error:
             message.log(logger).error("not_started", f"not started, it will be sent again: {error}", reason=str(error))
             self._give_back(ledger, message, nonce)
-            return Started(refusal="not startable: the ledger is away")
+            return Started(refusal="cannot start: the ledger is unreachable")
         if raised is not None:
             raise for_celery(raised) from None
         return started
@@ -415,7 +414,7 @@ class Runner:
             message.log(logger).error("not_recorded", why, reason=str(error))
             return
         if answer == "completed":
-            why = "its outcome came by its reference before"
+            why = "the job was already completed through its reference"
             message.log(logger).info("completed", f"result dropped: {why}", status=outcome.status)
             return
         if answer == "kept":
@@ -426,7 +425,7 @@ class Runner:
             message.log(logger).warning("dropped", f"outcome dropped: the job is {answer}", reason=answer)
             return
         delivers = deliver_here and answer == "finished"
-        self._log_finished(message, outcome, seconds, left="" if delivers else ", left to the courier")
+        self._log_finished(message, outcome, seconds, left="" if delivers else ", left to the bridge for delivery")
         if delivers:
             self._deliver(message, outcome, blobs)
 
@@ -504,7 +503,7 @@ class Runner:
             if raised_by_a_signal(failure):
                 raise
             why = type(failure).__name__
-            message.log(logger).warning("put_off", f"left to the courier: {why}", reason=why)
+            message.log(logger).warning("put_off", f"left to the bridge for delivery: {why}", reason=why)
         else:
             if error is None:
                 if self._circuit.failures:

@@ -55,7 +55,9 @@ def complete(
 
     given = [each for each in (result, fail, escalate, extend) if each is not None]
     if len(given) > 1 or (artifact and (escalate, extend) != (None, None)):
-        raise click.UsageError("give one of --result, --fail, --escalate and --extend; --artifact with the first two")
+        raise click.UsageError(
+            "give only one of --result, --fail, --escalate and --extend; --artifact works only with a result or --fail"
+        )
     with one_line_errors():
         files = [Artifact(path=each) for each in artifact]
         import_tasks(ctx.obj.app)  # the handler may declare result= or review=

@@ -125,7 +125,7 @@ def _jobs(
         common[name] = value
     if from_file is None:
         if prompt is None:
-            raise click.UsageError("a prompt is missing, or --from-file")
+            raise click.UsageError("give a prompt or --from-file")
         return [{**common, "prompt": prompt}] * count
     if prompt is not None:
         common["prompt"] = prompt

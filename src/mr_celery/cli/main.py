@@ -36,7 +36,7 @@ CONFIGURING = {
 @click.option("--config", envvar="CONFIG_MODULE", help="The module with the configuration.")
 @click.option("--workdir", type=click.Path(exists=True, file_okay=False), help="Change to this folder first.")
 @click.option("-C", "--no-color", is_flag=True, help="Print without colour. [NO_COLOR]")
-@click.option("-q", "--quiet", is_flag=True, help="Accepted, as by the celery command.")
+@click.option("-q", "--quiet", is_flag=True, help="Accepted for compatibility with the celery command; no effect.")
 @click.option("--skip-checks", envvar="SKIP_CHECKS", is_flag=True, help="Skip Django's checks.")
 @click.version_option(package_name="mr-celery", message="%(prog)s %(version)s")
 @click.pass_context
@@ -293,7 +293,7 @@ def _status(text: str, width: int = 0) -> str:
 
 def _show_lines(lines: list[Line]) -> None:
     echo()
-    echo(styled(f" job  {'asked for':<15} {'became':<10} {'took':>6}  files  reviews  output", bold=True))
+    echo(styled(f" job  {'kind':<15} {'status':<10} {'time':>6}  files  reviews  output", bold=True))
     for line in lines:
         output = line.output if len(line.output) < 60 else line.output[:59] + "…"
         took = duration(line.seconds)

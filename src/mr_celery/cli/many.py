@@ -129,7 +129,7 @@ def _select(
 
 def _ask(ctx: click.Context, change: Change, jobs: str) -> None:
     if not sys.stdin.isatty():
-        complain(f"{jobs} would be {change.done}, and there is no terminal for the question: add --yes")
+        complain(f"{jobs} would be {change.done}, but there is no terminal to confirm it: add --yes")
         sys.exit(2)
     if not click.confirm(f"{change.verb.capitalize()} {jobs}?"):
         echo("nothing was changed")

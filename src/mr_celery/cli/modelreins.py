@@ -73,7 +73,8 @@ def modelreins() -> None:
     "--http",
     cls=CeleryOption,
     help_group="ModelReins Options",
-    help="Port or host:port for metrics, health and, with MODELREINS_HTTP_TOKEN_FILE, the page. [MODELREINS_HTTP]",
+    help="Port or host:port for metrics, health and, with MODELREINS_HTTP_TOKEN_FILE, the page for operators. "
+    "[MODELREINS_HTTP]",
 )
 @click.pass_context
 @handle_preload_options

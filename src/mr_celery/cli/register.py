@@ -98,7 +98,7 @@ def _register(
     view_url = register(settings.url, admin_token(), body, timeout=settings.timeout)
     echo(f"registered with {_counted(found)}. The worker's token is at")
     echo(view_url)
-    echo("The page can be opened only once, and exists for some minutes only: open it now.")
+    echo("The page can be opened only once, and expires after a few minutes: open it now.")
     path = settings.token_file_of(settings.name)
     if path:
         echo(f"Write the token to {path} (mode 0600). Bridges and workers read it from there without a restart.")

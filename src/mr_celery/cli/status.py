@@ -207,7 +207,7 @@ def _workers(status: Status) -> Iterator[str]:
 
 def _jobs(status: Status) -> Iterator[str]:
     pending = "?" if status.pending is None else status.pending
-    head = ("pending", *status.states, "slots of share" if status.shared else "slots taken")
+    head = ("pending", *status.states, "slots (share)" if status.shared else "slots taken")
     yield from table(
         head, [(pending, *status.states.values(), f"{status.taken} of {status.capacity}")], right=range(len(head))
     )

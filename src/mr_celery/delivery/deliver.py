@@ -288,7 +288,9 @@ class Delivery:
     def _log_closed(self, delivery_request: DeliveryRequest, how: str, seconds: float) -> None:
         log, number, status = self._log(delivery_request), delivery_request.number, delivery_request.outcome.status
         if how == "superseded":
-            log.warning("superseded", "superseded: the server says that something else closed it", number=number)
+            log.warning(
+                "superseded", "superseded: the job was closed by something else, according to the server", number=number
+            )
         else:
             tries = f", try {number}" if number > 1 else ""
             text = f"delivered as {status} in {duration(seconds)}{tries}"
@@ -344,7 +346,7 @@ class Delivery:
             return "delivered"
         if phase == "running":
             raise WorkerError(
-                f"{refusal.summary} (though the server says that the job is running)",
+                f"{refusal.summary} (although the server lists the job as running)",
                 status=refusal.status,
                 retryable=True,
             )

@@ -179,7 +179,7 @@ class FailedDelivery:
         self._progress.span.set({tracing.DELIVERY_OUTCOME: "refused"})
         outcome = without_attachments(self._request.outcome, self._progress.parts_left, error, self._routes.without)
         self._ledger.replace_outcome(self._request.key, outcome, note=", ".join(self._progress.parts_left))
-        why = f"the server takes no artifacts and no reviews, that needs {NEEDS}: {error.summary}"
+        why = f"the server does not support artifacts and reviews (they need {NEEDS}): {error.summary}"
         if self._routes.without == "close":
             self._log.warning("refused", f"closed without them: {why}", reason=error.summary)
         else:
@@ -201,11 +201,8 @@ class FailedDelivery:
             new = Outcome.failed(new.text, reason=new.reason)
         note = ", ".join(parts or left)
         self._ledger.replace_outcome(self._request.key, new, note=note, failures=failures.to_json())
-        self._log.error(
-            "refused",
-            f"failed, {note} was tried {counted(streak.times, 'time')}: {shown.summary}",
-            reason=shown.summary,
-        )
+        why = f"{note} could not be delivered in {counted(streak.times, 'try')}: {shown.summary}"
+        self._log.error("refused", f"failed: {why}", reason=shown.summary)
         return shown
 
     def _close_short(self, why: str, shown: WorkerError) -> bool:

@@ -132,7 +132,7 @@ class PackedOutcome:
         if len(whole) <= limit:
             return self
         name = "result.txt"
-        mark = f"\n[… cut: these are not all of the {len(whole)} bytes; the whole text is the artifact {name}]"
+        mark = f"\n[… truncated: the full output, {len(whole)} bytes, is in the artifact {name}]"
         cut = whole[: limit - len(mark.encode())].decode(errors="ignore")
         source = Source(Artifact(data=whole, content_type="text/plain; charset=utf-8", filename=name))
         uploads = (*self.outcome.uploads, source.upload)
@@ -250,7 +250,7 @@ def as_result(value: object) -> Result:
         value = replace(value, text=_text(value.text))  # text= may be JSON data, like a return value
         if value.status not in get_args(Status):
             raise JobError(
-                f"Result(status={value.status!r}): allowed is {', '.join(get_args(Status))}",
+                f"Result(status={value.status!r}): the status must be one of {', '.join(get_args(Status))}",
                 about="the status of its Result is unknown",
             )
         for name, kind in (("artifacts", Artifact), ("reviews", Review)):
@@ -311,7 +311,7 @@ def _review(review: Review, artifacts: list[Artifact]) -> ReviewItem:
         value = getattr(review, name)
         if not isinstance(value, allowed):
             raise JobError(
-                f"Review({name}=…) takes {'an Artifact or ' if name == 'preview' else ''}a text, "
+                f"Review({name}=…) takes {'an Artifact or ' if name == 'preview' else ''}a string, "
                 f"not {type(value).__name__}"
             )
     index = next((i for i, artifact in enumerate(artifacts) if artifact is review.preview), None)

@@ -19,7 +19,7 @@ OUTPUT_REFUSED = f"{REFUSAL} {THE_OUTPUT}"
 GIVEN_UP = "mr-celery could not deliver"
 """Start of the output of a job with a part that was given up after too many attempts."""
 
-NEEDS = "ModelReins server 4.6.0 or newer"
+NEEDS = "ModelReins server 4.6.0 or later"
 """The servers that accept artifacts and reviews."""
 
 MOST_LISTED = 50
@@ -44,7 +44,7 @@ def given_up(what: str, error: Exception, streak: Streak) -> str:
     """
     words = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
     others_succeeded = streak.evidence in ("passes", "away", "blocked")
-    meanwhile = f"; {streak.others} others got through meanwhile" if others_succeeded else ""
+    meanwhile = f"; {counted(streak.others, 'other delivery')} succeeded in the meantime" if others_succeeded else ""
     often = f"{counted(streak.times, 'time')} in {duration(streak.seconds)}"
     return f"{GIVEN_UP} {what}: {printable(words)} ({often}{meanwhile})"
 
@@ -56,8 +56,8 @@ def not_attached(outcome: Outcome, parts: tuple[str, ...], error: WorkerError) -
         lines.append(f"- and {len(parts) - MOST_LISTED} more")
     listed = "\n".join(lines)
     return (
-        f"The server takes no artifacts and no reviews: that needs {NEEDS} ({printable(str(error))}). "
-        f"What was to be attached:\n{listed}"
+        f"The server does not support artifacts and reviews, which need {NEEDS} ({printable(str(error))}). "
+        f"Not attached:\n{listed}"
     )
 
 
@@ -73,7 +73,7 @@ def _line(outcome: Outcome, part: str) -> str:
 def too_old(error: WorkerError) -> WorkerError:
     """The error of a request for a missing route, with the server version that has the route added to its message."""
     explained = WorkerError(
-        f"{error} (the server takes no artifacts and no reviews: that needs {NEEDS})", status=error.status
+        f"{error} (the server does not support artifacts and reviews, which need {NEEDS})", status=error.status
     )
     explained.route = error.route
     return explained
@@ -94,4 +94,4 @@ def without_attachments(
     bare = outcome.without(parts)
     if how == "close":
         return bare.saying(f"{outcome.text}\n\n{note}".lstrip())
-    return bare.failing(outcome.text_after(note), reason=f"the server takes no artifacts: {error.summary}")
+    return bare.failing(outcome.text_after(note), reason=f"the server does not support artifacts: {error.summary}")

@@ -138,7 +138,7 @@ def _keep_running(sandbox: Sandbox, processes: Processes, say: Callable[[str], N
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        say(f"running until Ctrl-C; dispatch jobs to worker {WORKER!r} at {sandbox.url}/ui/jobs")
+        say(f"running until Ctrl-C; dispatch jobs to worker name {WORKER!r} at {sandbox.url}/ui/jobs")
         processes.watch(stop)
     finally:
         for number, handler in before.items():

@@ -82,7 +82,9 @@ def modelreins_job(capability: Any = None, /, *further: str, tags: Iterable[str]
 
         return decorate
     if further or tags or options:
-        raise RoutingError("@modelreins_job(…) takes its options before the task: @modelreins_job(tags=…) above it")
+        raise RoutingError(
+            "pass the options of @modelreins_job in parentheses, and put it above the task: @modelreins_job(tags=[…])"
+        )
     return _declare(capability, Declaration())
 
 
@@ -97,7 +99,7 @@ def _checked(capabilities: list[str], tags: Iterable[str], options: dict[str, An
     if not all(isinstance(name, str) and name.startswith(SCHEME) and name != SCHEME for name in secrets):
         raise refuse(f"requires_secrets= takes a list of names such as '{SCHEME}prod/stripe-key'")
     if secrets and not capabilities:
-        raise refuse("requires_secrets= belongs to a capability, with which it is registered: name one")
+        raise refuse("requires_secrets= needs a capability to be registered with: name one")
     options = {**options, "requires_secrets": secrets}
     if (fields := options.get("fields")) is not None:
         fields = tuple(fields) if isinstance(fields, Iterable) and not isinstance(fields, str) else (None,)
@@ -108,7 +110,7 @@ def _checked(capabilities: list[str], tags: Iterable[str], options: dict[str, An
         options["fields"] = tuple(dict.fromkeys(fields))
     listed = list(tags) if isinstance(tags, Iterable) and not isinstance(tags, str) else [None]
     if not all(isinstance(tag, str) and tag for tag in listed):
-        raise refuse("tags= takes a list of texts")
+        raise refuse("tags= takes a list of strings")
     try:
         declaration = Declaration(
             capabilities=tuple(dict.fromkeys(str.__str__(each) for each in capabilities)),

@@ -254,8 +254,8 @@ class Registry:
             return taking[0]
         if taking:
             raise RoutingError(
-                f"job {job.id} is taken by {' and by '.join(handler.name for handler in taking)} equally: "
-                "their match= or tags= must tell their jobs apart"
+                f"{' and '.join(handler.name for handler in taking)} match job {job.id} equally well: "
+                "use match= or tags= to distinguish their jobs"
             )
         asked = f"capability {', '.join(job.capabilities)}" if job.capabilities else "no capability"
         offered = ", ".join(sorted({handler.declaration.offers for handler in self.handlers})) or "nothing"
@@ -305,7 +305,7 @@ class Registry:
             if unknown := sorted(named.difference(there)):
                 raise RoutingError(
                     f"modelreins_workers: {options.name!r} names the {what} {unknown[0]!r}, which no handler has; "
-                    f"there is {', '.join(there) or 'none'}"
+                    f"available: {', '.join(there) or 'none'}"
                 )
         offered = [each for each in self.handlers if options.offers(each.declaration.names, queues[each.name])]
         if self.handlers and not offered:

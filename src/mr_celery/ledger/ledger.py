@@ -178,7 +178,7 @@ def evicts(policy: str | None) -> str:
         return ""
     if policy.startswith("volatile-"):
         return (
-            "if its memory is full, it evicts keys that expire: of the ledger the history, the stats, the list of "
-            "workers that are online, and what keeps a job that has just ended from running again"
+            "when its memory is full, it evicts expiring keys: the ledger's history, statistics and list of online "
+            "workers, and the marks that keep a job that has just ended from running again"
         )
-    return "if its memory is full, it evicts any key, also jobs in flight, which then may run again"
+    return "when its memory is full, it may evict jobs in flight, which can then run again"

@@ -49,16 +49,16 @@ MAX_LOOKUPS = 20
 SLOT_STATES = IN_FLIGHT[:4]
 """The states in which a job holds a slot of its queue."""
 
-NO_BRIDGE = "no bridge is at work"
-TORN = "a list of the server has entries that cannot be read"
-UNKNOWN = "in progress on the server, not here"
-GONE = "in flight here, not in the server's lists"
-UNLISTED = "in flight here and there, not in the server's lists"
-PUT_BACK = "in flight here, pending on the server"
+NO_BRIDGE = "no bridge checks the ledger"
+TORN = "a list from the server is incomplete or has unreadable entries"
+UNKNOWN = "running on the server, unknown to the ledger"
+GONE = "in flight in the ledger, but ended on the server or missing from its lists"
+UNLISTED = "in flight in both, but missing from the server's lists"
+PUT_BACK = "in flight in the ledger, pending on the server"
 UNSETTLED = "its claim is not settled"
 UNDELIVERED = "its outcome is not delivered"
-NO_RECORD = "listed here without a record"
-CONTRADICTION = "its record here contradicts the lists here"
+NO_RECORD = "listed in the ledger without a record"
+CONTRADICTION = "its ledger record contradicts the ledger's lists"
 NEEDLESS_SLOT = "holds a slot that it does not need"
 NO_SLOT = "holds no slot of its queue"
 
@@ -72,7 +72,7 @@ HINTS = {
     NO_BRIDGE: "start one; if one runs, it has another ledger (MODELREINS_LEDGER_URL) or name (MODELREINS_NAME)",
     TORN: "missing jobs do not count as ended; check the proxies between the server and this host",
     UNKNOWN: f"a bridge takes it over when it starts, or while it has other jobs; {_STAYS}",
-    GONE: f"a bridge ends it here once the server confirms that it has ended; {_STAYS}",
+    GONE: f"a bridge ends it in the ledger once the server confirms that it has ended; {_STAYS}",
     UNLISTED: "the server's lists are incomplete, so jobs that the ledger lost cannot be found by them",
     PUT_BACK: f"a bridge claims it again; {_STAYS}",
     UNSETTLED: f"a bridge settles it with the server's list of running jobs; {_STAYS}",
@@ -127,7 +127,7 @@ class Listed:
     def described(self, job_id: int) -> str:
         """The status of a job in words."""
         status = self.status(job_id)
-        return "listed nowhere" if status is None else status or "listed, but not clearly"
+        return "listed nowhere" if status is None else status or "listed with an ambiguous status"
 
 
 @dataclass(frozen=True)
@@ -248,8 +248,8 @@ def differences(inventory: Inventory, listed: Listed) -> list[Difference]:
         found.insert(0, Difference(None, TORN, server=f"{torn} jobs"))
     busy = any(row.state in IN_FLIGHT for row in rows)
     if (found or busy) and (inventory.looked is None or inventory.looked > BRIDGE_SECONDS):
-        visited = "never visited" if inventory.looked is None else f"last visited {ago(inventory.looked)}"
-        found.insert(0, Difference(None, NO_BRIDGE, ledger=visited))
+        checked = "never checked" if inventory.looked is None else f"last checked {ago(inventory.looked)}"
+        found.insert(0, Difference(None, NO_BRIDGE, ledger=checked))
     return found
 
 

@@ -254,7 +254,7 @@ def _check_server(settings: Settings, *, is_default: bool) -> Iterator[Finding]:
     else:
         yield Finding("token", True, f"set for {settings.name!r}{f', in {path}' if path else ''}")
     if travels_in_clear(settings.url):
-        detail = f"{settings.url} is not https: the token travels in clear"
+        detail = f"{settings.url} is not https: the token is sent unencrypted"
         yield Finding("server", True, detail, "use https, unless the network is yours alone", warning=True)
     try:
         api = Clients(settings, shares_refusals=False).api()

@@ -87,7 +87,7 @@ def parse_lines(lines: Iterable[str], common: Mapping[str, Any]) -> list[dict[st
         if not isinstance(fields, dict):
             raise MrCeleryError(f'line {number} is not an object such as {{"prompt": "a cat"}}')
         if not isinstance({**common, **fields}.get("prompt"), str):
-            raise MrCeleryError(f"line {number} has no prompt, which must be a text")
+            raise MrCeleryError(f'line {number} needs a "prompt", which must be a string')
         jobs.append({**common, **fields})
     return jobs
 

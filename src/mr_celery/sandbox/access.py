@@ -114,7 +114,7 @@ class Authentication:
 
     async def _refusal(self, scope: Scope, header: bytes) -> Response:
         if header and await self._brake.is_too_fast(scope):
-            error = "too many wrong tokens: try again in some seconds"
+            error = "too many wrong tokens: try again in a few seconds"
             return JSONResponse({"error": error}, 429, {"Retry-After": "3", "Connection": "close"})
         return JSONResponse({"error": "Unauthorized"}, 401)
 

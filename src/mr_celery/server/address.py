@@ -82,7 +82,7 @@ def place(url: str, location: str) -> str:
     """Scheme, host and port of a redirect's target, for a message."""
     parts = _joined(url, location)
     if parts is None or not parts.hostname:
-        return "an address that is none"
+        return "an invalid address"
     port = f":{parts.port}" if parts.port is not None else ""
     return f"{parts.scheme}://{parts.hostname}{port}"
 

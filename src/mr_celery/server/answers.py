@@ -64,5 +64,5 @@ def _limited(chunks: Iterable[bytes]) -> Iterable[bytes]:
     for chunk in chunks:
         size += len(chunk)
         if size > MOST_BYTES:
-            raise TooLong(f"the answer is longer than {MOST_BYTES} bytes")
+            raise TooLong(f"the response is longer than {MOST_BYTES} bytes")
         yield chunk

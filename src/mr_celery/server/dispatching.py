@@ -45,7 +45,7 @@ class Dispatcher:
         if isinstance(job_id, str) and job_id.isascii() and job_id.isdigit():
             job_id = int(job_id)
         if not isinstance(job, dict) or not isinstance(job_id, int):
-            raise WorkerError(f"POST {DISPATCH} -> 200: the answer names no job", status=200)
+            raise WorkerError(f"POST {DISPATCH} -> 200: the response names no job", status=200)
         return {**job, "id": job_id}
 
     def job(self, job_id: int) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Dispatcher:
         answer = self._transport.request("GET", path, needed=needed, problems=problems)
         job = answer.get("job", answer) if isinstance(answer, dict) else None
         if not isinstance(job, dict):
-            raise WorkerError(f"GET {path} -> 200: the answer is not a job", status=200, retryable=True)
+            raise WorkerError(f"GET {path} -> 200: the response is not a job", status=200, retryable=True)
         for name, problem in problems.items():
             job = {**job, "result" if name == "job" else name: f"(not shown: {problem})"}
         return job

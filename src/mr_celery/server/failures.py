@@ -30,11 +30,11 @@ MOST_SECONDS = 1e15
 MOST_ERROR_BYTES = 64 * 2**10
 """Number of bytes that are read of an error response."""
 
-BROKE_OFF = "the answer broke off"
+BROKE_OFF = "the response was cut off"
 
-COMPRESSED = "the answer is compressed, though no compression was asked for (Content-Encoding)"
+COMPRESSED = "the response is compressed, although no compression was requested (Content-Encoding)"
 
-LONG_HEAD = "the headers of the answer are too long"
+LONG_HEAD = "the headers of the response are too long"
 
 FAILURES = (HTTPError, http.client.HTTPException, OSError, ValueError, RecursionError)
 """The exceptions that may occur between a request and its response."""
@@ -97,7 +97,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 CHALLENGE = "a challenge page in HTML instead of an answer: this address may be banned after failed log-ins"
 
-HTML_REFUSAL = "an HTML page instead of JSON: the answer of a proxy, or of a ban"
+HTML_REFUSAL = "an HTML page instead of JSON: the response of a proxy, or of a ban"
 
 _CHALLENGES = re.compile(
     r"captcha|challenge|cf-chl|just a moment|checking your browser|verify (that )?you are|are you (a )?human|"
@@ -156,7 +156,7 @@ def refusal(call: str, response: BaseHTTPResponse, redact: Redact) -> WorkerErro
 
 
 def compressed(call: str, response: BaseHTTPResponse) -> WorkerError | None:
-    """The error of a response that is compressed, though no compression was asked for; else ``None``."""
+    """The error of a response that is compressed, although no compression was requested; else ``None``."""
     encoding = _encoding(response)
     if not encoding:
         return None
@@ -190,7 +190,7 @@ def _start(call: str, response: BaseHTTPResponse) -> bytes:
         while len(start) < MOST_ERROR_BYTES and (part := response.read1(MOST_ERROR_BYTES)):
             start += part
     except FAILURES:
-        logger.debug("%s -> %d: the answer broke off", call, response.status)
+        logger.debug("%s -> %d: the response was cut off", call, response.status)
     return bytes(start)
 
 

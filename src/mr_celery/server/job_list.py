@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from ..errors import WorkerError
 from ..job import MAX_JOB_ID, PRIORITIES, Job, priority_of
 from ..telemetry.logs import JobLog
+from ..telemetry.quantities import counted
 from . import list_parser
 from .job_status import Phase, phase_of, status_word
 from .list_parser import MOST_ENTRY, MOST_NESTING, MOST_VALUES, VALUE_BYTES, BrokenList, Entry, is_deep
@@ -338,11 +339,11 @@ class LeftOut:
             return
         shown = ", ".join([*map(str, ids[:_SHOWN]), *(["…"] if len(ids) > _SHOWN else [])])
         which = [f"jobs {shown}"] if ids else []
-        which += [f"{nameless} of unknown id, so that what the list lacks means nothing"] if nameless else []
+        if nameless:
+            which.append(f"{nameless} without a usable id, so a job missing from this list does not count as ended")
         logger.warning(
-            "%d %s %s: %s (new: %s)",
-            count,
-            "entry" if count == 1 else "entries",
+            "%s %s: %s (new: %s)",
+            counted(count, "entry"),
             where,
             cause,
             "; ".join(which),
@@ -364,7 +365,7 @@ def malformed(fields: Mapping[str, Any]) -> str:
         if not isinstance(value, (str, list, NoneType)):
             return f"its {name} are {type(value).__name__}"
         if isinstance(value, list) and not all(isinstance(item, (str, dict)) for item in value):
-            return f"its {name} are not all texts"
+            return f"its {name} are not all strings"
     return ""
 
 

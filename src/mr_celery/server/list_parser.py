@@ -39,7 +39,7 @@ TOO_MANY = f"it has more than {MOST_VALUES} values"
 TOO_DEEP = f"it is nested deeper than {MOST_NESTING} levels"
 TOO_MANY_DIGITS = "it has an integer of too many digits"
 NOT_UTF8 = "it is not UTF-8"
-SECOND_LIST = "the answer has more than one list of jobs"
+SECOND_LIST = "the response has more than one list of jobs"
 
 MOST_DIRECT = 2**20
 """Length in characters up to which buffered text is parsed at once. In longer text, the values are counted first."""

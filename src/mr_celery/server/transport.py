@@ -67,7 +67,7 @@ Raises:
     ValueError: the body is not JSON.
 """
 
-SIZELESS = "a part of the answer has no usable size"
+SIZELESS = "a part of the response has no usable size"
 
 _INTERIM = re.compile(rb"HTTP/1\.[01] 1[0-9]{2}[ \r]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-9][0-9]{2})(?: |(?=\r))([\t -~]*)\r\n")
@@ -165,7 +165,7 @@ class Transport:
         """The ``Date`` of the last response; empty if there was none."""
         if travels_in_clear(self.url) and (os.getpid(), self.url) not in _warned:
             _warned.add((os.getpid(), self.url))
-            logger.warning("%s is not https: %s travels in clear", self.url, called)
+            logger.warning("%s is not https: %s is sent unencrypted", self.url, called)
 
     def __repr__(self) -> str:
         return f"Transport({self.url!r})"
@@ -538,7 +538,7 @@ class _Deadline(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         if time.monotonic() > self._at:
-            raise TimeoutError("timed out: the answer came too slowly")
+            raise TimeoutError("timed out: the response came too slowly")
         count = self._raw.readinto(buffer)
         if count is None:  # the kernel has ended it
             raise TimeoutError("timed out")

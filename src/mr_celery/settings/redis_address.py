@@ -187,7 +187,10 @@ class RedisAddress:
         known = {**_CONNECTION, **_TLS, **(SENTINEL if self.is_sentinel else {})}
         if not given.keys() <= {*known, *_PLACE, *_WITHOUT_EFFECT}:  # its name may be a part of the password
             names = ", ".join((*_PLACE, *known))
-            raise WrongValue(f"the address has an option that is none of {names}; or {_ENCODE}")
+            raise WrongValue(
+                f"the address has an unknown option; known are {names}. If the password or a value contains ?, & or #, "
+                "percent-encode it"
+            )
         databases = [given[name] for name in ("db", "virtual_host") if name in given]
         address = replace(
             self,
@@ -214,7 +217,7 @@ class RedisAddress:
             WrongValue: an option is not known, or its value is not allowed. The message names the option.
         """
         if unknown := [str(name) for name in options if name not in _TLS]:
-            raise WrongValue(f"{unknown[0]} is no option of TLS that the ledger has; it has {', '.join(_TLS)}")
+            raise WrongValue(f"unknown TLS option {unknown[0]}; known are {', '.join(_TLS)}")
         given = {
             name: _parsed(name, value)
             for name, value in options.items()
@@ -337,7 +340,9 @@ def _sentinels(rest: str) -> tuple[str, list[tuple[str, int | None]]]:
         if "#" in text:
             raise WrongValue(f"the address cannot be read: {_ENCODE}")
         if separator and scheme.lower() != "sentinel":
-            raise WrongValue(f"the address cannot be read: each Sentinel has the scheme sentinel; or {_ENCODE}")
+            raise WrongValue(
+                f"the address cannot be read: each Sentinel address must begin with sentinel://; or {_ENCODE}"
+            )
         try:
             found.append(urlsplit(f"//{after if separator else text}"))
             found[-1].port  # noqa: B018 - it may be none
@@ -363,15 +368,15 @@ def _database(text: str) -> int | None:
     try:
         return _number(number)
     except ValueError:
-        raise WrongValue(f"the number of the database is not a whole number; or {_ENCODE}") from None
+        raise WrongValue(f"the database must be a whole number; or {_ENCODE}") from None
 
 
 def _parsed(name: str, value: Any) -> Any:
     try:
         return {**_CONNECTION, **_TLS, **SENTINEL}[name](value)
     except (ValueError, TypeError, KeyError):
-        allowed = " (allowed are none, optional and required, also as CERT_NONE …)" if name == "ssl_cert_reqs" else ""
-        raise WrongValue(f"its option {name} has a value that is not allowed{allowed}") from None
+        allowed = ": it must be none, optional or required, also as CERT_NONE …" if name == "ssl_cert_reqs" else ""
+        raise WrongValue(f"the option {name} has an invalid value{allowed}") from None
 
 
 def _rendered(value: Any) -> str:

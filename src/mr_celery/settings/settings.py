@@ -196,7 +196,8 @@ class Settings:
         "",
         _token,
         "a worker token",
-        "The worker's token. Required on the bridge. What a handler starts can read it: prefer `token_file`.",
+        "The worker's token. Required on the bridge. Programs that a handler starts inherit it, so prefer "
+        "`token_file`.",
         secret=True,
     )
     token_file: str = _option(
@@ -212,7 +213,7 @@ class Settings:
     name: str = _option(
         "",
         _name,
-        "a text of at most 200 bytes",
+        "a string of at most 200 bytes",
         "The worker name. Default: the host's name, or all names in `workers`.",
     )
     workers: tuple[WorkerNameOptions, ...] = _option(
@@ -232,7 +233,7 @@ class Settings:
     provider: str = _option(
         "",
         _name,
-        "a text of at most 200 bytes",
+        "a string of at most 200 bytes",
         "The model provider that presence reports, such as `ollama`. Default: none.",
     )
     ledger_url: str = _option(
@@ -254,8 +255,8 @@ class Settings:
         0,
         lambda value: _whole(value, 0),
         "a whole number from 0",
-        "Number of replicas of the ledger's Redis that must have the start and the outcome of a job before it goes on. "
-        "`1`: no job runs again after a failover to that replica. Not on a Redis Cluster.",
+        "Number of Redis replicas that must confirm the start and the outcome of a job before it continues. With `1`, "
+        "no job runs again after a failover to that replica. Not available with a Redis Cluster.",
     )
     poll_interval: float = _option(
         5.0,
@@ -276,8 +277,8 @@ class Settings:
         1000,
         lambda value: _whole(value, 1),
         "a whole number from 1",
-        "Maximum number of deferred jobs. Jobs of tasks that have deferred some are claimed as long as these and the "
-        "deferred ones are fewer.",
+        "Maximum number of deferred jobs, counting running jobs of tasks that defer. Once it is reached, further jobs "
+        "of these tasks stay pending.",
     )
     lease: float = _option(
         30.0,
@@ -360,7 +361,7 @@ class Settings:
         _http_token,
         f"a token of at least {LEAST_HTTP_TOKEN_CHARACTERS} characters, of your choice",
         "With it, the bridge also serves a read-only page for operators at `/` of `http` (extra `web`), for those who "
-        "have this token. What a handler starts can read it: prefer `http_token_file`. Default: no page.",
+        "have this token. Programs that a handler starts inherit it, so prefer `http_token_file`. Default: no page.",
         secret=True,
     )
     http_token_file: str = _option(
@@ -385,7 +386,7 @@ class Settings:
     app_version: str = _option(
         "",
         _name,
-        "a text of at most 200 bytes",
+        "a string of at most 200 bytes",
         "The version of your code, which `status` shows for each bridge and worker. Default: mr-celery's version.",
     )
     history: float = _option(
@@ -653,7 +654,7 @@ def _checked(metadata: Mapping[str, Any], source: str, value: Any) -> Any:
     except (ValueError, TypeError, OverflowError, RecursionError):
         secret = metadata["secret"] or "@" in str(value)  # a URL may contain a password
         shown = "the value given" if secret else repr(value)
-        raise SettingsError(f"{source}: {shown} is not allowed; allowed is {metadata['allowed']}") from None
+        raise SettingsError(f"{source}: {shown} is invalid: it must be {metadata['allowed']}") from None
 
 
 _CELERY_ADDRESSES = (
@@ -772,8 +773,9 @@ def require(settings: Settings, name: Literal["token", "ledger_url"]) -> str:
         if path := settings.token_file_of(settings.name):
             read_token(path)
         variable = settings.options.token_env or "MODELREINS_TOKEN"
+        file = "" if settings.options.token_env else ", or MODELREINS_TOKEN_FILE to a file that contains it"
         raise SettingsError(
-            f"worker {settings.name!r} has no token: set {variable} to the token that was shown at its registration"
+            f"worker name {settings.name!r} has no token: set {variable} to the token shown at its registration{file}"
         )
     raise SettingsError(
         "modelreins_ledger_url is not set: set MODELREINS_LEDGER_URL to a Redis address such as "

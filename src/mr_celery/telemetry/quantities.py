@@ -73,5 +73,7 @@ def first_of(names: Sequence[str], most: int, total: int | None = None) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Format a number with its noun: ``1 job``, ``2 jobs``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """Format a number with its noun: ``1 job``, ``2 jobs``, ``3 tries``, ``4 days``."""
+    if number == 1:
+        return f"{number} {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith(("ry", "ty")) else f"{number} {noun}s"

@@ -14,7 +14,7 @@ from .rendering import Templates
 from .sessions import Sessions
 
 _FORM_BYTES = 20_000
-_TOO_FAST = "Too many wrong attempts. Try again in some seconds."
+_TOO_FAST = "Too many wrong attempts. Try again in a few seconds."
 
 
 class LoginRoutes:

@@ -340,7 +340,7 @@ def test_a_settled_claim_whose_publish_fails_is_left_to_the_reaper(
 ) -> None:
     harness.bring("admitted")
     harness.server.running[1] = listed(1)
-    harness.publisher.fails = [OSError("the broker is away")]
+    harness.publisher.fails = [OSError("the broker is unreachable")]
     kit.make_due("admitted")
     sync.run_once()
     assert kit.state() == "claimed"
@@ -864,7 +864,9 @@ def test_no_more_jobs_are_adopted_than_the_fleet_has_slots(
     harness.server.running.update({job_id: listed(job_id) for job_id in range(1, 101)})
     compare(harness, sync, 3)
     assert kit.ledger.survey().in_flight == 4  # twice the worker's concurrency
-    assert waits(caplog) == ["96 jobs on the server and unknown to the ledger: adopted as slots become free"]
+    assert waits(caplog) == [
+        "96 jobs running on the server but unknown to the ledger: to be adopted as slots become free"
+    ]
     assert kit.redis.dbsize() < 40
     ended: set[int] = set()
     while len(ended) < 100:

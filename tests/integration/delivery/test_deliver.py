@@ -684,7 +684,7 @@ def test_a_job_that_cannot_be_closed_was_closed_before_or_elsewhere(
 def test_a_close_by_something_else_is_logged(kit: LedgerKit, caplog: pytest.LogCaptureFixture) -> None:
     finished(kit, PLAIN)
     deliver(kit, FakeApi(close=[answer(409)]))
-    assert "superseded: the server says that something else closed it" in caplog.text
+    assert "superseded: the job was closed by something else, according to the server" in caplog.text
 
 
 @pytest.mark.parametrize("status", [None, 500, 503])

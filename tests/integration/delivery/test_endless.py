@@ -343,10 +343,10 @@ def test_a_part_that_the_server_cannot_take_is_left_out_if_others_get_through(
     caplog.clear()
     closed, output = deliver_to_its_end(kit, server)
     assert "poison" not in caplog.text, "names, titles and the server's words stay out of the log"
-    assert f" was tried {TIMES} times: POST /x -> {status}" in caplog.text
+    assert f" could not be delivered in {TIMES} tries: POST /x -> {status}" in caplog.text
     assert closed == "failed"
     assert f"'poison{'.png' if route == 'upload' else ''}'" in output
-    assert "1 others got through meanwhile" in output
+    assert "1 other delivery succeeded in the meantime" in output
     assert "made it" in output
     assert "b.txt" in output, "what else it made is there, and listed"
 

@@ -65,7 +65,7 @@ def unpublished(ledger: Ledger, run: RunKey, *, why: str = "NO_ROUTE", tries: in
 
 
 def postpone(ledger: Ledger, run: RunKey, *, nonce: str = NONCE, times: int = 2) -> str:
-    return ledger.postpone(run, nonce=nonce, why="a database is away", times=times, wait_seconds=10.0)
+    return ledger.postpone(run, nonce=nonce, why="a database is unreachable", times=times, wait_seconds=10.0)
 
 
 def requeue(ledger: Ledger, run: RunKey, *, force: bool = False) -> str:
@@ -740,7 +740,7 @@ def test_an_attempt_is_postponed_for_ever_longer_and_not_too_often(kit: LedgerKi
     for number, wait in enumerate((10, 20), 1):
         now = kit.now()
         assert postpone(ledger, run, nonce=NONCE if number == 1 else run.task_id) == "again"
-        assert (kit.state(), kit.record().attempt, kit.record().why) == ("claimed", 1, "a database is away")
+        assert (kit.state(), kit.record().attempt, kit.record().why) == ("claimed", 1, "a database is unreachable")
         assert kit.score("claimed") == pytest.approx(now + wait, abs=5)
         assert postpone(ledger, run) == "kept"  # it is asked again, because its answer was lost
         assert kit.start_again() == run

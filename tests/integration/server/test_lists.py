@@ -89,7 +89,7 @@ def test_an_answer_that_is_not_a_list_is_logged_without_its_content(serve: Any, 
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{"a', "the answer broke off"),
+        (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{"a', "the response was cut off"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2**17 + b"\r\n\r\n{}", ""),
     ],
 )

@@ -158,13 +158,13 @@ class TestErrorAnswers:
                 sent += 2**20
 
         error = failing(transport(serve(respond).url))
-        assert str(error) == "GET /x -> network: a part of the answer has no usable size"
+        assert str(error) == "GET /x -> network: a part of the response has no usable size"
         assert error.retryable
         assert sent < 128 * 2**20
 
     @pytest.mark.parametrize(
         ("length", "said"),
-        [(b"9" * 4000, "network: the answer broke off"), (b"9" * 5000, None), (b"-1", None), (b"\xb2", None)],
+        [(b"9" * 4000, "network: the response was cut off"), (b"9" * 5000, None), (b"-1", None), (b"\xb2", None)],
         ids=["huge", "beyond Python", "negative", "not ASCII"],
     )
     def test_an_invalid_content_length(self, serve: Any, length: bytes, said: str | None) -> None:
@@ -306,7 +306,7 @@ class TestNotTheProtocol:
     def test_an_answer_that_is_too_long(self, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(answers, "MOST_BYTES", 100_000)
         error = failing(transport(serve(answer(b'{"x": "' + b"x" * 200_000 + b'", "id": 1}')).url), needed=("id",))
-        assert str(error) == "GET /x -> 200: the answer is longer than 100000 bytes"
+        assert str(error) == "GET /x -> 200: the response is longer than 100000 bytes"
 
     def test_no_http_at_all(self, serve: Any) -> None:
         error = failing(transport(serve(b"SSH-2.0-OpenSSH_9.2\r\n").url))
@@ -334,7 +334,7 @@ class TestNotTheProtocol:
     @pytest.mark.parametrize("read", [{}, {"read": b"".join}], ids=["answer", "list"])
     def test_compressed(self, serve: Any, encoding: str, body: bytes, read: dict[str, Any]) -> None:
         error = failing(transport(serve(answer(body, "200 OK", f"Content-Encoding: {encoding}")).url), **read)
-        said = "the answer is compressed, though no compression was asked for (Content-Encoding)"
+        said = "the response is compressed, although no compression was requested (Content-Encoding)"
         assert (str(error), error.summary) == (f"GET /x -> 200: {said}", f"GET /x -> 200: {said}")
         assert (error.status, error.retryable) == (200, True)
 
@@ -342,7 +342,9 @@ class TestNotTheProtocol:
     def test_a_compressed_error_keeps_its_status(self, serve: Any, status: str, retryable: bool) -> None:
         bomb = gzip.compress(b" " * 2**20)
         error = failing(transport(serve(answer(bomb, status, "Content-Encoding: gzip")).url))
-        assert str(error).endswith("the answer is compressed, though no compression was asked for (Content-Encoding)")
+        assert str(error).endswith(
+            "the response is compressed, although no compression was requested (Content-Encoding)"
+        )
         assert (error.status, error.retryable) == (int(status[:3]), retryable)
 
     @pytest.mark.parametrize(
@@ -362,7 +364,7 @@ class TestNotTheProtocol:
 
     def test_a_head_that_is_too_long_is_logged(self, serve: Any) -> None:
         error = failing(transport(serve(answer(b"{}", "200 OK", *["X: " + "x" * 60_000] * 2)).url))
-        assert error.summary == "GET /x -> network: the headers of the answer are too long"
+        assert error.summary == "GET /x -> network: the headers of the response are too long"
 
     def test_a_long_body_in_small_chunks_after_a_long_head(self, serve: Any) -> None:
         body = b"1\r\n \r\n" * 40_000 + b"2\r\n{}\r\n0\r\n\r\n"
@@ -406,7 +408,7 @@ class TestNoAnswer:
 
     def test_truncated(self, serve: Any) -> None:
         error = failing(transport(serve(answer(b"{}", length=50)).url))
-        assert error.summary == "GET /x -> network: the answer broke off"
+        assert error.summary == "GET /x -> network: the response was cut off"
         assert (error.status, error.retryable) == (None, True)
 
     def test_truncated_to_nothing_is_not_read_as_empty(self, serve: Any) -> None:
@@ -440,7 +442,7 @@ class TestNoAnswer:
 
         server = serve(trickle)
         error = failing(transport(server.url, timeout=0.5))
-        assert "timed out: the answer came too slowly" in str(error)
+        assert "timed out: the response came too slowly" in str(error)
         assert error.retryable
 
     def test_endless_interim_answers_time_out(self, serve: Any) -> None:
@@ -661,6 +663,6 @@ class TestAddress:
         for url in ("http://127.0.0.9", "http://[::1]:1", "https://mr.example", "http://10.0.0.1"):
             transport(url)
         assert [(record.name, record.getMessage()) for record in caplog.records] == [
-            ("mr_celery", "http://mr.example is not https: the worker's token travels in clear"),
-            ("mr_celery", "http://10.0.0.1 is not https: the worker's token travels in clear"),
+            ("mr_celery", "http://mr.example is not https: the worker's token is sent unencrypted"),
+            ("mr_celery", "http://10.0.0.1 is not https: the worker's token is sent unencrypted"),
         ]

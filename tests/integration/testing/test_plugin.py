@@ -139,7 +139,7 @@ def test_invalid_settings(session: pytest.Pytester, monkeypatch: pytest.MonkeyPa
         """,
     )
     result.assert_outcomes(failed=1, errors=1)
-    shown = [each for each in result.outlines if "MODELREINS_LEASE: 'soon' is not allowed; allowed is seconds" in each]
+    shown = [each for each in result.outlines if "MODELREINS_LEASE: 'soon' is invalid: it must be seconds" in each]
     assert len(shown) == 2
 
 

@@ -135,7 +135,7 @@ class TestUnrouted:
         ("registry", "fields", "why"),
         [
             (REGISTRY, {"capability": "video"}, "no handler takes job 1: it requires capability video"),
-            (REGISTRY, {"capabilities": ["image", "text"]}, "job 1 is taken by paint and by write equally"),
+            (REGISTRY, {"capabilities": ["image", "text"]}, "paint and write match job 1 equally well"),
         ],
         ids=["none", "two"],
     )

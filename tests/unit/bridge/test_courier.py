@@ -285,7 +285,7 @@ def test_retry_after_pauses_all_deliveries_up_to_a_limit(
     harness.server.faults["close"] = [refusal(429, retry_after=asked_for)] * 3
     begun(harness, courier)
     assert look(harness, courier) == pause
-    said = f"the server asks to wait {duration(asked_for)} (Retry-After), next delivery in {duration(pause)}"
+    said = f"the server requested a pause of {duration(asked_for)} (Retry-After), next delivery in {duration(pause)}"
     assert caplog.text.count(said) == 1
     harness.clock.advance(pause - 1.0)
     assert begun(harness, courier) == 0

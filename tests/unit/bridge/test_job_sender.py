@@ -244,14 +244,14 @@ def test_an_unreachable_broker_is_logged_rarely_and_retried(
     caplog.set_level("INFO")
     run = harness.bring("claimed")
     for _ in range(3 * UNPUBLISHED_TRIES):
-        harness.publisher.fails = [NotPublished("the broker is away")]
+        harness.publisher.fails = [NotPublished("the broker is unreachable")]
         with pytest.raises(NotPublished):
             context.sender.publish(1, context.routes["tiny.upper"], run.task_id, priority="normal")
         clock.advance(UNPUBLISHED_SECONDS)
     assert harness.kit.state() == "claimed"
     context.sender.publish(1, context.routes["tiny.upper"], run.task_id, priority="normal")
     began, *reminders, over, _ = [record.getMessage() for record in caplog.records]
-    assert began.startswith("the broker at memory:// has been unreachable for 60 s: the broker is away.")
+    assert began.startswith("the broker at memory:// has been unreachable for 60 s: the broker is unreachable.")
     assert len(reminders) == 3  # in 15 min: the intervals grow
     assert over == "the broker at memory:// answers again, after 15 min"
 

@@ -59,7 +59,7 @@ def turns(loop: Loop, count: int) -> list[float]:
 ERRORS = [
     WorkerError("GET /jobs -> 503: busy", status=503, retryable=True),
     WorkerError("GET /jobs -> 404: not found", status=404),
-    LedgerUnavailable("the ledger is away"),
+    LedgerUnavailable("the ledger is unreachable"),
     JobError("a job is wrong"),
     ZeroDivisionError("boom"),
     OSError("no"),
@@ -133,7 +133,7 @@ class TestLogOfALongerPause:
     def test_logs_its_length_and_cause_once(self, log: pytest.LogCaptureFixture) -> None:
         turns(Loop("claim", Script(asked_to_wait(1e12), asked_to_wait(1e12), 0.0)), 3)
 
-        wish = "the server asks to wait 11574074 d (Retry-After), next try in 1 min"
+        wish = "the server requested a pause of 11574074 d (Retry-After), next try in 1 min"
         assert log.messages[0] == f"claim: failure 1 in a row: GET /my-jobs -> 429; {wish}"
 
     def test_logs_it_immediately_during_an_outage(self, log: pytest.LogCaptureFixture) -> None:
@@ -142,7 +142,7 @@ class TestLogOfALongerPause:
 
         assert log.messages[1:] == [
             "claim: failure 5 in a row: GET /my-jobs -> 429; "
-            "the server asks to wait 50 s (Retry-After), next try in 50 s"
+            "the server requested a pause of 50 s (Retry-After), next try in 50 s"
         ]
 
     def test_logs_it_again_after_a_success(self, log: pytest.LogCaptureFixture) -> None:
@@ -162,7 +162,7 @@ class TestLog:
         ("error", "said"),
         [
             (WorkerError("GET /jobs -> 503: hush", status=503), "inbox: failure 3 in a row: GET /jobs -> 503"),
-            (LedgerUnavailable("the ledger is away"), "inbox: failure 3 in a row: the ledger is away"),
+            (LedgerUnavailable("the ledger is unreachable"), "inbox: failure 3 in a row: the ledger is unreachable"),
         ],
     )
     def test_logs_an_expected_error_in_one_line(

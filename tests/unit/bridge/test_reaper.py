@@ -371,7 +371,7 @@ def test_a_failed_publish_is_retried_with_the_same_task_id(
 ) -> None:
     caplog.set_level("DEBUG")
     run = harness.bring("claimed")
-    harness.publisher.fails = [OSError("the broker is away")]
+    harness.publisher.fails = [OSError("the broker is unreachable")]
     kit.make_due("claimed")
     reaper.run_once()
     assert kit.state() == "claimed"
@@ -393,7 +393,7 @@ def three_unsent(harness: BridgeHarness, *fails: Exception) -> None:
 def test_after_a_failed_publish_no_other_is_tried_in_the_same_run(
     harness: BridgeHarness, kit: LedgerKit, reaper: Reaper
 ) -> None:
-    three_unsent(harness, OSError("the broker is away"))
+    three_unsent(harness, OSError("the broker is unreachable"))
     reaper.run_once()
     assert harness.publisher.sent == []
     assert [kit.state(job_id) for job_id in (1, 2, 3)] == ["claimed"] * 3
@@ -405,7 +405,7 @@ def test_after_a_failed_publish_no_other_is_tried_in_the_same_run(
 def test_lost_runs_are_found_while_the_broker_is_unreachable(
     harness: BridgeHarness, kit: LedgerKit, reaper: Reaper
 ) -> None:
-    three_unsent(harness, *[OSError("the broker is away")] * 2)
+    three_unsent(harness, *[OSError("the broker is unreachable")] * 2)
     harness.bring("running", 4)
     for attempt in (2, 3):
         kit.make_due("claimed")

@@ -101,7 +101,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (
         "no_bridge",
         {"bridges": (bridge(at=NOW - 60.0),)},
-        "no bridge online (host:1 was last heard of 60 s ago): no job is claimed, and lost runs are not noticed",
+        "no bridge online (host:1 was last seen 60 s ago): no job is claimed, and lost runs are not noticed",
     ),
     ("ledger_unreachable", {"ledger": Trouble("refused", 20.0)}, "ledger unreachable for 20 s: refused"),
 ]

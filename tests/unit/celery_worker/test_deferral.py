@@ -350,7 +350,7 @@ def test_a_run_whose_job_the_ledger_has_lost_fails_nothing_without_a_reference(
         kit.redis.delete(kit.key("job:1"))
         return Deferred(timeout=60, note=job.ref)
 
-    with pytest.raises(Ignore, match="the ledger has lost it"):
+    with pytest.raises(Ignore, match="lost from the ledger"):
         run(clients, kit.bring("sent"), handler)
     assert not kit.redis.hexists(kit.key("payload:1"), "outcome")
     assert "Traceback" not in caplog.text
@@ -368,5 +368,5 @@ def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
 
 
 def test_a_note_is_a_text() -> None:
-    with pytest.raises(JobError, match="takes a text, not int"):
+    with pytest.raises(JobError, match="takes a string, not int"):
         Deferred(note=7)  # type: ignore[arg-type]

@@ -226,7 +226,7 @@ def test_an_interruption_that_fails_does_not_hold_up_others(
     broken, request = Running(kit.bring("running", 7)), Running(kit.bring("running", 8))
 
     def fails(pool: Pool) -> None:
-        raise OSError("the result backend is away")
+        raise OSError("the result backend is unreachable")
 
     monkeypatch.setattr(broken, "terminate", fails)
     kit.ledger.abort(7, "operator")
@@ -251,7 +251,7 @@ def test_the_command_does_no_harm_while_the_ledger_is_away(
     request = Running(kit.bring("running", 7))
 
     def away(*args: Any, **kwargs: Any) -> dict[int, str]:
-        raise LedgerUnavailable("the ledger is away")
+        raise LedgerUnavailable("the ledger is unreachable")
 
     monkeypatch.setattr(kit.ledger, "renew", away)
     assert renewer.told(request.id) == []

@@ -74,7 +74,7 @@ class FailingSometimes:
         def failing(*args: Any, **kwargs: Any) -> Any:
             if self.left > 0:
                 self.left -= 1
-                raise LedgerUnavailable("the ledger is away")
+                raise LedgerUnavailable("the ledger is unreachable")
             return method(*args, **kwargs)
 
         return failing
@@ -265,8 +265,8 @@ def test_messages_of_invented_worker_names_are_dropped_with_few_lines(
         with pytest.raises(Ignore):
             made.run(Message(f"invented {number}", 7, "mr-7-1-ab"), str, Declaration(), (), {})
     assert len(caplog.messages) == 10
-    assert "no such worker name: invented 0 (1 message)" in caplog.messages[0]
-    assert "no such worker name: invented 511 (512 messages)" in caplog.messages[-1]
+    assert "worker name invented 0 is not configured here (1 message)" in caplog.messages[0]
+    assert "worker name invented 511 is not configured here (512 messages)" in caplog.messages[-1]
 
 
 def test_a_run_announces_its_retry_before_the_message_is_published(kit: LedgerKit, clients: FakeClients) -> None:
@@ -297,7 +297,7 @@ def test_a_retry_that_cannot_be_announced_is_published_all_the_same(
     message = Message("w", key.job_id, key.task_id)
     retries.announce_retry(failing, message, NONCE, 1)  # type: ignore[arg-type]
     assert clock.now > publishing.PUBLISH_SECONDS / 2
-    assert "its retry could not be announced: the ledger is away" in caplog.text
+    assert "its retry could not be announced: the ledger is unreachable" in caplog.text
 
 
 @pytest.mark.parametrize("retries", [0, 2])
@@ -503,7 +503,7 @@ def test_a_retry_that_was_not_requested_fails_the_job(kit: LedgerKit, clients: F
         run(clients, kit.bring("sent"), handler)
     outcome = kit.outcome()
     assert outcome.status == "failed"
-    assert "asked for no retry" in outcome.text
+    assert "use self.retry()" in outcome.text
 
 
 class Unreadable(Exception):
@@ -732,7 +732,7 @@ def test_a_span_that_raises_costs_no_outcome(
     @contextmanager
     def breaks(*args: Any) -> Iterator[Any]:
         yield SimpleNamespace(set=lambda attributes: None, fail=lambda error: None)
-        raise OSError("the exporter is away")
+        raise OSError("the exporter is unreachable")
 
     monkeypatch.setattr(runner.tracing, "run", breaks)
     run(clients, kit.bring("sent"), lambda job: "text")
@@ -744,7 +744,7 @@ def test_a_run_that_cannot_be_traced_is_logged(
 ) -> None:
     @contextmanager
     def breaks(*args: Any) -> Iterator[Any]:
-        raise OSError("the exporter is away")
+        raise OSError("the exporter is unreachable")
         yield
 
     monkeypatch.setattr(runner.tracing, "run", breaks)
@@ -782,7 +782,7 @@ def test_gevents_hard_time_limit_is_reported_by_the_pool(
     assert kit.state() == ("running" if limit else "finished")
 
 
-# -- a retry that the broker does not take -----------------------------------------------------------------
+# -- a retry that the broker does not accept -----------------------------------------------------------------
 
 
 class Signature:
@@ -1045,7 +1045,8 @@ def test_a_refused_early_upload_raises_in_the_handler(kit: LedgerKit, clients: F
 
 NO_ROUTE = WorkerError("POST /artifacts/upload -> 404: Not Found", status=404)
 NEEDS = (
-    r"404: Not Found \(the server takes no artifacts and no reviews: that needs ModelReins server 4\.6\.0 or newer\)"
+    r"404: Not Found \(the server does not support artifacts and reviews, "
+    r"which need ModelReins server 4\.6\.0 or later\)"
 )
 
 
@@ -1291,7 +1292,7 @@ def test_a_handler_that_checks_stops_and_leaves_no_trace(
         raise_if_aborted()
         calls.append("went on")
 
-    with pytest.raises(Ignore, match="job 1 was aborted on the server, or given to another worker") as caught:
+    with pytest.raises(Ignore, match="job 1 was aborted on the server or given to another worker") as caught:
         run(clients, key, handler, Declaration(on_error=lambda job, exception: calls.append(exception)))
     assert type(caught.value) is Ignore
     assert calls == []
@@ -1483,7 +1484,7 @@ def test_an_outcome_that_a_courier_has_taken_is_left_to_it(kit: LedgerKit, caplo
     run(clients, kit.bring("sent"), lambda job: "text")
     assert clients.out.delivery_requests == []
     assert kit.record().outcome == Outcome("done", "text")
-    assert "left to the courier" in caplog.text
+    assert "left to the bridge for delivery" in caplog.text
     assert "dropped" not in caplog.text
 
 

@@ -240,7 +240,7 @@ def test_a_signal_while_the_ledger_is_away_raises_nothing(
     run = kit.bring("sent")
 
     def away(*args: Any) -> bool:
-        raise LedgerUnavailable("the ledger is away")
+        raise LedgerUnavailable("the ledger is unreachable")
 
     monkeypatch.setattr(kit.ledger, "fail", away)
     context = Context({"id": run.task_id, **header("w", 1)})

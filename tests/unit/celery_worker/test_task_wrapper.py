@@ -463,7 +463,7 @@ def test_autoretry_for_everything_lets_an_abort_through(
     @modelreins_job
     @app.task(name="t", autoretry_for=(Exception,))
     def task(prompt: str) -> str:
-        raise JobAborted("the handler is to stop")
+        raise JobAborted("the handler must stop")
 
     put(app, runner)
     assert trace(app, "t")[0] == "IGNORED"

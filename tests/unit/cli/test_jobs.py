@@ -115,7 +115,7 @@ def test_without_a_terminal_nothing_changes_unless_yes_is_given(kit: LedgerKit) 
     refused = run("fail", "--since", "1h", "--why", "x")
     assert refused.exit_code == 2
     assert refused.output.splitlines()[-1] == (
-        "mr-celery: 2 jobs would be failed, and there is no terminal for the question: add --yes"
+        "mr-celery: 2 jobs would be failed, but there is no terminal to confirm it: add --yes"
     )
     assert kit.state(1) == "sent"
     assert run("fail", "--since", "1h", "--why", "x", "--yes").exit_code == 0

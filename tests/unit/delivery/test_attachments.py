@@ -117,7 +117,7 @@ def test_a_pipe_is_attached_from_its_position(attachments: Attachments) -> None:
     ("arguments", "words"),
     [
         ({"data": "text"}, "encode the text"),
-        ({"kind": None}, r"content_type=…\) takes a text, not NoneType"),
+        ({"kind": None}, r"content_type=…\) takes a string, not NoneType"),
         ({"kind": "a/b\r\nX-Evil: 1"}, "is not a content type"),
         ({"expires_at": "tomorrow"}, "is not an ISO 8601 time"),
     ],

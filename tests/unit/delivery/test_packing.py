@@ -193,7 +193,7 @@ def test_a_longer_one_is_cut_says_so_and_is_attached_whole(text: str) -> None:
     size = len(text.encode())
     cut, _, mark = packed.outcome.text.rpartition("\n")
     assert text.startswith(cut)
-    assert mark == f"[… cut: these are not all of the {size} bytes; the whole text is the artifact result.txt]"
+    assert mark == f"[… truncated: the full output, {size} bytes, is in the artifact result.txt]"
     assert 2000 - 4 < len(packed.outcome.text.encode()) <= 2000
     assert names(packed) == ["a", "result.txt"]
     assert packed.outcome.uploads[1].content_type == "text/plain; charset=utf-8"

@@ -369,7 +369,7 @@ def test_on_a_server_that_surely_has_no_artifacts_they_are_listed(tmp_path: Path
     packed = packed_of(Artifact(data=b"small", filename="a.txt"), film(tmp_path), reviews=[Review("t", "Title", "c")])
     outcome = stage(packed, server=server, routes=cast(ServerRoutes, routes)).outcome
     assert (outcome.status, [upload.refused for upload in outcome.uploads]) == (status, [True, True])
-    for part in ("made it", "'a.txt'", "'film.mp4'", "review 'Title'", "ModelReins server 4.6.0 or newer"):
+    for part in ("made it", "'a.txt'", "'film.mp4'", "review 'Title'", "ModelReins server 4.6.0 or later"):
         assert part in outcome.text
 
 

@@ -262,8 +262,8 @@ class TestWrongOption:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            *(({"tags": tags}, "tags= takes a list of texts") for tags in ("gpu", "", [1], [None], [""], [["gpu"]])),
-            *(({"tags": tags}, "tags= takes a list of texts") for tags in (None, 7, True)),
+            *(({"tags": tags}, "tags= takes a list of strings") for tags in ("gpu", "", [1], [None], [""], [["gpu"]])),
+            *(({"tags": tags}, "tags= takes a list of strings") for tags in (None, 7, True)),
             *(
                 ({name: value}, f"{name}= takes a function")
                 for name in ("match", "arguments", "result", "on_error")
@@ -301,7 +301,7 @@ class TestWrongOption:
         assert said in str(refused.value)
 
     def test_secrets_without_a_capability_are_refused(self) -> None:
-        with pytest.raises(RoutingError, match="requires_secrets= belongs to a capability"):
+        with pytest.raises(RoutingError, match="requires_secrets= needs a capability"):
             modelreins_job(tags=["gpu"], requires_secrets=["vault://a"])
 
     @pytest.mark.parametrize("further", ["", " ", 7, None])

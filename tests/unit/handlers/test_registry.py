@@ -104,20 +104,20 @@ class TestRoute:
 
         assert registry.route(job(priority="high")).name == "first"
         assert registry.route(job(prompt="paint")).name == "second"
-        with pytest.raises(RoutingError, match=r"^job 7 is taken by first and by second equally: .*match="):
+        with pytest.raises(RoutingError, match=r"^first and second match job 7 equally well: .*match="):
             registry.route(job(priority="high", prompt="paint"))
 
     def test_two_sets_of_tags_of_the_same_size_are_equal(self) -> None:
         registry = Registry([handler("first", tags=["gpu"]), handler("second", tags=["art"])])
 
         assert registry.route(job(tags=["art"])).name == "second"
-        with pytest.raises(RoutingError, match="first and by second equally"):
+        with pytest.raises(RoutingError, match="first and second match job"):
             registry.route(job(tags=["gpu", "art"]))
 
     def test_two_capabilities_of_one_job_are_equal(self) -> None:
         registry = Registry([handler("first", capability="a"), handler("second", capability="b")])
 
-        with pytest.raises(RoutingError, match="first and by second equally"):
+        with pytest.raises(RoutingError, match="first and second match job"):
             registry.route(job(capabilities=["a", "b"]))
 
     def test_a_more_specific_one_settles_an_ambiguity(self) -> None:

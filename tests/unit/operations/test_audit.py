@@ -159,7 +159,7 @@ def test_an_ambiguous_status_is_not_a_difference() -> None:
     assert one_reading(row("running"), Listed(Listing(statuses={1: ""}), Listing())) == []
 
 
-@pytest.mark.parametrize(("looked", "says"), [(BRIDGE_SECONDS + 1, "last visited 21 s ago"), (None, "never visited")])
+@pytest.mark.parametrize(("looked", "says"), [(BRIDGE_SECONDS + 1, "last checked 21 s ago"), (None, "never checked")])
 def test_work_without_a_bridge_is_a_difference(looked: float | None, says: str) -> None:
     assert [(each.what, each.ledger) for each in one_reading(row("running"), RUNNING, looked=looked)] == [
         (NO_BRIDGE, says)
@@ -174,29 +174,29 @@ def test_work_without_a_bridge_is_a_difference(looked: float | None, says: str) 
     [
         (
             one_reading(None, RUNNING)[0],
-            "job 1: in progress on the server, not here (ledger: unknown; server: running)",
+            "job 1: running on the server, unknown to the ledger (ledger: unknown; server: running)",
         ),
         (
             one_reading(row("running", seconds=7.2), NOWHERE)[0],
-            "job 1: in flight here, not in the server's lists (ledger: running for 7.2 s; server: listed nowhere)",
+            f"job 1: {GONE} (ledger: running for 7.2 s; server: listed nowhere)",
         ),
         (
             one_reading(row("running", seconds=7.2), NOWHERE)[0].with_status("failed"),
-            "job 1: in flight here, not in the server's lists (ledger: running for 7.2 s; server: failed)",
+            f"job 1: {GONE} (ledger: running for 7.2 s; server: failed)",
         ),
         (
             one_reading(row("running", seconds=7.2), NOWHERE)[0].with_status("running"),
-            "job 1: in flight here and there, not in the server's lists (ledger: running for 7.2 s; "
+            "job 1: in flight in both, but missing from the server's lists (ledger: running for 7.2 s; "
             "server: running, though not listed so)",
         ),
         (
             one_reading(row("running", sets=("sent",), slots=()), RUNNING)[0],
-            "job 1: its record here contradicts the lists here (ledger: record running, listed as sent, no slot; "
+            "job 1: its ledger record contradicts the ledger's lists (ledger: record running, listed as sent, no slot; "
             "server: running)",
         ),
         (
             one_reading(row("running"), RUNNING, looked=None)[0],
-            "no bridge is at work (ledger: never visited)",
+            "no bridge checks the ledger (ledger: never checked)",
         ),
     ],
 )

@@ -36,7 +36,7 @@ def found(*, with_audit: bool = False, **flags: str) -> list[Finding]:
 def test_an_invalid_setting_ends_the_check() -> None:
     only = found(lease="soon")
     assert [(each.what, each.ok) for each in only] == [("settings", False)]
-    assert "--lease: 'soon' is not allowed" in only[0].detail
+    assert "--lease: 'soon' is invalid" in only[0].detail
     assert only[0].hint == "correct it and run the check again"
 
 

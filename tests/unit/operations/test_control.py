@@ -118,7 +118,7 @@ def test_a_job_that_starts_while_it_is_being_requeued_does_not_run_twice(
 
 def test_an_unreachable_worker_is_not_a_failure(kit: LedgerKit, caplog: pytest.LogCaptureFixture) -> None:
     def deaf(task_id: str, node: str) -> None:
-        raise OSError("the broker is away")
+        raise OSError("the broker is unreachable")
 
     run = kit.bring("running")
     fail(kit.ledger, 1, "no", announce=deaf)

@@ -62,7 +62,7 @@ def test_lines_overrule_common_fields() -> None:
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{", "line 1 is not JSON"), ("[]", "line 1 is not an object"), ('{"prompt": 1}', "line 1 has no prompt")],
+    [("{", "line 1 is not JSON"), ("[]", "line 1 is not an object"), ('{"prompt": 1}', 'line 1 needs a "prompt"')],
 )
 def test_a_wrong_line_is_named(line: str, message: str) -> None:
     with pytest.raises(MrCeleryError, match=message):
@@ -102,7 +102,7 @@ def test_an_api_key_is_used_instead_of_the_token(
             "no worker is eligible for the job: .*'painter'.*none eligible",
         ),
         ({"status_code": 400, "text": "priority must be a string"}, "priority must be a string"),
-        ({"json": {}}, "the answer names no job"),
+        ({"json": {}}, "the response names no job"),
         ({"exc": TimeoutError("slow")}, "may have been dispatched or not"),
         ({"exc": ConnectionRefusedError(111, "Connection refused")}, "cannot be reached"),
     ],

@@ -322,7 +322,9 @@ def test_a_link_instead_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "new"
     (tmp_path / name).symlink_to(target)
-    with pytest.raises(MrCeleryError, match=rf"cannot keep its state in \S+/s.db: {tmp_path}/{name} is a symlink"):
+    with pytest.raises(
+        MrCeleryError, match=rf"cannot keep its state in \S+/s.db: {tmp_path}/{name} (must be a regular file, but )?is"
+    ):
         Store(str(tmp_path / "s.db"))
     assert not target.exists()
 

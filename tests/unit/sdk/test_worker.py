@@ -228,7 +228,7 @@ class TestRun:
         self, asked: float, pause: float, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert Run(Scripted(refusal(429, retry_after=asked))).go().pauses == [pause]
-        wish = f"the server asks to wait {duration(asked)} (Retry-After), next try in {duration(pause)}"
+        wish = f"the server requested a pause of {duration(asked)} (Retry-After), next try in {duration(pause)}"
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert warnings == [f"POST /x -> 429; {wish}"]
 
@@ -288,7 +288,10 @@ class TestClose:
         worker = Scripted([{"id": 1}], complete=[refusal(429, retry_after=asked)] * 2)
         assert Run(worker).go().pauses == [pause] * 2
         assert worker.named("complete") == [("complete", 1, "result 1", "done")] * 3
-        assert f"the server asks to wait {duration(asked)} (Retry-After), next try in {duration(pause)}" in caplog.text
+        assert (
+            f"the server requested a pause of {duration(asked)} (Retry-After), next try in {duration(pause)}"
+            in caplog.text
+        )
 
     def test_is_given_up_after_an_hour(self, caplog: pytest.LogCaptureFixture) -> None:
         worker = Scripted([{"id": 1}, {"id": 2}], complete=[refusal(503)] * 200)

@@ -145,7 +145,7 @@ class TestJobs:
         )
         assert warnings(caplog) == [
             f"{len(unusable)} entries left out of the list of pending jobs: it has no usable id "
-            f"(new: {len(unusable)} of unknown id, so that what the list lacks means nothing)"
+            f"(new: {len(unusable)} without a usable id, so a job missing from this list does not count as ended)"
         ]
 
     def test_entries_in_another_status_are_dropped(self, api: Api, mocked_http: MockedHttp) -> None:
@@ -269,7 +269,7 @@ class TestLeftOut:
         assert warnings(caplog) == [
             "20 entries left out of the list of pending jobs: its status is int (new: jobs 0, 1, 2, 3, 4, …)",
             "2 entries left out of the list of pending jobs: it has no usable id "
-            "(new: 2 of unknown id, so that what the list lacks means nothing)",
+            "(new: 2 without a usable id, so a job missing from this list does not count as ended)",
             "job=50 left out of the list of pending jobs: its status is list",
         ]
 

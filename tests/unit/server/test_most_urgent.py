@@ -41,8 +41,8 @@ class TestMalformed:
             ({"capability": ["image"]}, "its capability is list"),
             ({"capabilities": {"image": True}}, "its capabilities are dict"),
             ({"tags": 7}, "its tags are int"),
-            ({"tags": ["gpu", None]}, "its tags are not all texts"),
-            ({"capabilities": [["image"]]}, "its capabilities are not all texts"),
+            ({"tags": ["gpu", None]}, "its tags are not all strings"),
+            ({"capabilities": [["image"]]}, "its capabilities are not all strings"),
         ],
     )
     def test_names_the_field_and_not_its_content(self, fields: dict[str, Any], reason: str) -> None:

@@ -79,5 +79,5 @@ def test_an_unencrypted_admin_token_is_logged(mocked_http: MockedHttp, caplog: p
     mocked_http.post("http://in-clear.example" + REGISTER, json={"view_url": "/v"})
     with caplog.at_level(logging.WARNING, "mr_celery"):
         register("http://in-clear.example", TOKEN, BODY)
-    assert "the admin token travels in clear" in caplog.text
+    assert "the admin token is sent unencrypted" in caplog.text
     assert TOKEN not in caplog.text

@@ -266,7 +266,7 @@ def test_wrong_value_is_refused_with_its_source_and_the_allowed_values(name: str
     with pytest.raises(SettingsError) as refused:
         read({f"modelreins_{name}": value})
 
-    assert str(refused.value) == f"modelreins_{name}: {value!r} is not allowed; allowed is {allowed}"
+    assert str(refused.value) == f"modelreins_{name}: {value!r} is invalid: it must be {allowed}"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_wrong_value_is_refused_with_its_source_and_the_allowed_values(name: str
     ],
 )
 def test_error_has_the_name_that_the_setting_has_in_its_source(arguments: dict[str, Any], source: str) -> None:
-    with pytest.raises(SettingsError, match=f"^{source}: 'soon' is not allowed; allowed is seconds from 0.1 to 3600$"):
+    with pytest.raises(SettingsError, match=f"^{source}: 'soon' is invalid: it must be seconds from 0.1 to 3600$"):
         read(**arguments)
 
 
@@ -345,7 +345,7 @@ class TestSecrets:
             "configuration": {"configuration": {f"modelreins_{name}": value}},
         }[source]
 
-        with pytest.raises(SettingsError, match="is not allowed; allowed is") as refused:
+        with pytest.raises(SettingsError, match="is invalid: it must be") as refused:
             read(**sources)
 
         assert "hush" not in str(refused.value)
@@ -429,7 +429,7 @@ class TestRequire:
     def test_refuses_an_empty_value_and_explains_how_to_set_it(self) -> None:
         nothing = read({"modelreins_name": "w"})
 
-        with pytest.raises(SettingsError, match=r"^worker 'w' has no token: set MODELREINS_TOKEN to the token "):
+        with pytest.raises(SettingsError, match=r"^worker name 'w' has no token: set MODELREINS_TOKEN to the token "):
             require(nothing, "token")
         with pytest.raises(SettingsError, match=r"^modelreins_ledger_url is not set: set MODELREINS_LEDGER_URL to "):
             require(nothing, "ledger_url")
@@ -478,7 +478,7 @@ class TestTheAddressOfMetrics:
 
     @pytest.mark.parametrize("given", ["no", "", ":80", "0", "65536", "host:", "http://host:80", True])
     def test_other_values_are_refused(self, given: Any) -> None:
-        with pytest.raises(SettingsError, match=r"modelreins_http: .* is not allowed; allowed is a port, or host:port"):
+        with pytest.raises(SettingsError, match=r"modelreins_http: .* is invalid: it must be a port, or host:port"):
             load({"modelreins_http": given}, environment={})
 
 

@@ -64,7 +64,7 @@ def test_a_size_is_written_in_bytes_or_with_a_unit(given: Any, size: int) -> Non
     ids=repr,
 )
 def test_invalid_size_is_refused_with_the_allowed_values(given: Any) -> None:
-    with pytest.raises(SettingsError, match=r"(?i)_spool_limit: .* is not allowed; allowed is bytes from 1 MiB, such"):
+    with pytest.raises(SettingsError, match=r"(?i)_spool_limit: .* is invalid: it must be bytes from 1 MiB, such"):
         read("spool_limit", given)
 
 
@@ -74,7 +74,7 @@ def test_the_limit_of_an_output_is_a_size(given: Any, size: int) -> None:
 
 
 def test_the_smallest_output_has_room_for_the_mark_of_a_cut() -> None:
-    with pytest.raises(SettingsError, match="MODELREINS_RESULT_LIMIT: '1023' is not allowed"):
+    with pytest.raises(SettingsError, match="MODELREINS_RESULT_LIMIT: '1023' is invalid"):
         read("result_limit", "1023")
 
 
@@ -103,7 +103,7 @@ def test_a_spool_is_an_absolute_path_or_a_url(given: str, used: str) -> None:
 
 @pytest.mark.parametrize("given", ["spool", "./spool", "~/spool", "/", "s3://", "s3:bucket", "://bucket", "C:\\spool"])
 def test_another_spool_is_refused_with_the_allowed_values(given: str) -> None:
-    with pytest.raises(SettingsError, match=r"_SPOOL_URL: .* is not allowed; allowed is an absolute path"):
+    with pytest.raises(SettingsError, match=r"_SPOOL_URL: .* is invalid: it must be an absolute path"):
         read("spool_url", given)
 
 

@@ -52,17 +52,17 @@ class TestSettings:
     def test_missing_token_names_the_variable(self) -> None:
         image, _ = read(TWO, IMAGE_TOKEN="").each()
         with pytest.raises(
-            SettingsError, match=r"^worker 'image-01' has no token: set IMAGE_TOKEN to the token that was "
+            SettingsError, match=r"^worker name 'image-01' has no token: set IMAGE_TOKEN to the token shown "
         ):
             require(image, "token")
 
     @pytest.mark.parametrize(
         ("workers", "why"),
         [
-            ({}, "the value given is not allowed; allowed is a mapping such as"),
-            ([], "the value given is not allowed"),
-            ("no json", "the value given is not allowed"),
-            ('["w"]', "the value given is not allowed"),
+            ({}, "the value given is invalid: it must be a mapping such as"),
+            ([], "the value given is invalid"),
+            ("no json", "the value given is invalid"),
+            ('["w"]', "the value given is invalid"),
             ({"": {}}, "'' is not a valid worker name"),
             ({"w\n2": {}}, r"'w\\n2' is not a valid worker name"),
             ({"w": "IMAGE_TOKEN"}, "'w' needs a mapping with token_env, token_file, capabilities, queues"),
@@ -85,7 +85,7 @@ class TestSettings:
         assert "se cret" not in str(refused.value)
 
     def test_invalid_token_names_the_variable(self) -> None:
-        with pytest.raises(SettingsError, match=r"^IMAGE_TOKEN: the value given is not allowed"):
+        with pytest.raises(SettingsError, match=r"^IMAGE_TOKEN: the value given is invalid"):
             read(TWO, IMAGE_TOKEN="a\nb")
 
     def test_unknown_name_is_refused(self) -> None:
@@ -137,9 +137,9 @@ class TestHandlers:
         [
             (
                 {"capabilities": ["image.generat"]},
-                "'w' names the capability 'image.generat', which no handler has; there is image.generate, long, text",
+                "'w' names the capability 'image.generat', which no handler has; available: image.generate, long, text",
             ),
-            ({"queues": ["gpu"]}, "'w' names the queue 'gpu', which no handler has; there is celery, text"),
+            ({"queues": ["gpu"]}, "'w' names the queue 'gpu', which no handler has; available: celery, text"),
             ({"queues": ["text"], "capabilities": ["image.generate"]}, "no handler with a capability of 'w' is on one"),
         ],
     )
@@ -153,5 +153,5 @@ class TestDeliveryByWorkers:
         clients = Clients(read({"a": {"token_env": "IMAGE_TOKEN"}, "b": {"token_env": "MISSING"}}))
         assert clients.delivers("a")
         assert not clients.delivers("b")  # left to the bridge, which has the token
-        with pytest.raises(SettingsError, match="worker 'b' has no token: set MISSING to"):
+        with pytest.raises(SettingsError, match="worker name 'b' has no token: set MISSING to"):
             clients.api("b")

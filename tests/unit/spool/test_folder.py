@@ -315,7 +315,7 @@ def test_a_link_to_a_file_is_not_read(spool: FolderSpool, inside: Path, secret: 
 def test_a_named_pipe_is_not_read(spool: FolderSpool, inside: Path) -> None:
     inside.mkdir(parents=True)
     os.mkfifo(inside / str(NAME))
-    refused(lambda: read(spool), "plain file")
+    refused(lambda: read(spool), "regular file")
 
 
 def test_a_link_is_replaced_and_not_written_through(spool: FolderSpool, inside: Path, secret: Path) -> None:

@@ -51,6 +51,8 @@ def test_data_size(number: int, shown: str) -> None:
 
 def test_counted() -> None:
     assert [counted(number, "job") for number in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+    assert [counted(number, "try") for number in (1, 2)] == ["1 try", "2 tries"]
+    assert [counted(2, noun) for noun in ("key", "other delivery")] == ["2 keys", "2 other deliveries"]
 
 
 @pytest.mark.parametrize(

@@ -318,9 +318,8 @@ class Inbox:
         """The reason why a handler's jobs cannot be claimed now; ``None`` if none is known."""
         context = self._context
         if handler.name in self.deferring:
-            return Block(
-                "deferred", f"{context.settings.max_deferred} jobs or more are deferred, or may be", handler.name
-            )
+            limit = f"the limit of {context.settings.max_deferred} deferred jobs is reached (modelreins_max_deferred)"
+            return Block("deferred", f"{limit}; running jobs that may defer count too", handler.name)
         return context.block_of(handler, context.capacity.nodes)
 
     def _note_pending(self, count: int, blocks: Collection[Block]) -> None:

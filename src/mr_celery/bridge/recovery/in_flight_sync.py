@@ -277,7 +277,9 @@ class InFlightSync:
             if unclear and not self._is_long_admitted(job_id, asked_at):
                 return
             if context.ledger.drop(job_id):
-                context.log(job_id).info("not_claimed", "claim had not succeeded")
+                context.log(job_id).info(
+                    "not_claimed", "the claim did not take effect: the server does not list the job as running"
+                )
             return
         record = context.ledger.read(job_id)
         if record is None or record.job is None:
@@ -286,7 +288,8 @@ class InFlightSync:
             task_id = context.ledger.claimed(job_id, trace=tracing.carrier())
             if task_id is None:
                 return
-            context.log(job_id, task_id, record.route.task_name).info("claimed", "claim had succeeded")
+            log = context.log(job_id, task_id, record.route.task_name)
+            log.info("claimed", "the claim succeeded: the server lists the job as running")
             with suppress(NotPublished):
                 context.sender.publish(job_id, record.route, task_id, priority=record.job.priority, job=record.job)
 
@@ -336,7 +339,8 @@ class InFlightSync:
             return
         self._waiting = count
         if count:
-            text = f"{counted(count, 'job')} on the server and unknown to the ledger: adopted as slots become free"
+            jobs = f"{counted(count, 'job')} running on the server but unknown to the ledger"
+            text = f"{jobs}: to be adopted as slots become free"
             logger.warning("%s", text, extra={"event": "adoption_waits", "count": count})
         else:
             logger.info("no job waits to be adopted any more", extra={"event": "adoption_waits", "count": 0})

@@ -11,7 +11,7 @@ set('handed_over', 1)
 for _, member_id in ipairs(redis.call('ZRANGE', unfinished(), 0, -1)) do
   local member = read_member(member_id)
   if member and member.state == 'sent' then
-    -- The broker may have been away for long.
+    -- The broker may have been unreachable for long.
     local due_at = math.max(now, member.since)
     write_member(member_id, member, 'sent', due_at + wait_seconds, due_at)
   end

@@ -93,7 +93,7 @@ class Page:
     async def _refusal(self, scope: Scope) -> Response:
         if await self._brake.is_too_fast(scope):
             headers = {"Retry-After": "3", "Connection": "close"}
-            return PlainTextResponse("too many wrong tokens: try again in some seconds\n", 429, headers)
+            return PlainTextResponse("too many wrong tokens: try again in a few seconds\n", 429, headers)
         return PlainTextResponse("this is not the token of this page (MODELREINS_HTTP_TOKEN)\n", 401)
 
 

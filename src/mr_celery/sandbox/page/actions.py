@@ -83,7 +83,8 @@ class ActionRoutes:
         job_id = id_of(request)
         check(self._store.job(job_id)["status"], "abort")
         if "confirmed" not in await request.form():
-            asked, details = f"Abort job {job_id}?", "Its worker learns of it, and what it has done so far is not used."
+            asked = f"Abort job {job_id}?"
+            details = "Its handler is interrupted if possible, and its result is discarded."
             return await self._pages.ask(request, asked, details, f"Abort job {job_id}", danger=True)
         self._store.abort(job_id)
         return redirect_or_message(request, f"Job {job_id} aborted", _job(job_id), link=_job(job_id))

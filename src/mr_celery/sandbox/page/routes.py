@@ -177,7 +177,7 @@ class PageRoutes:
             name, token = self._registrations.reveal(request.path_params["key"])
         except NotFoundError:
             if await self._brake.is_too_fast(request.scope):
-                raise HTTPException(429, "too many wrong links: try again in some seconds") from None
+                raise HTTPException(429, "too many wrong links: try again in a few seconds") from None
             raise
         base = str(request.base_url).rstrip("/")
         return await self._templates.answer(request, "token.html", name=name, token=token, base=base)

@@ -59,7 +59,7 @@ def claimer(harness: BridgeHarness, make: Make) -> Claimer:
 
 
 def away(*args: Any, **kwargs: Any) -> Any:
-    raise LedgerUnavailable("the ledger is away")
+    raise LedgerUnavailable("the ledger is unreachable")
 
 
 def settle(harness: BridgeHarness) -> None:
@@ -253,7 +253,11 @@ def test_no_more_jobs_are_claimed_than_may_be_deferred(monkeypatch: pytest.Monke
         claimer.run_once()
     assert harness.server.asked("claim") == [2, 3, 20, 21]
     assert [(each.reason, each.text) for each in harness.context.waiting.now] == [
-        ("deferred", "4 jobs wait for tiny.upper: 3 jobs or more are deferred, or may be")
+        (
+            "deferred",
+            "4 jobs wait for tiny.upper: the limit of 3 deferred jobs is reached (modelreins_max_deferred); "
+            "running jobs that may defer count too",
+        )
     ]
     end(harness, 2)
     for _ in range(5):
@@ -503,7 +507,9 @@ def test_retry_after_delays_the_next_claim_of_a_job_up_to_a_limit(
     harness.clock.advance(1.0 + POLL)
     claimer.run_once()
     assert harness.publisher.jobs == [1]
-    assert f"the server asks to wait {duration(asked)} (Retry-After), next try in {duration(pause)}" in caplog.text
+    assert (
+        f"the server requested a pause of {duration(asked)} (Retry-After), next try in {duration(pause)}" in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -708,7 +714,7 @@ def test_an_unexpected_error_with_one_job_does_not_stop_the_others(
 
 def test_a_publish_that_fails_is_left_to_the_reaper(harness: BridgeHarness, kit: LedgerKit, claimer: Claimer) -> None:
     harness.server.dispatch(1, 2)
-    harness.publisher.fails = [OSError("the broker is away")]
+    harness.publisher.fails = [OSError("the broker is unreachable")]
     claimer.run_once()
     assert kit.state(1) == "claimed"
     assert kit.state(2) == "sent"

@@ -19,7 +19,7 @@ SLOW = ROUTING_SECONDS / 2 + 0.1
 
 
 class Away:
-    """A ``match=`` whose database is away."""
+    """A ``match=`` whose database is unreachable."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self.clock = clock
