@@ -131,14 +131,14 @@ def aborted(fleet: Fleet, redis: RedisServer) -> float:
 
 
 CASES: dict[str, Callable[[Fleet, RedisServer], float]] = {
-    "a pool process is killed in mid-job: the job runs again": child_killed,
-    "a worker node is killed in mid-job: the job runs on another": node_killed,
+    "a pool process is killed in the middle of a job: the job runs again": child_killed,
+    "a worker node is killed in the middle of a job: the job runs on another": node_killed,
     "a worker node is killed with the message prefetched: the job runs on another": prefetched,
     "the broker loses a message: it is sent again, and runs": message_lost,
     "one of two bridges is killed with 300 jobs to claim: all 300 are done": bridge_killed,
     "the server is back after a minute: an outcome that waited is delivered": server_back,
     "Redis (broker and ledger) restarts with its data: a new job is done": redis_restarted,
-    "the ledger loses its data in mid-job: the job is adopted, run again and done": ledger_lost,
+    "the ledger loses its data in the middle of a job: the job is adopted, run again and done": ledger_lost,
     "an operator aborts a running job: its handler is interrupted": aborted,
 }
 

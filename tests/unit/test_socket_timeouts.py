@@ -19,7 +19,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield here, there
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these time-outs")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these timeouts")
 @pytest.mark.parametrize("seconds", [0.05, 0.0000001, 1])
 def test_kernel_ends_what_takes_too_long(pair: tuple[socket.socket, socket.socket], seconds: float) -> None:
     here, there = pair

@@ -248,7 +248,7 @@ class Settings:
         "",
         _prefix,
         f"up to {MOST_PREFIX_CHARACTERS} printable ASCII characters without spaces",
-        "A text in front of all keys and channels of the ledger. Bridges and workers need the same. Default: the "
+        "Prefix of all keys and channels of the ledger, the same on bridges and workers. Default: the "
         "`global_keyprefix` of Celery's transport options, if the ledger's address comes from Celery, too.",
     )
     ledger_replicas: int = _option(

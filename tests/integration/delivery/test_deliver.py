@@ -110,7 +110,7 @@ class FakeApi:
 
 
 def answer(status: int | None, **fields: Any) -> WorkerError:
-    """The error of a request with a given answer; ``None`` for a time-out."""
+    """The error of a request with a given answer; ``None`` for a timeout."""
     if status is None:
         return WorkerError("POST /x -> network: timed out", retryable=True)
     retryable = status in (408, 425, 429) or status >= 500
@@ -597,7 +597,7 @@ def test_a_conflict_over_a_job_listed_as_running_is_not_a_close(kit: LedgerKit, 
     assert error is not None
     assert (error.status, error.retryable, error.trouble) == (status, True, False)
     assert_put_off(kit, PLAIN)
-    assert "the server says that the job is running" in kit.record().why
+    assert "the server lists the job as running" in kit.record().why
 
 
 @pytest.mark.parametrize("status", NOT_RUNNING)

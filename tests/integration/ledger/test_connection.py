@@ -79,7 +79,7 @@ def test_answer_that_does_not_come_in_time_raises(clients: RedisClients) -> None
     assert execute(clients, "ECHO", "next") == b"next"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, Python watches over time-outs")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, Python enforces timeouts")
 def test_kernel_watches_over_time_outs_of_each_connection(clients: RedisClients, redis_server: RedisServer) -> None:
     """Python's own would cost two system calls for each command."""
 

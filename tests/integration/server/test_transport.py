@@ -494,9 +494,9 @@ class TestRedirects:
             ("https://user:pass@mr.example/x", "https://mr.example"),
             ("https://mr.example@evil.example/x", "https://evil.example"),
             ("ftp://mr.example/x", "ftp://mr.example"),
-            ("https://mr.example:x/", "an address that is none"),
-            ("https://[::1/", "an address that is none"),
-            ("https://ev il.example/", "an address that is none"),
+            ("https://mr.example:x/", "an invalid address"),
+            ("https://[::1/", "an invalid address"),
+            ("https://ev il.example/", "an invalid address"),
         ],
     )
     def test_never_followed_elsewhere(self, mocked_http: MockedHttp, location: str, named: str) -> None:
