@@ -37,7 +37,7 @@ $(VENV)/measuring: $(VENV)/developing
 	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --group bench
 	touch $@
 
-unit: $(VENV)/developing  ## run the fast tests: no servers, one to two minutes on two cores
+unit: $(VENV)/developing  ## run the fast tests: no servers, about half a minute on two cores
 	$(BIN)/pytest --numprocesses logical --dist worksteal tests/unit
 
 test: $(VENV)/developing  ## run all tests (TESTS="tests/integration -k ledger" for some), with servers of their own

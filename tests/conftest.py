@@ -10,13 +10,10 @@ import pytest
 import urllib3
 
 from mr_celery.sandbox import Sandbox
-from support import fuzzing
 from support.fleet import Fleet
 from support.mocked_http import MockedHttp
 from support.recorder import Recorder
 from support.servers import RabbitServer, RedisServer
-
-fuzzing.load_profile()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 |
 command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v curl >/dev/null || missing+=(curl)
 command -v chromium >/dev/null || missing+=(chromium)
+command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null || missing+=(chromium-headless-shell)
 if [ $# -gt 0 ]; then
     chosen=()
     for package in ${missing[@]+"${missing[@]}"}; do

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 
-from support import ledgers
+from support import fuzzing, ledgers
 from support.servers import RedisServer
+
+fuzzing.load_profile()
 
 
 @pytest.fixture

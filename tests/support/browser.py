@@ -15,13 +15,23 @@ from mr_celery.sandbox import Sandbox
 SCREENSHOTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
 
 
+WHOLE = ("chromium", "chromium-browser", "google-chrome")
+"""Programs of the whole browser."""
+
+LIGHT = ("chromium-headless-shell", *WHOLE)
+"""Those to prefer: the shell without a user interface needs half of the CPU time."""
+
+
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*, whole: bool = False) -> Iterator[Browser]:
     """Run a headless Chromium from PATH.
 
     Its event loop runs in this thread, so that no other event loop can run here at the same time.
+
+    Args:
+        whole: whether it needs what only the whole browser has, such as a viewer of PDF files.
     """
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = next(filter(None, map(shutil.which, WHOLE if whole else LIGHT)), None)
     assert program, "no Chromium: tools/install-servers.sh installs it"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])

@@ -10,11 +10,19 @@ from celery import Celery, _state
 from mr_celery.handlers import registry
 
 
+@pytest.fixture(autouse=True)
+def own_tasks() -> Iterator[None]:
+    """No application gets the tasks of an earlier test: by default, Celery shares tasks among applications."""
+    before = _state._on_app_finalizers
+    _state._on_app_finalizers = set(before)
+    yield
+    _state._on_app_finalizers = before
+
+
 @pytest.fixture
 def nothing_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what a test declares is declared, for this package and for Celery. It is gone after the test."""
+    """For this package, only what a test declares is declared. It is gone after the test."""
     monkeypatch.setattr(registry, "_declared", [])
-    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
 
 
 @pytest.fixture

@@ -380,7 +380,7 @@ class TestPresence:
                 return
             raise answers.pop()
 
-        with Presence(beat, 0.05):
+        with Presence(beat, 0.01):
             assert done.wait(60)  # waiting any longer after a failure than its interval, it would take far longer
 
     def test_no_failure_of_a_report_leaves_it(self, caplog: pytest.LogCaptureFixture) -> None:

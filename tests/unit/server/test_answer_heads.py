@@ -62,9 +62,7 @@ def head(*fields: str, status: str = "HTTP/1.1 200 OK") -> bytes:
     return "".join(f"{line}\r\n" for line in (status, *fields, "")).encode("latin-1") + NEXT
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
 @pytest.mark.parametrize("status", ["200 OK", "200", "200 ", "201  Made \t", "204 No Content", "304 N", "599 \t~"])
-@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0", "HTTP/0.9", "HTTP/1.9"])
 @pytest.mark.parametrize(
     "fields",
     [
@@ -77,9 +75,11 @@ def head(*fields: str, status: str = "HTTP/1.1 200 OK") -> bytes:
         ("Connection: Keep-Alive", "Content-Length: 999999999999999999"),
     ],
 )
-def test_usual_heads(method: str, status: str, version: str, fields: tuple[str, ...]) -> None:
-    data = head("Server: x", *fields, status=f"{version} {status}")
-    assert found(ours, data, method) == found(theirs, data, method)
+def test_usual_heads(status: str, fields: tuple[str, ...]) -> None:
+    for version in ("HTTP/1.1", "HTTP/1.0", "HTTP/0.9", "HTTP/1.9"):
+        data = head("Server: x", *fields, status=f"{version} {status}")
+        for method in ("GET", "POST", "HEAD"):
+            assert found(ours, data, method) == found(theirs, data, method), (method, version)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -12,7 +11,6 @@ from playwright.sync_api import Browser, expect
 
 from mr_celery.sandbox import Sandbox
 from support.browser import Visit
-from support.ports import until
 
 ACTING = "main script, main [onerror], main [onload], main [ontoggle], main meta, base, iframe"
 LEADING = "a[href^='javascript:'], a[href^='data:'], form[action*='evil']"
@@ -140,25 +138,3 @@ def test_opened_upload_has_no_origin(browser: Browser, sandbox: Sandbox) -> None
         other = visit.window()
         other.goto(f"{sandbox.url}/s/{slug}")
         assert other.evaluate("self.origin") == "null"
-
-
-def test_media_are_shown_inline(visit: Visit, sandbox: Sandbox, media: dict[str, tuple[str, bytes]]) -> None:
-    sandbox.dispatch("p", worker="w")
-    for content_type, data in media.values():
-        upload(sandbox, content_type, data)
-    page = visit.go("/ui/jobs/1")
-
-    def loaded(what: str) -> Any:
-        return page.wait_for_function(what)
-
-    loaded("document.querySelector('figure.image img').naturalWidth === 64")
-    loaded("document.querySelector('figure.audio audio').duration === 1")
-    expect(page.locator("figure.text pre")).to_have_text("line <b>one</b>")
-    drawing = page.locator("figure.image img").nth(1)
-    assert drawing.evaluate("image => image.naturalWidth") == 9, "an SVG is shown as an image"
-
-    def has_viewer() -> bool:
-        page.evaluate("1")  # lets Playwright process events about frames
-        return any(frame.url.startswith("chrome-extension:") for frame in page.frames)
-
-    until(has_viewer, what="the browser shows the PDF")
