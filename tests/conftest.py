@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,22 @@ def recorder(fleet: Fleet) -> Iterator[Recorder]:
     recorder.listening()
     yield recorder
     recorder.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each process of xdist begin with long tests, so that none of them is the last one.
+
+    Each process gets the next part of the list.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = iter([item for item in items if not item.get_closest_marker("long")])
+    ordered: list[pytest.Item] = []
+    for index in range(processes):
+        first = long[index::processes]
+        size = (len(items) - len(ordered)) // (processes - index)
+        ordered += [*first, *islice(others, max(0, size - len(first)))]
+    items[:] = [*ordered, *others]
 
 
 @pytest.hookimpl(wrapper=True)

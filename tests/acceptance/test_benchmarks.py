@@ -21,6 +21,7 @@ def run(*arguments: str, to: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=550)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_parts_run_with_tiny_numbers(tmp_path: Path) -> None:
     parts = () if os.environ.get("MR_CELERY_FULL") else QUICK

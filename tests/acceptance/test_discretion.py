@@ -226,6 +226,7 @@ def ended(fleet: Fleet, ids: dict[str, int]) -> dict[str, dict[str, Any]]:
     return {each: fleet.job(job_id) for each, job_id in ids.items()}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(420)  # it runs some thirty commands
 def test_no_prompt_result_or_token_leaks(
     marked: Fleet, redis_server: RedisServer, broker: str, recorder: Recorder, request: pytest.FixtureRequest

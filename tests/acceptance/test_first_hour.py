@@ -23,6 +23,7 @@ def redis() -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", FROM_NOTHING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_from_an_empty_folder(page: Path, tmp_path: Path, redis: RedisServer) -> None:

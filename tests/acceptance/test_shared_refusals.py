@@ -21,6 +21,7 @@ def sandbox() -> Iterator[CountedSandbox]:
         yield sandbox
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_all_processes_together_try_a_refused_token_a_few_times(fleet: Fleet, sandbox: CountedSandbox) -> None:
     """Two bridges and two workers, with eight jobs that end while the token is refused."""

@@ -96,6 +96,7 @@ def operator(fleet: Fleet) -> Operator:
     return Operator(fleet)
 
 
+@pytest.mark.long
 def test_why_a_job_waits_until_a_worker_can_run_it(fleet: Fleet, operator: Operator) -> None:
     assert operator.status["state"]["kind"] == "no_bridge"
     assert "no bridge online" in operator.command("status", "--check", code=1)
@@ -258,6 +259,7 @@ def test_an_outage_of_the_ledger(fleet: Fleet, operator: Operator, own_redis: Re
     assert len(of_worker) == 2, of_worker
 
 
+@pytest.mark.long
 def test_an_outage_of_the_broker(fleet: Fleet, operator: Operator, own_redis: RedisServer) -> None:
     fleet.environment["PROJ_BROKER"] = own_redis.url(0)
     bridge = fleet.bridge()

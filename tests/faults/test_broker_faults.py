@@ -63,6 +63,7 @@ def in_the_middle(fleet: Fleet) -> Campaign:
     return campaign
 
 
+@pytest.mark.long
 def test_a_broker_that_restarts(fleet: Fleet, rabbit: RabbitServer) -> None:
     campaign = in_the_middle(fleet)
     rabbit.kill()

@@ -141,6 +141,7 @@ def test_a_server_without_artifacts_and_reviews(
         assert (server_of(fleet).artifacts[job_id], server_of(fleet).filed[job_id]) == (["third 0.txt"], ["third 0"])
 
 
+@pytest.mark.long
 def test_a_temporary_404_of_a_proxy_is_not_an_old_server(redis_server: RedisServer, tmp_path: Path) -> None:
     """The bounds are the product's own: the proxy forgets these two routes for a minute, from the first request on."""
     with installed(redis_server, tmp_path, PROJ_BOUND="") as fleet, all_survive(fleet):
@@ -161,6 +162,7 @@ def test_a_temporary_404_of_a_proxy_is_not_an_old_server(redis_server: RedisServ
         assert sum(map(len, server.filed.values())) == 2 * (2 + 1 + 1)
 
 
+@pytest.mark.long
 def test_a_proxy_that_answers_everything_with_404_for_longer_than_the_bound(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
@@ -216,6 +218,7 @@ def answering(route: str, answers: dict[str, str]) -> Callable[[Request], Reply 
     return spoil
 
 
+@pytest.mark.long
 def test_ids_of_reviews_of_every_kind(redis_server: RedisServer, tmp_path: Path) -> None:
     with installed(redis_server, tmp_path) as fleet, all_survive(fleet):
         server = server_of(fleet)
@@ -233,6 +236,7 @@ def test_ids_of_reviews_of_every_kind(redis_server: RedisServer, tmp_path: Path)
         check_end(fleet, *job_ids.values())
 
 
+@pytest.mark.long
 def test_slugs_of_every_kind(redis_server: RedisServer, tmp_path: Path) -> None:
     usable = {"number": '{"slug": 7}', "odd path": f'{{"slug": "a", "url": "{LONG}"}}', "text": '{"slug": "é"}'}
     unusable = {
@@ -262,6 +266,7 @@ def poison(status: int, *routes: str) -> Callable[[Request], Reply | None]:
     return spoil
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", [500, 404])
 def test_a_fault_for_one_body_while_others_get_through(redis_server: RedisServer, tmp_path: Path, status: int) -> None:
     with installed(redis_server, tmp_path) as fleet, all_survive(fleet):

@@ -79,6 +79,7 @@ def ledger_of(fleet: Fleet) -> Ledger:
     return Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["pending", "running"])
 def test_entries_that_cannot_be_used_stop_no_other_job(server: PlainServer, fleet: Fleet, where: str) -> None:
     fleet.worker("-c", "4")

@@ -49,6 +49,7 @@ def mixed(fleet: Fleet, *others: dict[str, str], jobs: int = 15) -> None:
         fleet.stop()
 
 
+@pytest.mark.long
 def test_with_redis(sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path) -> None:
     fleet = Fleet(
         sandbox, broker=redis_server.url(0), ledger=redis_server.url(1), folder=tmp_path, app="support.proj_mixed"
@@ -56,6 +57,7 @@ def test_with_redis(sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path)
     mixed(fleet, {"PROJ_CODE": "old"}, {"PROJ_CODE": "other"})
 
 
+@pytest.mark.long
 def test_with_rabbitmq(
     sandbox: Sandbox, rabbit_server: RabbitServer, redis_server: RedisServer, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ VALUES: Sequence[Sequence[bytes]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_an_endless_retry_after_stops_claiming_for_a_minute_and_presence_not_at_all(
     redis_server: RedisServer, tmp_path: Path

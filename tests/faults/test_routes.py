@@ -120,6 +120,7 @@ def test_a_queue_that_is_deleted_after_the_claim(on_rabbit: Fleet, rabbit_server
     assert told(bridge.output, "failed") == 0
 
 
+@pytest.mark.long
 def test_what_can_never_be_published_ends_with_the_reason(on_both: Fleet) -> None:
     on_both.worker("-c", "1", "-Q", "celery")
     bridge = on_both.bridge()

@@ -37,6 +37,7 @@ def fleet(sentinels: SentinelServers, sandbox: Sandbox, redis_server: RedisServe
     made.stop()
 
 
+@pytest.mark.long
 def test_failovers_lose_no_job_and_close_none_twice(fleet: Fleet, sentinels: SentinelServers) -> None:
     fleet.worker("-c", "4", "-Q", "celery,other")
     bridge = fleet.bridge()
@@ -66,6 +67,7 @@ def test_failovers_lose_no_job_and_close_none_twice(fleet: Fleet, sentinels: Sen
     assert "sentinel://127.0.0.1:" in checked.stdout
 
 
+@pytest.mark.long
 def test_a_master_that_is_cut_off_again_and_again_loses_no_start_that_a_replica_had(
     sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def shown(routes: tuple[str, ...]) -> str:
     return "all routes" if routes == ROUTES else routes[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("routes", GROUPS, ids=shown)
 @pytest.mark.parametrize("mix", MIXES)
 def test_one_request_in_ten(fleet: Fleet, mix: str, routes: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import psutil
+import pytest
 
 from support.campaign import seed
 
@@ -36,6 +37,7 @@ def processes(mark: str) -> Iterator[psutil.Process]:
                 yield process
 
 
+@pytest.mark.long
 def test_everything_is_disturbed_at_random(tmp_path: Path) -> None:
     mark = uuid4().hex
     command = [sys.executable, str(SOAK), "--minutes", str(SECONDS / 60), "--seed", str(seed())]

@@ -204,6 +204,7 @@ def test_version_before_is_another_one(path_before: str) -> None:
     assert all(path.startswith(folder) for path in found.stdout.split())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_processes_are_replaced_one_by_one_under_load(upgrade: Upgrade) -> None:
     workers_first, bridge_first = ("worker 1", "worker 2", "bridge"), ("bridge", "worker 1", "worker 2")

@@ -177,8 +177,12 @@ class Fleet:
     def ended(self, *job_ids: int, seconds: float = 60.0) -> list[dict[str, Any]]:
         """Wait until all these jobs are over, and return them."""
 
+        left = list(job_ids)
+
         def over() -> bool:
-            return all(self.job(job_id)["status"] not in ("pending", "running") for job_id in job_ids)
+            while left and self.job(left[-1])["status"] not in ("pending", "running"):
+                left.pop()
+            return not left
 
         try:
             until(over, seconds=seconds)
