@@ -138,7 +138,8 @@ def test_hooks_of_jobs_that_do_not_wait_for_them_any_more_are_gone(installation:
     again, aborted = installation.deferred("a requeued job"), installation.deferred("an aborted job")
     fleet.sandbox.store.abort(aborted)
     until(lambda: installation.record(aborted).state == "aborted", what="the bridge has noticed the abort")
-    assert installation.ledger.requeue(again, "by a test", wait_seconds=0)
+    task_id = installation.record(again).task_id
+    assert installation.ledger.requeue(again, task_id, "by a test", wait_seconds=0) == "requeued"
     installation.deferred("a requeued job", attempt=2, job_id=again)
     assert installation.deliver("an aborted job") == 410
     assert [installation.deliver("a requeued job", order=order) for order in (0, 1)] == [410, 200]
