@@ -71,6 +71,20 @@ class _CapturingSender:
         self.sent.append(_SentTask(handler, task_id))
 
 
+class _Process:
+    """What a bridge's and a worker's process set up once, and all their jobs share.
+
+    Args:
+        settings: the settings of both.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clients = Clients(settings)
+        self.outages = Outages(*(Outage(each, "The test fails", logger) for each in ("server", "ledger", "broker")))
+        self.runner = Runner(self.clients, NODE, NODE, function_retries=FunctionRetries(0.0, 0))
+
+
 class JobRun:
     """Runs jobs as if the server had assigned them to this application.
 
@@ -99,7 +113,7 @@ class JobRun:
         self._stack = stack
         self._ledger_url = ""
         self._connected: list[Any] = []
-        self._clients: Clients | None = None
+        self._process: _Process | None = None
 
     def __repr__(self) -> str:
         return "<modelreins_run>"
@@ -144,13 +158,13 @@ class JobRun:
         """Let ``complete()`` and the like find the test's ledger."""
         if app not in self._connected:
             self._connected.append(app)
-            self._stack.enter_context(connected(app, self._clients_of(settings)))
+            self._stack.enter_context(connected(app, self._process_of(settings).clients))
 
-    def _clients_of(self, settings: Settings) -> Clients:
-        """The clients, which the runs of a test share as the jobs of a process do."""
-        if self._clients is None or self._clients.settings != settings:
-            self._clients = Clients(settings)
-        return self._clients
+    def _process_of(self, settings: Settings) -> _Process:
+        """What the runs of a test share, as the jobs of a process do."""
+        if self._process is None or self._process.settings != settings:
+            self._process = _Process(settings)
+        return self._process
 
     def _configure(self, app: Any, ledger_url: str, worker: str | None, task: Any) -> tuple[Settings, Registry]:
         """The application's settings with local addresses, and the handlers that they offer."""
@@ -184,9 +198,9 @@ class JobRun:
         capturing, store = _CapturingSender(), self._sandbox.store
         publisher = cast(Publisher, capturing)
         job_id: int = self._sandbox.dispatch(prompt, worker=settings.name, **fields)["id"]
-        clients = self._clients_of(settings)
+        process = self._process_of(settings)
+        clients, outages = process.clients, process.outages
         ledger, fleet, routes = clients.ledger(), clients.fleet(), Routes(app, registry, settings.max_attempts)
-        outages = Outages(*(Outage(each, "The test fails", logger) for each in ("server", "ledger", "broker")))
         context = BridgeContext(
             settings=settings,
             registry=registry,
@@ -216,7 +230,7 @@ class JobRun:
                 offers = sent.handler.declaration.offers
                 raise MrCeleryError(f"the job is taken by {taken_by} ({offers}), not by {wanted.name}")
             queue = context.routes[taken_by].queue
-            with install(app, Runner(clients, NODE, NODE, function_retries=FunctionRetries(0.0, 0))):
+            with install(app, process.runner):
                 called = call(app, sent.handler.task, settings.name, job_id, sent.task_id, node=NODE, queue=queue)
         _deliver(context, job_id)
         ref, deliver = _reference(ledger, job_id), partial(_deliver, context, job_id)

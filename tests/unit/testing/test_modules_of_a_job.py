@@ -16,14 +16,15 @@ from celery import Celery
 import mr_celery
 from mr_celery import modelreins_job
 
-MOST = 35
+MOST = 33
 """The modules of mr_celery that one text job may enter, without its test kit and its sandbox.
 
-Each is one idea of a job's path: 7 of the bridge, 3 of the worker, 2 each of handlers and of delivery, 6 of the ledger,
+Each is one idea of a job's path: 7 of the bridge, 3 of the worker, 2 each of handlers and of delivery, 5 of the ledger,
 3 of the server's client, the message, the job, its outcome, the clients of a process, log lines and traces. The others:
 
-- ``settings/settings.py``, ``celery_compat.py``, ``telemetry/tracebacks.py``, ``telemetry/outages.py``, ``backoff.py``:
-  the test kit sets up for each run what a process sets up once;
+- ``settings/settings.py``, ``celery_compat.py``, ``telemetry/tracebacks.py``: the test kit sets up for each run what a
+  process sets up once;
+- ``telemetry/outages.py``: a bridge notes that the broker works;
 - ``telemetry/printing.py``: texts for the record are made printable.
 """
 
