@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -40,12 +40,19 @@ class Work:
         return time.monotonic() + self.pause
 
 
+@pytest.fixture
+def scheduler() -> Iterator[Scheduler]:
+    made = Scheduler()
+    yield made
+    made.close()
+
+
 def started(name: str) -> int:
     return sum(thread.name == f"modelreins-{name}" for thread in threading.enumerate())
 
 
-def test_a_thousand_loops_take_as_many_threads_as_the_pool_has() -> None:
-    scheduler, threads = Scheduler(), Threads("many", 3)
+def test_a_thousand_loops_take_as_many_threads_as_the_pool_has(scheduler: Scheduler) -> None:
+    threads = Threads("many", 3)
     works = [Work(pause=0.01) for _ in range(1000)]
     for work in works:
         scheduler.add(work, threads)
@@ -56,8 +63,8 @@ def test_a_thousand_loops_take_as_many_threads_as_the_pool_has() -> None:
         scheduler.remove(work)
 
 
-def test_threads_are_started_as_they_are_needed() -> None:
-    scheduler, threads = Scheduler(), Threads("few", 8)
+def test_threads_are_started_as_they_are_needed(scheduler: Scheduler) -> None:
+    threads = Threads("few", 8)
     works = [Work() for _ in range(20)]
     for work in works:
         scheduler.add(work, threads)
@@ -65,8 +72,8 @@ def test_threads_are_started_as_they_are_needed() -> None:
     assert started("few") == 1
 
 
-def test_work_that_hangs_delays_none_of_another_pool() -> None:
-    scheduler, free = Scheduler(), threading.Event()
+def test_work_that_hangs_delays_none_of_another_pool(scheduler: Scheduler) -> None:
+    free = threading.Event()
     hanging = [Work(during=lambda: free.wait(PATIENCE)) for _ in range(4)]
     for work in hanging:
         scheduler.add(work, pool := Threads("hanging", 2)) if work is hanging[0] else scheduler.add(work, pool)
@@ -81,8 +88,8 @@ def test_work_that_hangs_delays_none_of_another_pool() -> None:
     assert scheduler.join(quick, PATIENCE)
 
 
-def test_busy_loops_take_turns() -> None:
-    scheduler, threads, begin = Scheduler(), Threads("turns", 1), threading.Event()
+def test_busy_loops_take_turns(scheduler: Scheduler) -> None:
+    threads, begin = Threads("turns", 1), threading.Event()
     order: list[int] = []
 
     def note(number: int) -> Callable[[], object]:
@@ -99,8 +106,7 @@ def test_busy_loops_take_turns() -> None:
     assert order[:500] == [*range(10)] * 50
 
 
-def test_wakes_from_many_threads_are_not_lost() -> None:
-    scheduler = Scheduler()
+def test_wakes_from_many_threads_are_not_lost(scheduler: Scheduler) -> None:
     wanted = 0
     seen: list[int] = []
     work = Work(during=lambda: seen.append(wanted))
@@ -124,8 +130,8 @@ def test_wakes_from_many_threads_are_not_lost() -> None:
 
 
 @pytest.mark.parametrize("later", [LONG, 0.02])
-def test_an_earlier_time_counts(later: float) -> None:
-    scheduler, work = Scheduler(), Work()
+def test_an_earlier_time_counts(scheduler: Scheduler, later: float) -> None:
+    work = Work()
     scheduler.add(work, Threads("earlier", 1))
     until(lambda: work.runs == 1)
     scheduler.wake(work, time.monotonic() + 2 * LONG)
@@ -134,14 +140,13 @@ def test_an_earlier_time_counts(later: float) -> None:
     until(lambda: work.runs == 2, seconds=PATIENCE, what="it runs at the earliest of the times")
 
 
-def test_a_failure_keeps_its_pause_when_it_was_called_during_the_run() -> None:
+def test_a_failure_keeps_its_pause_when_it_was_called_during_the_run(scheduler: Scheduler) -> None:
     """As a claim loop does if workers come while the server asks it to wait."""
 
     def fail() -> None:
         scheduler.wake(work, time.monotonic(), after_failure=False)
         work.failures = int(work.runs == 2)
 
-    scheduler = Scheduler()
     work = Work(during=fail)
     scheduler.add(work, Threads("called", 1))
     until(lambda: work.failures, seconds=PATIENCE, what="after a success it runs at once, and fails")
@@ -156,8 +161,8 @@ def test_a_failure_keeps_its_pause_when_it_was_called_during_the_run() -> None:
     scheduler.remove(work)
 
 
-def test_removed_work_does_not_run_again_and_can_be_woken() -> None:
-    scheduler, work = Scheduler(), Work(pause=0.0)
+def test_removed_work_does_not_run_again_and_can_be_woken(scheduler: Scheduler) -> None:
+    work = Work(pause=0.0)
     scheduler.add(work, Threads("removed", 1))
     until(lambda: work.runs > 3)
     scheduler.remove(work)
@@ -171,19 +176,21 @@ def test_removed_work_does_not_run_again_and_can_be_woken() -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("boom"), SystemExit(3), KeyboardInterrupt()])
-def test_an_error_of_the_work_ends_no_thread(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_the_work_ends_no_thread(
+    scheduler: Scheduler, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail() -> None:
         raise error
 
-    scheduler, threads, other = Scheduler(), Threads("failing", 1), Work()
+    threads, other = Threads("failing", 1), Work()
     scheduler.add(Work(during=fail), threads)
     scheduler.add(other, threads)
     until(lambda: other.runs == 1, seconds=PATIENCE, what="the thread goes on")
     assert "unexpected error of a loop" in caplog.text
 
 
-def test_unknown_work_can_be_woken_removed_and_awaited() -> None:
-    scheduler, work = Scheduler(), Work()
+def test_unknown_work_can_be_woken_removed_and_awaited(scheduler: Scheduler) -> None:
+    work = Work()
     scheduler.wake(work, 0.0)
     scheduler.remove(work)
     assert scheduler.join(work, 0.0)
