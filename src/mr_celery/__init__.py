@@ -1,6 +1,6 @@
 """mr-celery: ModelReins jobs on a Celery fleet.
 
-Decorate a task with :func:`modelreins_job`, run ``celery -A proj modelreins bridge`` beside the workers.
+Decorate a task with :func:`modelreins_job`, and run ``celery -A proj modelreins bridge`` beside the workers.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _on_logging_set_up(**_: Any) -> None:
 @signals.worker_process_init.connect(weak=False)
 @hides_variables
 def _on_pool_process_init(sender: Any = None, **_: Any) -> None:
-    """Prepare the decorated tasks in a pool process that was spawned. One that was forked inherits them."""
+    """Prepare the decorated tasks in a spawned pool process. A forked one inherits them."""
     if declared():
         from .celery_worker.setup import set_up_pool_process
 
@@ -92,7 +92,7 @@ def _on_pool_process_init(sender: Any = None, **_: Any) -> None:
 def _on_worker_init(sender: Any, **_: Any) -> None:
     """Prepare the decorated tasks of a starting Celery worker for jobs.
 
-    A worker that has none and is configured for jobs announces itself all the same, so that the bridge can name it.
+    A worker that has none, but is configured for jobs, still announces itself, so that the bridge can name it.
     """
     if declared() or names_ledger(sender.app.conf):
         from .celery_worker.setup import set_up_worker  # here: a process that only sends tasks need not load it

@@ -16,12 +16,12 @@ def announce_abort(app: Any, task_ids: Sequence[str], *, nodes: Sequence[str] = 
     """Broadcast to workers that the jobs of these tasks may have ended.
 
     A worker that runs one of the tasks checks its lease in the ledger, and stops the run if it is lost. Celery's own
-    ``revoke(terminate=True)`` does not replace it: in pools that cannot terminate a task it raises inside the worker.
+    ``revoke(terminate=True)`` is no substitute: in pools that cannot terminate a task, it raises an error.
 
     Args:
         app: the Celery application.
         task_ids: the tasks.
-        nodes: node names of the workers; empty for all. A worker without decorated tasks does not know the command,
+        nodes: node names of the workers; empty for all. A worker without decorated tasks lacks the command,
             and logs an error.
         connection: a connection to the broker. Default: one of the application's.
 

@@ -33,7 +33,7 @@ def pause_after(error: WorkerError, usual: float, *, most: float) -> float:
     Args:
         error: the error; its ``retry_after`` is the pause that the server asked for.
         usual: minimum in seconds.
-        most: maximum in seconds of a requested pause that is respected.
+        most: maximum in seconds. A longer requested pause is cut to it.
     """
     return max(usual, min(error.retry_after or 0.0, most))
 
@@ -47,8 +47,7 @@ class CircuitBreaker:
         clock: monotonic seconds.
 
     Attributes:
-        failures: the failures in a row so far. While there are none, :meth:`allows` and :meth:`succeeded` can be left
-            out.
+        failures: consecutive failures so far. While it is 0, callers can skip :meth:`allows` and :meth:`succeeded`.
     """
 
     def __init__(self, *, failures: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

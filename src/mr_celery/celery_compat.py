@@ -1,4 +1,4 @@
-"""Undocumented names of Celery, kombu and billiard, one function for each use.
+"""Wraps undocumented names of Celery, kombu and billiard, with one function for each use.
 
 ``tests/unit/test_celery_compat.py`` checks each of them against the installed versions.
 """
@@ -20,7 +20,7 @@ from celery.local import Proxy
 
 
 def is_lazy(target: object) -> bool:
-    """Return whether a task is a lazy one, without resolving it.
+    """Whether a task is a lazy proxy. This does not resolve it.
 
     ``isinstance()`` would resolve it, and with it the whole application.
     """
@@ -37,7 +37,7 @@ def resolved(lazy_task: Any) -> Any:
 
 
 def app_of_class(task_class: Any) -> Any:
-    """The application that a task class was made for, or ``None``. The public ``app`` would choose one."""
+    """The application that a task class was made for, or ``None``. The public ``app`` never returns ``None``."""
     return task_class._app
 
 
@@ -74,7 +74,7 @@ class TaskContext:
 
 
 def active_requests(task_id: str) -> list[Any]:
-    """The requests of a task that run in this worker. A redelivered message makes more than one."""
+    """The active requests of a task in this worker. A redelivered message can add a second one."""
     from celery.worker import state  # loads all of a worker
 
     active: Any = state.active_requests
@@ -146,13 +146,13 @@ Replaced = Literal[
 
 
 def replace_attribute(task: Any, name: Replaced, value: object, undo: ExitStack) -> None:
-    """Set an attribute of a task. ``undo`` restores the task's own one, or else that of its class."""
+    """Set an attribute of a task. ``undo`` restores the task's own value, or else its class's."""
     restore_attribute(task, name, undo)
     setattr(task, name, value)
 
 
 def restore_attribute(task: Any, name: Replaced, undo: ExitStack) -> None:
-    """Let ``undo`` restore an attribute of a task that others will replace."""
+    """Let ``undo`` restore an attribute of a task that other code will replace."""
     own = vars(task)
     if name in own:
         undo.callback(setattr, task, name, own[name])
@@ -161,7 +161,7 @@ def restore_attribute(task: Any, name: Replaced, undo: ExitStack) -> None:
 
 
 def replace_class_attribute(kind: type, name: str, value: object, undo: ExitStack) -> None:
-    """Set an attribute of a class. ``undo`` restores the class's own one, or else that of its base."""
+    """Set an attribute of a class. ``undo`` restores the class's own value, or else its base's."""
     if name in vars(kind):
         undo.callback(setattr, kind, name, vars(kind)[name])
     else:
@@ -189,8 +189,8 @@ class CollectedMessage:
 
     Args:
         name: the task's name.
-        message: all that Celery has made of it.
-        options: the options of the publish, with its route.
+        message: the complete message, as Celery built it.
+        options: the publish options, including the route.
     """
 
     name: str
@@ -216,7 +216,7 @@ _hidden: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("mr_celery_hidde
 
 
 def intercept_messages(app: Any, undo: ExitStack) -> None:
-    """Let :func:`collected` and :func:`messages_without` work for an application. ``undo`` restores its sender."""
+    """Make :func:`collected` and :func:`messages_without` work for an application, until ``undo`` is closed."""
     amqp = app.amqp
     publish = amqp.send_task_message
     if hasattr(publish, "_mr_celery"):
@@ -275,7 +275,7 @@ def has_result_backend(app: Any) -> bool:
     except NotImplementedError:
         return False
     except Exception:
-        return True  # it is configured, and its package is missing, for instance
+        return True  # it is configured but cannot be loaded, for instance because its package is missing
     return True
 
 
@@ -285,9 +285,9 @@ def exec_options(task: Any) -> dict[str, Any]:
 
 
 def application_of_thread() -> Any:
-    """The current application of this thread. If it has none, as in a web server: the only one of this process.
+    """The current application of this thread, or without one, as in a web server, the only one of this process.
 
-    ``celery.current_app`` alone would be an application without configuration there, unless one is the default.
+    In such a thread, ``celery.current_app`` is an application without configuration, unless a default is set.
     """
     current: Any = _state.get_current_app()
     if current.set_as_current or current.main != "default":
@@ -329,7 +329,7 @@ def mask_settings(names: Iterable[str]) -> None:
     """Mask settings in ``celery report`` and ``celery inspect conf``. Celery masks those named ``token`` by itself.
 
     Args:
-        names: the names of the settings. Names that contain them are masked, too.
+        names: the names of the settings. Settings whose names contain one of them are masked, too.
     """
     masked: re.Pattern[str] = utils.HIDDEN_SETTINGS  # type: ignore[attr-defined]
     further = [re.escape(name) for name in names if not masked.search(name)]

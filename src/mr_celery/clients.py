@@ -21,20 +21,20 @@ from .spool import Spool, spool_of
 T = TypeVar("T")
 
 MOST_OTHERS = 16
-"""Number of ledgers that are kept of worker names that are not in the settings. The bridge may have more names."""
+"""Maximum number of cached ledgers for worker names outside the settings. The bridge may have more names."""
 
 
 class Clients:
     """The clients of one application in this process. A forked child makes its own.
 
-    The worker name of a method is that of the settings, unless another one is given.
+    Methods use the worker name in the settings unless another one is given.
 
     Args:
         settings: the settings.
         ledger_timeout: seconds until a ledger step times out.
         on_error: called with the error of each failed request to the server.
-        on_success: called after each other request to the server.
-        shares_refusals: whether a token that the server refuses is tried only now and then, for all processes.
+        on_success: called after each successful request to the server.
+        shares_refusals: whether processes share a refused token's state, so that it is retried only occasionally.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Clients:
         self._delivers_others = here and bool(settings.token)
         self._made: dict[tuple[Any, ...], Any] = {}
         self._others: dict[str, Ledger] = {}
-        self._lock = threading.RLock()  # what is made may need another client
+        self._lock = threading.RLock()  # making one client may require another
 
     def _once(self, kind: str, make: Callable[..., T], *args: Any) -> T:
-        """The object that ``make`` made of these arguments in this process."""
+        """The object that ``make`` returns for these arguments. It is made once in each process."""
         key = (kind, os.getpid(), *args)
         made: T | None = self._made.get(key)  # without the lock, because nothing is ever removed
         if made is None:
@@ -90,7 +90,7 @@ class Clients:
             return ledger
 
     def new_ledger(self, worker_name: str) -> Ledger:
-        """A ledger that is not kept for the next call.
+        """A new ledger, which is not cached.
 
         Raises:
             SettingsError: no ledger is configured.
@@ -146,7 +146,7 @@ class Clients:
         return self._once("api", self._new_api, self._name(worker_name), MIN_RATE)
 
     def run_api(self, worker_name: str) -> Api:
-        """The client of the server for runs, which hold a worker's slot: requests that it reads slowly end early.
+        """The client of the server for runs. Slow responses time out early, because a run occupies a worker's slot.
 
         Raises:
             SettingsError: the worker name has no token.

@@ -31,10 +31,10 @@ T = TypeVar("T")
 logger = logging.getLogger("mr_celery.completion")
 
 RETRY_SECONDS = 10.0
-"""Seconds for which a call is repeated while the ledger is unreachable. A caller that serves a web hook cannot wait."""
+"""Seconds for which a call is repeated while the ledger is unreachable. A web hook cannot wait longer."""
 
 HOLD_SECONDS = 5.0
-"""Seconds that the handler has to return, before the courier delivers an outcome that came before it did."""
+"""Seconds that a handler has to return after its outcome was reported, before the courier delivers the outcome."""
 
 _WHY_NOT: Mapping[Completion, str] = {
     "completed": "job {job} was completed before",
@@ -82,7 +82,7 @@ def complete(ref: str, value: Any = None, *, app: Any = None) -> Answer:
             a thread without one the only application of the process.
 
     Returns:
-        Whether it was accepted. If not, it says why.
+        Whether the call was accepted, and if not, why.
 
     Raises:
         JobError: the value cannot be a result, or its large artifacts cannot be stored. The job still waits.
@@ -158,7 +158,7 @@ class Caller:
         return read_reference(self._ref, self._name_of)
 
     def _name_of(self, digest: str) -> str | None:
-        """The worker name for a digest: one of the settings, or else one that the ledger knows."""
+        """The worker name for a digest: one in the settings, or else one in the ledger."""
         names = (each for each in self._names if digest_of(each) == digest)
         return next(names, None) or _retried(lambda: self._clients.fleet().name_of(digest))
 
@@ -206,7 +206,7 @@ class Caller:
 
         Args:
             packed: packs it, given the job and the handler's declaration, if the handler's task is in this process.
-            shaped: whether it needs the declaration, if that has ``result=`` or ``review=``.
+            shaped: whether the outcome depends on a declaration with ``result=`` or ``review=``.
         """
         if self._read is None:
             return _answer("unknown")
@@ -297,7 +297,7 @@ _made: WeakKeyDictionary[Any, Clients] = WeakKeyDictionary()
 
 @contextmanager
 def connected(app: Any, clients: Clients) -> Iterator[None]:
-    """Let callers of this process use these connections for an application inside the block: for tests."""
+    """Make calls in this process use these clients for an application inside the block. For tests."""
     before = _made.get(app)
     _made[app] = clients
     try:

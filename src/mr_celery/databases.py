@@ -8,7 +8,7 @@ import sys
 logger = logging.getLogger("mr_celery")
 
 DJANGO = "django.db"
-"""The module of Django's connections. Without it in ``sys.modules`` there are none, so callers need not call."""
+"""The module of Django's connections. If ``sys.modules`` lacks it, there are no connections to close."""
 
 
 def close_old_connections() -> None:

@@ -156,7 +156,7 @@ class WorkerError(MrCeleryError):
         request, _, reason = str(self).partition(": ")
         if self.fault:
             return f"{request}: {self.fault}"
-        own_words = self.status is None and reason.startswith("[Errno")  # this system's, not the server's
+        own_words = self.status is None and reason.startswith("[Errno")  # not the server's
         return f"{request}: {reason}" if own_words else request
 
     @property

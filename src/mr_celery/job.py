@@ -79,7 +79,7 @@ class Job(Mapping[str, Any]):
         self._may_have_secrets = True
 
     def watched(self, is_aborted: Callable[[], bool], reference: Callable[[], str] | None = None) -> Job:
-        """A copy of the job whose :attr:`aborted` and :attr:`ref` call these functions, which stay in this process."""
+        """A copy of the job whose :attr:`aborted` and :attr:`ref` call these functions. They are not pickled."""
         job = Job.__new__(Job)
         job._fields = self._fields.copy()
         job._capabilities = self._capabilities
@@ -89,7 +89,7 @@ class Job(Mapping[str, Any]):
         return job
 
     def hide_secrets(self, required: Collection[str] = ()) -> frozenset[str]:
-        """Let the reprs of the secret values in the fields hide them. They stay equal.
+        """Hide the secret values of the fields in their reprs. They still compare equal to plain strings.
 
         Args:
             required: the names of the secrets that the handler requires.
@@ -119,10 +119,10 @@ class Job(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"<Job {self.id}>"  # never the prompt: reprs end up in logs
 
-    __sentry_repr__ = __repr__  # otherwise Sentry sends all fields, as those of any mapping
+    __sentry_repr__ = __repr__  # otherwise Sentry sends all fields, as it does for any mapping
 
     def __reduce__(self) -> tuple[type[Job], tuple[dict[str, Any]]]:
-        return Job, (self._fields,)  # without the callback: a pickled job leaves its run
+        return Job, (self._fields,)  # without the callbacks: a pickled job may leave the process of its run
 
     def __json__(self) -> dict[str, Any]:
         """The form in which kombu's JSON serializer writes a job that a handler passes to another task."""
@@ -146,7 +146,7 @@ class Job(Mapping[str, Any]):
             raise JobError("the job cannot be loaded here: it is nested too deeply for this Python") from None
         except (ValueError, AttributeError, TypeError) as error:
             raise JobError(f"the job cannot be loaded here: {_why(error)}") from None
-        # Most jobs have no secrets, and this search is faster than one of the fields.
+        # Most jobs have no secrets, and searching the text is faster than searching the fields.
         job._may_have_secrets = any(map(text.lower().__contains__, WORDS))
         return job
 
@@ -198,8 +198,8 @@ class Job(Mapping[str, Any]):
         """A reference with which any process can end the job after its handler has returned a :class:`Deferred`.
 
         It fits into an address: at most 200 characters, all of them URL-safe. It cannot be guessed, and whoever has it
-        can end the job, so do not log it. It is good for this attempt of the job, and for no other. The first use
-        costs a request to the ledger.
+        can end the job, so do not log it. It is valid only for this attempt of the job. The first use costs a
+        request to the ledger.
 
         Raises:
             MrCeleryError: the job is not that of a running handler.

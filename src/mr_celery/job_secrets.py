@@ -1,4 +1,4 @@
-"""Secrets that the server resolved for a job: where they are in its fields, and how texts are cleared of them.
+"""Finds the secrets that the server resolved for a job, and masks them in texts.
 
 The names of the fields with resolved secrets are not documented. So a value counts as a secret if a field that contains
 it, directly or further up, has a name with ``secret``, ``vault`` or ``credential``, or names a required secret:
@@ -18,7 +18,7 @@ MASK = "***"
 SCHEME = "vault://"
 
 WORDS = ("secret", "vault", "credential")
-"""The words of which each name of a field has one, unless the field has a required secret."""
+"""A field whose name contains one of these words has secret values."""
 
 _WORDS = re.compile("|".join(WORDS))
 
@@ -89,5 +89,5 @@ def _forms(name: str) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    """A name without the differences between ``stripe-key`` and ``STRIPE_KEY``."""
+    """A name in a normal form, in which ``stripe-key`` and ``STRIPE_KEY`` are equal."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,20 +1,20 @@
 """The Celery message of a job: its headers, its publish options, its encoding, and reading the job back from it.
 
-The bridge writes such messages and workers read them. A message names the job and has nothing of its content: the
-worker gets that from the ledger.
+The bridge writes such messages and workers read them. A message identifies the job, but has none of its content.
+The worker reads that from the ledger.
 
-The encoding keeps a job from workers that know its task but take no jobs, because they lack the ledger's address or
-have code from before the decorator. They would call the task without arguments. Celery cannot check whether a worker
-knows a header, but kombu checks whether it can read a message's *compression*. So a job's message is published with
+The encoding protects a job from workers that have its task but take no jobs, because they lack the ledger's address or
+run code without the decorator. They would call the task without arguments. Celery cannot check whether a worker
+supports a header, but kombu checks whether it can read a message's *compression*. So a job's message is published with
 Celery's option ``compression=``, under a separate name for each task:
 
 * kombu looks the name up when the message arrives. If the runner does not wrap the task, the name is missing or its
   decoder refuses. Celery then logs the message as undecodable and acknowledges it. Nothing runs, no result is stored,
   and no task id is revoked.
-* The headers stay as they are. Routing, rate limits, priorities, events and Flower see the task by its name.
+* The headers are not encoded. Routing, rate limits, priorities, events and Flower work by the task's name as usual.
 
 A message that was dropped in this way is sent again, like any message that no worker started. ``docs/guarantees.md``
-has the cost.
+describes the cost.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STAMP = "modelreins"
 """The Celery stamp of a workflow's members. It names the attempt that handed its job over, and its worker name."""
 
 CONTENT_TYPE = "application/x-modelreins-job"
-"""The start of the names under which kombu knows the encodings."""
+"""The prefix of the names under which the encodings are registered with kombu."""
 
 MOST_NAME_BYTES = 200
 """Maximum length of a worker name, as in the settings."""
@@ -53,7 +53,7 @@ _TASK_ID = re.compile(r"mr-([0-9]{1,19})-[0-9]{1,9}-[0-9A-Za-z]{0,64}", re.ASCII
 """The task ids of attempts."""
 
 MAPPINGS = (dict, Mapping)
-"""For ``isinstance()``, which finds a ``dict`` at once and has to call Python code for the abstract class."""
+"""For ``isinstance()``: a ``dict`` is recognized at once, while the abstract class is checked by slower Python code."""
 
 UNWRAPPED = "its task is not decorated with @modelreins_job here, or the worker was not set up"
 
@@ -120,11 +120,11 @@ def message_options(job_id: int, task_name: str) -> dict[str, Any]:
 def message_of(headers: Mapping[str, Any] | None, task_id: object, retries: object = 0) -> Message | None:
     """Read the headers of a job's task message; ``None`` if the message is not a job's.
 
-    The task id must be one that the ledger makes for this job (``mr-JOB-ATTEMPT-…``). An application may pass the
-    headers of a handler's message on to other tasks, and their messages are not a job's.
+    The task id must be one that the ledger makes for this job (``mr-JOB-ATTEMPT-…``). An application may copy
+    the headers of a handler's message to those of other tasks, and these messages are not a job's.
 
-    Anybody who can write to the broker can make up headers. Any value is possible, and only those are used that the
-    bridge could have written. The ledger decides whether the message may run.
+    Anyone who can write to the broker can forge headers. Values that the bridge could not have written are ignored.
+    The ledger decides whether the message may run.
 
     Args:
         headers: the message's headers.
@@ -158,7 +158,7 @@ def _message(
 
 
 def headers_of(message: Any) -> Mapping[str, Any]:
-    """The headers of a kombu message; empty if somebody has made up other ones."""
+    """The headers of a kombu message; empty if they are not a mapping."""
     return message.headers if isinstance(message.headers, MAPPINGS) else {}
 
 
@@ -169,7 +169,7 @@ def _whole(value: object) -> int | None:
 
 
 def _is_text(value: object, most_bytes: int) -> bool:
-    """Whether a value is a text that a worker name or a task id can be: not empty, and of at most this many bytes."""
+    """Whether a value can be a worker name or a task id: a non-empty text of at most this many bytes."""
     if not isinstance(value, str) or not 0 < len(value) <= most_bytes or min(value) < " ":
         return False
     try:
@@ -201,7 +201,7 @@ def message_of_request(request: Any, task: Any = None) -> Message | None:
 
 
 def limits_of(request: Any, task: Any) -> tuple[float | None, float | None]:
-    """The hard and the soft time limit of a task's execution in seconds: its message's, or else the task's own."""
+    """The hard and the soft time limit of a task's execution in seconds: those of its message, or else of the task."""
     given = request.timelimit
     hard, soft = given if isinstance(given, (list, tuple)) and len(given) == 2 else (None, None)
     return (
@@ -357,7 +357,7 @@ def _refusal(task_name: str, why: str) -> Callable[[bytes], bytes]:
 
 
 def stay_encoded(message: Any) -> None:
-    """Encode a job's message again if it is returned to its broker.
+    """Keep a job's message encoded when it is returned to its broker.
 
     Some of kombu's transports (SQS, SQLAlchemy, file system, memory) return the decoded body. Those for Redis and
     RabbitMQ do not.

@@ -25,7 +25,7 @@ class Upload:
         size: length in bytes.
         expires_at: time after which the server may delete it, as ISO 8601 text.
         slug: the server's identifier, if it was uploaded before the outcome was recorded.
-        url: the server's path, likewise.
+        url: its path on the server, likewise.
         spooled: the name of its file in the spool.
         refused: whether the server rejected it; it is then left out.
         job_id: the job to link it to, if not the outcome's.
@@ -93,7 +93,7 @@ class Outcome:
         text: its output.
         uploads: its artifacts.
         reviews: its reviews.
-        reason: why it failed or was escalated, for operators. It has none of the job's content.
+        reason: why it failed or was escalated, for operators. It contains none of the job's content.
     """
 
     status: Status

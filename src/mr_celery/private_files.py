@@ -1,7 +1,7 @@
 """Opens files and folders so that no other user of the machine can read, replace or redirect them.
 
-A folder is opened from ``/`` downwards, through symlinks of root and of this user only. Inside of it no symlink is
-followed. All checks are made on what is open, so that nothing can be exchanged after them.
+A folder is opened step by step from ``/``, following only symlinks of root and of this user. Inside it, no symlink is
+followed. All checks are made on open files and folders, so that nothing can be exchanged after a check.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .errors import MrCeleryError
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0) | _NO_FOLLOW
 _PASS = getattr(os, "O_PATH", os.O_RDONLY)
-"""Opens a folder on the way, which this user need not be able to list."""
+"""The flag for opening a folder along a path, which this user need not be able to list."""
 
 _MOST_LINKS = 40
 
@@ -34,7 +34,7 @@ class Folder:
     Args:
         path: its path, for messages.
         descriptor: its descriptor, for functions with ``dir_fd``.
-        group_had_access: its group may have been able to write until now.
+        group_had_access: whether its group may have had write access until now.
     """
 
     def __init__(self, path: Path, descriptor: int, *, group_had_access: bool = False) -> None:
@@ -53,7 +53,7 @@ class Folder:
         return open(name, mode, opener=self._open)
 
     def make_private(self, name: str, *, create: bool = False) -> None:
-        """Check a file as :meth:`open` does, and take the access from others, if it exists or is created.
+        """Check a file as :meth:`open` does and remove others' access to it, if it exists or is created.
 
         For code that opens the file by its path.
         """
@@ -62,9 +62,9 @@ class Folder:
 
     @contextmanager
     def private_subfolder(self, name: str, *, create: bool = False) -> Iterator[Folder]:
-        """A folder in this one, for this user only, in the block.
+        """Open a subfolder for this user only, for the duration of the block.
 
-        Its group may have had access: Kubernetes gives it to the ``fsGroup`` of a volume whenever it mounts it.
+        Its group may have had access, because Kubernetes gives a volume's ``fsGroup`` access on each mount.
 
         Raises:
             NotPrivate: it belongs to another user, everybody may write to it, or it is a symlink.
@@ -114,7 +114,7 @@ def _not_regular(path: Path) -> str:
 
 @contextmanager
 def private_folder(path: str | os.PathLike[str]) -> Iterator[Folder]:
-    """A folder for this user only, in the block. It is created if it does not exist.
+    """Open a folder for this user only, for the duration of the block. It is created if it does not exist.
 
     Raises:
         NotPrivate: another user may write to it, or rename it or a folder above it; or it is a symlink.
@@ -127,7 +127,7 @@ def private_folder(path: str | os.PathLike[str]) -> Iterator[Folder]:
 
 @contextmanager
 def own_folder(path: str | os.PathLike[str]) -> Iterator[Folder]:
-    """A folder in which only this user can create files, and others may look, in the block.
+    """Open a folder that only this user can write to and others may read, for the duration of the block.
 
     Raises:
         NotPrivate: another user may write to it, or rename it or a folder above it.
@@ -140,7 +140,7 @@ def own_folder(path: str | os.PathLike[str]) -> Iterator[Folder]:
 
 @contextmanager
 def shared_folder(path: str | os.PathLike[str], *, create: bool = False) -> Iterator[Folder]:
-    """A folder in which several users may have private subfolders, in the block.
+    """Open a folder in which several users may have private subfolders, for the duration of the block.
 
     It belongs to root or to this user. Its group may write to it, as to a Kubernetes volume with ``fsGroup``, and
     everybody only if it is sticky, like ``/tmp``.
@@ -165,12 +165,12 @@ def shared_folder(path: str | os.PathLike[str], *, create: bool = False) -> Iter
 
 
 def exposure(file: int) -> tuple[bool, str]:
-    """Whether every user can write to an open file, and what others can do with it, in words.
+    """Whether every user can write to an open file, and a description of the access that others have to it.
 
-    The words are empty for a file that only root, this user and the file's group can read.
+    The description is empty for a file that only root, this user and the file's group can read.
     """
     found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode):  # such as the pipe of a shell
+    if not stat.S_ISREG(found.st_mode):  # for instance a pipe from a shell
         return False, ""
     if found.st_mode & stat.S_IWOTH:
         return True, f"can be changed by every user ({_mode(found)})"
@@ -184,7 +184,7 @@ def exposure(file: int) -> tuple[bool, str]:
 
 
 def exposure_of(path: str) -> str:
-    """The access that others have to a file, in words as :func:`exposure`; empty if it cannot be opened."""
+    """The access that others have to a file, as described by :func:`exposure`; empty if it cannot be opened."""
     try:
         with open(path, "rb") as file:
             return exposure(file.fileno())[1]
@@ -196,13 +196,13 @@ def exposure_of(path: str) -> str:
 def _opened(
     path: str | os.PathLike[str], *, create: bool, checks_parents: bool, follows: bool = True
 ) -> Iterator[Folder]:
-    """A folder in the block.
+    """Open a folder for the duration of the block.
 
     Args:
         path: the folder.
         create: create it, and the folders above it, if they do not exist.
         checks_parents: check that no other user can rename it or a folder above it.
-        follows: it may be a symlink itself.
+        follows: allow the folder itself to be a symlink.
     """
     absolute = Path(os.path.abspath(path))
     descriptor = _descend(absolute, create=create, checks_parents=checks_parents, follows=follows)
@@ -287,7 +287,7 @@ def _is_link(name: str, parent: int) -> bool:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Give an error of the operating system the whole path."""
+    """Add the whole path to errors of the operating system."""
     try:
         yield
     except OSError as error:
@@ -295,7 +295,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _make_private(descriptor: int, path: Path, *, group_had_access: bool = False) -> None:
-    """Check owner and mode of an open file or folder, and take the access from all others."""
+    """Check owner and mode of an open file or folder, and remove the access of all others."""
     found = os.fstat(descriptor)
     _check_owner(path, found)
     if _others_may_write(found) & ~(stat.S_IWGRP if group_had_access else 0):
@@ -304,7 +304,7 @@ def _make_private(descriptor: int, path: Path, *, group_had_access: bool = False
             f"chmod go-w {path}"
         )
     if found.st_mode & 0o077:
-        with suppress(PermissionError):  # root's, or on a filesystem without modes
+        with suppress(PermissionError):  # the file is root's, or its filesystem has no modes
             os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & 0o700)
 
 
@@ -318,7 +318,7 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
 
 
 def _check_writers(path: Path, found: os.stat_result, *, sticky_is_enough: bool) -> None:
-    """Check that no other user can rename a folder's content, or create files in it unless that does not matter."""
+    """Check that no other user can rename a folder's content, or create files in it unless the sticky bit is enough."""
     protected = bool(found.st_mode & stat.S_ISVTX) and sticky_is_enough
     if found.st_uid in _trusted() and (protected or not _others_may_write(found)):
         return
@@ -347,7 +347,7 @@ def _is_own_group(group: int) -> bool:
 
 
 def _trusted() -> tuple[int, ...]:
-    """The ids of this user, of root, and of the owner of ``/``, who is somebody else in some containers."""
+    """The ids of this user, of root, and of the owner of ``/``, who is another user in some containers."""
     return (os.geteuid(), 0, os.stat("/").st_uid)
 
 

@@ -1,4 +1,4 @@
-"""Undocumented names of redis-py. ``tests/integration/ledger/test_connection.py`` checks them."""
+"""Wraps undocumented names of redis-py. ``tests/integration/ledger/test_connection.py`` checks them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from .socket_timeouts import let_kernel_watch
 
 
 class OneConnectionClient(redis.Redis):
-    """A client with a single connection, which one step at a time uses.
+    """A client with a single connection, for one step at a time.
 
-    For each command, redis-py would also lock the connection, and measure the duration.
+    It saves the lock and the time measurement that redis-py adds to each command.
 
     Attributes:
-        repeated: the errors after which a command is sent once more, on a new connection.
+        repeated: the errors after which a command is retried once, on a new connection.
     """
 
     repeated: tuple[type[Exception], ...] = (redis.ConnectionError, redis.TimeoutError)
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
-        """Send a command. Returns its answer.
+        """Send a command, and return the reply.
 
         Raises:
-            redis.RedisError: Redis cannot be reached, or refuses.
+            redis.RedisError: Redis cannot be reached, or refuses the command.
         """
         connection: Any = self.connection
         try:

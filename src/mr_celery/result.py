@@ -162,13 +162,13 @@ class Result:
 class Deferred(MrCeleryError, Ignore):
     """Ends a handler without an outcome, which comes later from elsewhere. Return it, or raise it.
 
-    The run ends, and its worker takes the next task. The job stays this worker name's, until a process calls
+    The run ends, and its worker takes the next task. The job stays claimed under this worker name until a process calls
     :func:`mr_celery.complete`, :func:`mr_celery.fail` or :func:`mr_celery.escalate` with the job's
     :attr:`~mr_celery.Job.ref`. If none does in time, the attempt is lost, as if its worker had died (see
     ``max_attempts`` and ``on_lost``).
 
     Args:
-        timeout: seconds until the outcome must have come; at most 30 days.
+        timeout: seconds within which the outcome must be reported; at most 30 days.
         note: what the job waits for, for operators (``modelreins jobs ID``), cut after 200 bytes.
 
     Raises:

@@ -1,6 +1,6 @@
 """Socket timeouts that the kernel enforces.
 
-Python's own cost a system call before each send and each receive, in which another thread takes the interpreter's lock.
+Python's own timeouts cost a system call before each send and receive, in which another thread can take the GIL.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def check(ctx: click.Context, audit: bool, **flags: Any) -> None:
     """
     from ..operations.check import check
 
-    logging.getLogger("mr_celery").addHandler(logging.NullHandler())  # what it would log is a finding
+    logging.getLogger("mr_celery").addHandler(logging.NullHandler())  # anything it would log is reported as a finding
     if ctx.obj.no_color:
         ctx.color = False
     use_running_up(ctx, flags)

@@ -25,7 +25,7 @@ CONFIGURING = {
     "result_backend": "CELERY_RESULT_BACKEND",
     "config": "CELERY_CONFIG_MODULE",
 }
-"""Celery's options that it hands on as environment variables."""
+"""Options of the celery command, which passes them on as environment variables."""
 
 
 @click.group(cls=Group, context_settings={"auto_envvar_prefix": "CELERY"})

@@ -1,4 +1,4 @@
-"""Runs a step for given or selected jobs, with a preview and a question."""
+"""Runs a step for given or selected jobs, with a preview and a confirmation."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def change_jobs(
     limit: int,
     yes: bool,
 ) -> None:
-    """Change the jobs with these ids, or the selected ones after a question. Exits with 1 if one cannot be changed.
+    """Change the jobs with these ids, or the selected ones after a confirmation. Exits with 1 if one cannot be changed.
 
     Raises:
         click.UsageError: neither ids nor a selection is given, or both are.

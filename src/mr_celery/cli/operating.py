@@ -31,7 +31,7 @@ class CannotLoad(click.ClickException):
 
 
 class Group(click.Group):
-    """A group of commands. Their exceptions have no variables, which would be prompts and addresses with passwords."""
+    """A group of commands. Their tracebacks omit variables, which may contain prompts, or addresses with passwords."""
 
     @hides_variables
     def invoke(self, ctx: click.Context) -> Any:

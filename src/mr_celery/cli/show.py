@@ -48,8 +48,8 @@ def table(
         right: indices of the columns that are right-aligned, such as numbers.
         paint: styles a cell, which is already padded to its column's width.
         width: width in characters that the lines should fit into; ``None``: any.
-        cut: indices of the columns that may be cut for that.
-        wrap: whether the last column is wrapped at words for that, with a hanging indent.
+        cut: indices of the columns that may be cut to fit.
+        wrap: whether the last column is wrapped at words to fit, with a hanging indent.
     """
     texts = [[printable(str(cell), MOST_CHARACTERS) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in (head, *texts)) for column in range(len(head))]

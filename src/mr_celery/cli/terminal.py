@@ -1,7 +1,7 @@
 """Prints lines on the terminal.
 
-Lines may have texts of the server, of jobs and of other hosts. Each line is made printable, so that only the styles
-that are set here control the terminal.
+Lines may contain text from the server, from jobs and from other hosts. Each line is made printable, so that only the
+styles that are set here control the terminal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import click
 from ..telemetry.printing import printable_line
 
 _ESCAPE = secrets.token_hex(8)
-"""Stands for ESC in a styled text until it is printed. A foreign text cannot have it."""
+"""Stands for ESC in a styled text until it is printed. It is random, so no other text contains it."""
 
 
 def styled(text: str, **style: Any) -> str:

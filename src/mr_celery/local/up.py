@@ -71,7 +71,7 @@ def redis_for(
 
 
 def queues_of(app: Any, settings: Settings) -> list[str]:
-    """The queues that a worker has to consume to run all handlers; empty if these are Celery's own choice.
+    """The queues that a worker has to consume to run all handlers; empty if Celery's defaults are enough.
 
     Raises:
         RoutingError: the declarations contradict each other.

@@ -32,7 +32,7 @@ FINISHED_SECONDS = 300.0
 """Time for the delivery of an outcome, in seconds."""
 
 BRIDGE_SECONDS = 20.0
-"""Maximum time between two visits of a bridge to the ledger, in seconds. It also holds while the broker is down."""
+"""Maximum time between two ledger accesses of a bridge, in seconds. It also holds while the broker is down."""
 
 READINGS = 4
 """Readings that must all show a difference. A bridge notices an abort in its second or third poll."""
@@ -44,7 +44,7 @@ MAX_PAUSE = 10.0
 """Maximum pause between two readings, in seconds, even if bridges poll less often."""
 
 MAX_LOOKUPS = 20
-"""Jobs that are looked up on the server one by one."""
+"""Maximum number of jobs that are looked up on the server one by one."""
 
 SLOT_STATES = IN_FLIGHT[:4]
 """The states in which a job holds a slot of its queue."""
@@ -188,14 +188,14 @@ def audit(
     queues: Sequence[str] = (),
     wait: Callable[[float], object] = time.sleep,
 ) -> Audit:
-    """Compare a worker name's ledger with the server until a reading shows no difference or all have been made.
+    """Compare a worker name's ledger with the server until a reading shows no difference, or all are made.
 
     Args:
         api: the server.
         ledger: the ledger.
         interval: poll interval of the bridges, which resolve differences, in seconds.
         queues: the queues whose slots are compared.
-        wait: waits for that many seconds.
+        wait: waits for a number of seconds.
 
     Raises:
         WorkerError: the server cannot be reached, or its response is unusable.

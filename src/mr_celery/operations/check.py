@@ -70,7 +70,7 @@ class Finding:
 
     Args:
         what: the item, such as ``broker``.
-        ok: whether jobs can run as it is.
+        ok: whether jobs can run with it.
         detail: what was found.
         hint: what to do if it is not fine.
         warning: it is usable, but should be corrected.
@@ -149,7 +149,7 @@ def _check_installation(app: Any, flags: Mapping[str, Any]) -> Iterator[Finding]
 
 
 def _check_states(app: Any, settings: Settings) -> Iterator[Finding]:
-    """Report the states of the worker names. The workers have checks of their own, and no bridge need run yet."""
+    """Report the states of the worker names. Workers are checked separately, and bridges need not run yet."""
     try:
         seen = status_reader(app, settings)()
     except (LedgerUnavailable, RoutingError) as error:

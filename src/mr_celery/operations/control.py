@@ -18,7 +18,7 @@ from .jobs import OPEN
 logger = logging.getLogger("mr_celery.operations")
 
 DRAIN_POLL_SECONDS = 0.5
-"""Seconds between two readings of the ledger while it drains."""
+"""Polling interval of a drain, in seconds."""
 
 ENDED = "Only the server starts an ended job again: on its page, or by its API with a user's API key"
 """The advice for jobs that have ended. A worker token cannot reopen them."""
@@ -68,12 +68,12 @@ def drain(
         why: the reason that ``status`` shows.
         timeout: maximum seconds to wait; ``None`` for no limit.
         deferred: also wait for deferred jobs.
-        report: called with the number of jobs that it waits for whenever it has changed.
+        report: called with the number of remaining jobs whenever it changes.
         wait: sleeps for a number of seconds.
         clock: a monotonic clock, in seconds.
 
     Returns:
-        The number of jobs that it still waits for: 0 if drained.
+        The number of remaining jobs; 0 if drained.
 
     Raises:
         LedgerUnavailable: the ledger cannot be reached.
@@ -95,7 +95,7 @@ def drain(
 def requeue(ledger: Ledger, job_id: int, *, announce: Announce, lease: float, force: bool = False) -> Record:
     """Start a job again, as a new attempt that does not count towards ``max_attempts``.
 
-    A current run loses the job. It is interrupted if its pool can do that, and has one lease to stop.
+    A current run loses the job. It is interrupted if its pool supports that, and has one lease in which to stop.
 
     Args:
         ledger: the ledger.
@@ -127,7 +127,7 @@ def requeue(ledger: Ledger, job_id: int, *, announce: Announce, lease: float, fo
 
 
 def fail(ledger: Ledger, job_id: int, why: str, *, announce: Announce) -> Record:
-    """End a job as failed, with ``why`` as its output. Its run is interrupted if the pool can do that.
+    """End a job as failed, with ``why`` as its output. Its run is interrupted if its pool supports that.
 
     The job's history, its reason and the log show the operator and the first 200 characters of ``why``.
 

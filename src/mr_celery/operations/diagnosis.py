@@ -35,12 +35,12 @@ def speaks_tls(host: str, port: int) -> bool | None:
             return True
     except ssl.SSLError as error:
         return "ALERT" in (error.reason or "")  # an alert is TLS; anything else is another protocol
-    except OSError:  # no answer to a greeting of TLS
+    except OSError:  # no reply to a TLS handshake
         return False
 
 
 def tls_hint(url: str) -> str:
-    """Advice if an address has the wrong one of two schemes, with and without TLS; empty if it has not."""
+    """Advice if an address has a scheme with TLS for a port without it, or the reverse; empty otherwise."""
     parts = urlsplit(url)
     if not parts.hostname or parts.scheme not in PORTS:
         return ""
@@ -107,7 +107,7 @@ def clock_shown(ahead: float, other: str) -> str:
 
 
 def tracing_without_extra(environment: Mapping[str, str]) -> str:
-    """A variable that asks for traces while the extra ``otel`` is not installed; empty otherwise."""
+    """An environment variable that turns on traces while the extra ``otel`` is not installed; empty otherwise."""
     asked = sorted(name for name, value in environment.items() if name.startswith("OTEL_") and value)
     if not asked or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return ""

@@ -36,7 +36,7 @@ class Ended:
 
     Args:
         id: the job.
-        status: the server's word.
+        status: its status, as the server reports it.
         over: whether the job has ended.
         seconds: time since it was dispatched.
         output: its output.
@@ -71,7 +71,7 @@ def parse_lines(lines: Iterable[str], common: Mapping[str, Any]) -> list[dict[st
 
     Args:
         lines: JSON objects, each with a ``prompt``.
-        common: fields of jobs whose line does not name them.
+        common: values for the fields that a line omits.
 
     Raises:
         MrCeleryError: a line is not such an object. The message has its number.
@@ -111,12 +111,12 @@ def _offers(app: Any, settings: Settings, capability: str | None) -> bool:
 
 
 def _awaits_approval(status: str) -> bool:
-    """Whether a job has not begun because a person has to approve it. The product's word for this is not known."""
+    """Whether a job waits for a person's approval. The product does not document the name of this status."""
     return "approv" in status.casefold()
 
 
 class Session:
-    """Dispatches jobs to one worker name, and reads what became of them.
+    """Dispatches jobs to one worker name, and follows them to their end.
 
     Args:
         settings: the settings of the worker name.
@@ -192,7 +192,7 @@ class Session:
 
         Args:
             job_id: the job.
-            until: time of the clock at which to give up; ``None`` for no limit.
+            until: clock time at which to give up; ``None`` for no limit.
             changed: called with each new status.
             trouble: called with a reason why it takes long: the server cannot be read, or the job is still pending.
 
@@ -229,7 +229,7 @@ class Session:
             pause = min(1.0, pause * 1.2)
 
     def deadline(self, seconds: float | None) -> float | None:
-        """The time of the clock in ``seconds``; ``None`` for no limit."""
+        """The clock time in ``seconds`` from now; ``None`` for no limit."""
         return None if seconds is None else self._clock() + seconds
 
     def _ended(self, job_id: int, status: str, job: Mapping[str, Any], seconds: float) -> Ended:

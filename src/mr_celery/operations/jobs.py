@@ -36,18 +36,18 @@ STATE_AFTER = {
     "closed": "",
     "aborted": "",
 }
-"""The state to which each event of a job's history leads; empty at its end. Other events change no state."""
+"""The state to which each event of a job's history leads; empty if it ends the job. Other events change no state."""
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A choice of jobs. Each field that is set must be met.
+    """Selects the jobs that match all fields that are set.
 
     Args:
         states: the states in flight and endings; empty: all.
         task: the name of the task.
         capability: one of the capabilities that a job requires.
-        since: maximum seconds since a job came to its state or ended.
+        since: maximum seconds since a job entered its state or ended.
         older_than: minimum seconds since then.
     """
 
@@ -63,11 +63,11 @@ class Filter:
                 raise MrCeleryError(f"unknown state {state!r}: use one of {', '.join((*IN_FLIGHT, *ENDINGS))}")
 
     def has_state(self, state: str) -> bool:
-        """Whether jobs in a state, or with that ending, are wanted."""
+        """Whether jobs in a state, or with that ending, can match."""
         return not self.states or state in self.states
 
     def takes(self, job: JobSummary) -> bool:
-        """Whether a job is wanted."""
+        """Whether a job matches."""
         return (
             self.has_state(job.state)
             and self.task in (None, job.task)
@@ -85,7 +85,7 @@ class JobSummary:
         id: the job.
         worker_name: the worker name whose ledger has it.
         state: its state in flight, or its ending.
-        seconds: seconds since it came to that state or ended.
+        seconds: seconds since it entered that state or ended.
         duration: seconds from its claim to its end, or until now; ``None`` before it is claimed.
         capability: the capabilities that it requires.
         task: the task's name.

@@ -145,7 +145,7 @@ class BridgeCollector(Collector):
 
 
 def _by_labels(errors: Mapping[str, int]) -> Counter[tuple[str, str]]:
-    """Counts of errors by route and status, which are of bounded sets whatever the server or Redis has."""
+    """Counts errors by route and status. Both are limited to known values, whatever the server or Redis contains."""
     counts: Counter[tuple[str, str]] = Counter()
     for label, count in dict(errors).items():
         counts[error_labels(label)] += count

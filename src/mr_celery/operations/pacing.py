@@ -12,16 +12,16 @@ from starlette.concurrency import run_in_threadpool
 T = TypeVar("T")
 
 _SHARE = 10
-"""A function that is called again and again takes at most one part of this many of the time."""
+"""Divisor of the time: a function that is called continuously runs for at most a tenth of it."""
 
 
 class Shared(Generic[T]):
-    """Runs a function in a thread. Those who ask while it runs get the same result, so any number costs as one.
+    """Runs a function in a thread. Calls that arrive while it runs share its result, so many cost no more than one.
 
     Args:
         function: the function.
-        seconds: for how long its result is also given to those who ask later. It is kept for longer if the function
-            takes more than a tenth of that time. An error is not kept.
+        seconds: for how long later calls get the same result. It is kept for longer if the function takes more than a
+            tenth of that time. An error is not kept.
     """
 
     def __init__(self, function: Callable[[], T], *, seconds: float = 0.0) -> None:

@@ -47,7 +47,7 @@ def described(risk_tiers: Mapping[str, str], secrets: Mapping[str, Sequence[str]
 def declared_by(registry: Registry) -> Declared:
     """Collect the capabilities of all handlers.
 
-    If handlers share one, the strictest risk tier wins, and it requires the secrets of all of them.
+    If handlers share one, the strictest risk tier wins, and the secrets of all of them are required.
     """
     of_capability: dict[str, dict[str, str]] = defaultdict(dict)
     secrets: dict[str, set[str]] = defaultdict(set)

@@ -86,7 +86,7 @@ class Status:
 
     @property
     def waiting_jobs(self) -> list[Waiting]:
-        """The pending jobs that cannot be claimed now, as the bridge knows it that finds the most."""
+        """The pending jobs that cannot be claimed now, from the bridge that finds the most."""
         return waiting_jobs(self.bridges, self.at, has_workers=bool(self.nodes))
 
     @property
@@ -152,7 +152,7 @@ def _mixed(what: str, versions: Iterable[tuple[str, _Alike]]) -> list[str]:
     """The processes of each version of something, if there are several versions.
 
     Args:
-        what: what has the versions.
+        what: the name of the versioned thing.
         versions: the versions, each with the processes that have it; empty if it is not known.
     """
     processes_of: dict[str, list[_Alike]] = {}
@@ -204,7 +204,7 @@ def status_reader(app: Any, settings: Settings) -> Callable[[], list[Status]]:
 def read_statuses(fleet: Fleet, subjects: Sequence[Subject], others: Sequence[Ledger] = ()) -> list[Status]:
     """Read the current status of worker names from the ledger, without the server or the broker.
 
-    The number of steps grows as the number of worker names, because each name's load is read once.
+    The number of steps grows with the number of worker names, because each name's load is read once.
 
     Args:
         fleet: the workers that are online.

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from .worker_names import WrongValue
 
 SCHEMES = ("redis", "rediss", "unix", "redis+socket", "redis+cluster", "rediss+cluster", "sentinel")
-"""The schemes of a Redis address. ``redis+socket`` is kombu's name of redis-py's ``unix``."""
+"""The schemes of a Redis address. ``redis+socket`` is kombu's name for redis-py's ``unix``."""
 
 DEFAULT_PORT = 6379
 
@@ -107,7 +107,7 @@ SENTINEL: Mapping[str, Callable[[Any], Any]] = {
 """Options of an address with Sentinels. All but the first are those of Celery's ``sentinel_kwargs``."""
 
 _WITHOUT_EFFECT = ("max_connections", "retry_on_timeout", "decode_responses", "encoding", "encoding_errors")
-"""Options of redis-py about what the ledger has its own way of doing."""
+"""Options of redis-py that are ignored, because the ledger sets them itself."""
 
 IDENTITY = ("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_password")
 """The TLS options that add certificates. The others change how a server's certificate is verified."""
@@ -123,9 +123,9 @@ class RedisAddress:
     Args:
         scheme: ``redis``, ``rediss``, ``unix``, ``redis+cluster``, ``rediss+cluster`` or ``sentinel``.
         host: the host; empty for a Unix socket. With Sentinels it is that of the first one.
-        port: the port; ``None``: not given, so it is 6379, or 26379 of a Sentinel.
+        port: the port; ``None`` if not given, which means 6379, or 26379 for a Sentinel.
         path: the path of a Unix socket.
-        db: the number of the database; ``None``: not given, so it is 0.
+        db: the number of the database; ``None`` if not given, which means 0.
         username: the user; empty for none.
         password: the password; empty for none.
         options: options of the connection, as redis-py names them.
@@ -149,7 +149,7 @@ class RedisAddress:
         """Parse an address.
 
         Raises:
-            WrongValue: it cannot be used. The message has nothing of its user, password and options.
+            WrongValue: it cannot be used. The message does not repeat its user, password or options.
             ValueError: it has another scheme.
         """
         scheme, separator, rest = text.partition("://")
@@ -208,13 +208,13 @@ class RedisAddress:
         return address.with_tls(tls) if tls else address
 
     def with_tls(self, options: Mapping[str, Any]) -> RedisAddress:
-        """This address with TLS. Options that it has already take precedence.
+        """This address with TLS. Its own options take precedence.
 
         Args:
             options: the ``ssl_…`` options, as texts or as in Celery's ``broker_use_ssl``.
 
         Raises:
-            WrongValue: an option is not known, or its value is not allowed. The message names the option.
+            WrongValue: an option is unknown, or its value is not allowed. The message names the option.
         """
         if unknown := [str(name) for name in options if name not in _TLS]:
             raise WrongValue(f"unknown TLS option {unknown[0]}; known are {', '.join(_TLS)}")
@@ -230,7 +230,7 @@ class RedisAddress:
         )
 
     def with_sentinel(self, options: Mapping[str, Any]) -> RedisAddress:
-        """This address of Sentinels with more options. Those that it has already take precedence.
+        """This address of Sentinels with more options. Its own options take precedence.
 
         Args:
             options: ``master_name``, and the ``sentinel_…`` options.
@@ -247,7 +247,7 @@ class RedisAddress:
 
     @property
     def is_sentinel(self) -> bool:
-        """Whether it is the address of Sentinels, which know the master."""
+        """Whether it is the address of Sentinels, which locate the master."""
         return self.scheme == "sentinel"
 
     @property
@@ -258,7 +258,7 @@ class RedisAddress:
 
     @property
     def master_name(self) -> str:
-        """The name under which the Sentinels know the master."""
+        """The name of the master in the Sentinels' configuration."""
         return str(self.sentinel.get("master_name", ""))
 
     @property
@@ -329,7 +329,7 @@ def _sentinels(rest: str) -> tuple[str, list[tuple[str, int | None]]]:
     """Split the addresses of several Sentinels, each with or without its scheme.
 
     Returns:
-        The first address, with the first path and the first query that one of them has; host and port of the others.
+        The first address, with the first path and the first query in any of them; host and port of the others.
 
     Raises:
         WrongValue: an address cannot be read.
@@ -345,7 +345,7 @@ def _sentinels(rest: str) -> tuple[str, list[tuple[str, int | None]]]:
             )
         try:
             found.append(urlsplit(f"//{after if separator else text}"))
-            found[-1].port  # noqa: B018 - it may be none
+            found[-1].port  # noqa: B018 - raises ValueError for an invalid port
         except ValueError:
             raise WrongValue(f"the address cannot be read: {_ENCODE}") from None
     if not found:
@@ -390,14 +390,14 @@ def shown(url: str) -> str:
     if url.startswith("sentinel://") and ";" in url:
         return ";".join(shown(each) if each.startswith("sentinel://") else "…" for each in url.split(";"))
     scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
-    if _SCHEME.fullmatch(scheme) is None:  # a part of a password that has these characters
+    if _SCHEME.fullmatch(scheme) is None:  # it may be a part of a password
         return "…"
     try:
         parts = urlsplit(f"//{rest}")
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return f"{scheme}{separator}…"
-    if "@" in rest.removeprefix(parts.netloc) or "#" in rest:  # of a password with reserved characters
+    if "@" in rest.removeprefix(parts.netloc) or "#" in rest:  # perhaps of a password
         return f"{scheme}{separator}…"
     host = f"[{host}]" if ":" in host else host
     return f"{scheme}{separator}{host}{f':{port}' if port else ''}{parts.path}"

@@ -48,10 +48,10 @@ def _tags(value: Any) -> str:
 
 
 MOST_TOKEN_CHARACTERS = 8192
-"""Characters that are read of a file with a token."""
+"""Maximum number of characters that are read from a file with a token."""
 
 LEAST_HTTP_TOKEN_CHARACTERS = 16
-"""Least length of the token for the bridge's page."""
+"""Minimum length, in characters, of the token for the bridge's page."""
 
 QUOTES = "\"'`‘’“”"
 
@@ -106,7 +106,7 @@ def _prefix(value: Any) -> str:
     text = str(value)
     if not (text.isascii() and text.isprintable()) or " " in text or len(text) > MOST_PREFIX_CHARACTERS:
         raise ValueError
-    if "{}" in text:  # all keys of a worker name would have different hash slots
+    if "{}" in text:  # the keys of a worker name would have different hash slots
         raise WrongValue("the prefix has an empty hash tag, {}, with which a ledger cannot be on a Redis Cluster")
     return text
 
@@ -413,7 +413,7 @@ class Settings:
 
     @property
     def output_warning(self) -> str:
-        """The reason why :attr:`show_output` has no effect, for logs; empty if it has one, or is off."""
+        """The reason why :attr:`show_output` has no effect, for logs; empty if it has an effect, or is off."""
         if not self.show_output or self.logs_output:
             return ""
         return (
@@ -540,7 +540,7 @@ def load(
 def _given(
     name: str, configuration: Mapping[str, Any], flags: Mapping[str, Any], environment: Mapping[str, str]
 ) -> tuple[str, Any]:
-    """The strongest source of a setting, and the value there; an empty source if it is set nowhere."""
+    """The source of a setting that takes precedence, and the value there; an empty source if it is set nowhere."""
     sources = (
         (f"--{name.replace('_', '-')}", flags.get(name)),
         (f"MODELREINS_{name.upper()}", environment.get(f"MODELREINS_{name.upper()}") or None),
@@ -550,12 +550,12 @@ def _given(
 
 
 def is_default(name: str, configuration: Mapping[str, Any], *, flags: Mapping[str, Any]) -> bool:
-    """Whether a setting is given neither by a flag, nor in the environment, nor in the Celery configuration."""
+    """Whether no flag, environment variable or Celery configuration sets a setting."""
     return not _given(name, configuration, flags, os.environ)[0]
 
 
 def names_ledger(configuration: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> bool:
-    """Whether the ledger is set by its own name, and not only derived from the broker's address.
+    """Whether the ledger has its own setting, and is not only derived from the broker's address.
 
     Args:
         configuration: the Celery application's configuration.
@@ -692,7 +692,7 @@ def _celery_redis(configuration: Mapping[str, Any]) -> Iterator[tuple[RedisAddre
                     raise WrongValue("master_name is missing, the name under which the Sentinels know the master")
             source = tls_key
             tls = _of_celery(configuration, tls_key)
-            # Celery has no TLS for a Redis if this is True.
+            # Celery uses no TLS for a Redis if this is True.
             has_tls = isinstance(tls, Mapping) and bool(tls) and address.scheme != "unix"
             yield address.with_tls(tls) if has_tls else address, options_key
         except WrongValue as error:
@@ -703,7 +703,7 @@ def _prefix_of_celery(configuration: Mapping[str, Any], options_key: str) -> str
     """The prefix of Celery's own keys in the Redis with these transport options; empty if it has none.
 
     Raises:
-        SettingsError: it cannot be that of a ledger.
+        SettingsError: a ledger cannot use this prefix.
     """
     given = _of_celery(configuration, options_key) if options_key else None
     prefix = given.get("global_keyprefix") if isinstance(given, Mapping) else None
@@ -728,15 +728,15 @@ def _of_celery(configuration: Mapping[str, Any], key: str) -> Any:
 def _with_options_of_celery(url: str, configuration: Mapping[str, Any]) -> str:
     """A ledger's address with the options of Celery's Redis that it lacks.
 
-    An address of the same server gets all options of TLS and Sentinels. Another server gets the certificates: how it is
-    verified is not changed.
+    An address of the same server gets all options of TLS and Sentinels. Another server gets only the certificates, and
+    its verification is not changed.
 
     Raises:
         SettingsError: it is the address of Sentinels, and no master is named.
     """
     address = RedisAddress.parse(url)
     candidates: list[RedisAddress] = []
-    with suppress(SettingsError):  # of an address that is not used
+    with suppress(SettingsError):  # an invalid address that is not used does no harm
         candidates = [each for each, _ in _celery_redis(configuration)]
     same = [each for each in candidates if each.server == address.server]
     if address.is_sentinel:

@@ -51,7 +51,7 @@ def parse_worker_names(value: Any, parse_name: Callable[[Any], str]) -> tuple[Wo
         parse_name: validates a worker name; raises ValueError.
 
     Raises:
-        InvalidWorkerNames: a worker name or its options are invalid. The message has no value that could be a token.
+        InvalidWorkerNames: a worker name or its options are invalid. The message omits values that could be tokens.
         ValueError: the value is not a mapping, or is empty.
     """
     named = json.loads(value) if isinstance(value, str) else value

@@ -130,7 +130,7 @@ def _entries(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]
 
 
 def _enters(frame: FrameType) -> bool:
-    """Whether the frames below are the application's, also if an inner function has replaced this one."""
+    """Whether the frames below are the application's. This also works if an inner function has replaced the frame."""
     return frame.f_code in _entrances or frame.f_globals.get(_ENTRANCE) is True
 
 

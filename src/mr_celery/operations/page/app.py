@@ -31,16 +31,16 @@ from ..pacing import Shared
 from .overview import JOBS_OF_STATE, NameRow, Overview, name_rows, read_overview
 
 PACE_SECONDS = 1.0
-"""Time in which a worker name, or a job, is read from the ledger at most once, whatever the number of viewers."""
+"""Minimum time in seconds between two reads of a worker name or a job from the ledger, for all viewers together."""
 
 MOST_NAMES = 100
-"""Worker names that are listed. The filter finds the others."""
+"""Maximum number of worker names that are listed. The filter finds the others."""
 
 MOST_MEMBERS = 50
-"""Members of a workflow that are shown."""
+"""Maximum number of members of a workflow that are shown."""
 
 _MOST_JOBS = 200
-"""Jobs whose histories are shared by their viewers at the same time."""
+"""Maximum number of jobs whose histories are shared by their viewers at the same time."""
 
 _MOST_CHARACTERS = 1000
 _OPEN_PATHS = re.compile(r"/login|/static/.+")
@@ -51,7 +51,7 @@ class Page:
 
     Args:
         bridges: the bridges of this process.
-        token: the token; its file is looked at again for each use.
+        token: the token; its file is checked on each use.
     """
 
     def __init__(self, bridges: Sequence[Bridge], token: Token) -> None:
@@ -98,7 +98,7 @@ class Page:
 
 
 class _Views:
-    """One method per page. Each reads at most once a second what it shows, for all its viewers together."""
+    """One method per page. Each reads its content at most once a second for all viewers together."""
 
     def __init__(self, bridges: Sequence[Bridge], templates: Templates) -> None:
         self._bridges = {bridge.context.settings.name: bridge for bridge in bridges}
@@ -210,7 +210,7 @@ def _common_context(_: Request) -> Mapping[str, Any]:
 
 
 def _printable(value: Any) -> Any:
-    """A value of a template on one line. Markup comes from the templates themselves, and counts have narrow spaces."""
+    """Make a template's text printable on one line. Markup, and counts with narrow spaces, are not changed."""
     if type(value) is not str or value.replace("\N{NARROW NO-BREAK SPACE}", "").isdigit():
         return value
     return printable_line(value, _MOST_CHARACTERS)

@@ -1,4 +1,4 @@
-"""The content of the page for a worker name, with a bounded number of reads for any number of jobs in flight."""
+"""Reads the page of a worker name from the ledger, in a bounded number of steps for any number of jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Flying:
 
     Args:
         job: the job.
-        due: seconds until its next check, of a finished one until its next delivery; negative if it is due.
+        due: seconds until its next check or, if it has finished, its next delivery; negative if overdue.
         why: why it was sent again, or its delivery was put off.
     """
 
@@ -37,16 +37,16 @@ class Flying:
 
     @property
     def is_put_off(self) -> bool:
-        """Whether a delivery of its outcome has failed, and is tried again."""
+        """Whether a delivery of its outcome has failed, and will be retried."""
         return self.job.state == "finished" and bool(self.why) and self.job.deliveries > 0
 
 
 @dataclass(frozen=True)
 class Times:
-    """Durations of one kind, in seconds, since the ledger counts them.
+    """Durations of one kind, in seconds, since the ledger began to count them.
 
     Args:
-        what: what took that time.
+        what: the step that took that time.
         count: how many there were.
         median: the time that half of them did not exceed.
         most: the time that 95 % of them did not exceed.
@@ -64,8 +64,7 @@ class Overview:
 
     Args:
         status: the status, as the command ``status`` shows it.
-        jobs: jobs in flight, those first that are in their state for longest; of each state at most
-            :data:`JOBS_OF_STATE`.
+        jobs: jobs in flight, those longest in their state first; at most :data:`JOBS_OF_STATE` of each state.
         stats: counters and histograms.
         task_names: the tasks that take jobs.
     """
@@ -94,7 +93,7 @@ class Overview:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Counters, by what they count."""
+        """The counters, by their names on the page."""
         count = self.stats.count
         return {
             "claimed": count("claimed"),
@@ -116,7 +115,7 @@ def read_overview(bridge: Bridge, clients: Clients) -> Overview:
 
     Args:
         bridge: the bridge.
-        clients: the page's connections for it. Kept ones read only what has changed of the fleet.
+        clients: the page's connections for it. When reused, they read only the changes of the fleet.
 
     Raises:
         LedgerUnavailable: the ledger cannot be reached.
@@ -137,7 +136,7 @@ def read_overview(bridge: Bridge, clients: Clients) -> Overview:
 
 @dataclass(frozen=True)
 class NameRow:
-    """A worker name as its bridge knows it, without a question to the ledger.
+    """A worker name and its state in the memory of its bridge, without a request to the ledger.
 
     Args:
         name: the worker name.
@@ -151,6 +150,6 @@ class NameRow:
 
 
 def name_rows(bridges: Sequence[Bridge]) -> list[NameRow]:
-    """The worker names of this process: those first in which something is wrong."""
+    """The worker names of this process: those with problems first."""
     rows = [NameRow(bridge.context.settings.name, bridge.states[0], bridge.context.pending) for bridge in bridges]
     return sorted(rows, key=lambda row: (not row.state.wrong, row.name))
