@@ -48,8 +48,7 @@ class Caller:
 class Tokens:
     """The tokens of a sandbox, besides those of registered workers.
 
-    Without an API key, the worker token is also that of the users, and without an administrator's token, a user may
-    register workers.
+    Without an API key, users have the worker token. Without an administrator's token, users may register workers.
 
     Args:
         worker: the worker token, valid for every worker name.
@@ -85,10 +84,10 @@ class Tokens:
 
 
 class Authentication:
-    """Middleware that answers 401 to requests without a valid token, always with the same body.
+    """Middleware that rejects requests without a valid token with a 401 response, which always has the same body.
 
-    Many wrong tokens from one address are answered slowly, then with 429. A worker token gets 403 from the routes for
-    users. The others find the :class:`Caller` in ``scope["caller"]``.
+    After many wrong tokens from one address, responses are delayed, and then become 429. A worker token gets 403 on the
+    routes for users. For all other requests, the :class:`Caller` is in ``scope["caller"]``.
     """
 
     def __init__(self, app: ASGIApp, tokens: Tokens, registrations: Registrations, brake: Brake) -> None:

@@ -17,8 +17,9 @@ RISK_TIERS = ("auto", "audit", "approve", "session")
 class Approvals:
     """Decides which jobs need an approval, and records approvals.
 
-    A job of tier ``approve`` needs its own. One of tier ``session`` needs the first of its worker and capability. A
-    session ends with the sandbox's process, with the worker's next registration, and with the killswitch.
+    A job of tier ``approve`` needs its own approval. For tier ``session``, only the first job of a worker and
+    capability in a session needs one. A session ends with the sandbox's process, with the worker's next registration,
+    and with the killswitch.
 
     Args:
         store: the state.
@@ -46,7 +47,7 @@ class Approvals:
         return bool(self._store.rows(query, worker, capability))
 
     def approve(self, job_id: int) -> list[int]:
-        """Approve a job, which becomes pending. Returns its id, and those of jobs that need no approval any more.
+        """Approve a job, which becomes pending. Returns its id, and those of jobs that no longer need an approval.
 
         Raises:
             NotFoundError: the job does not exist.

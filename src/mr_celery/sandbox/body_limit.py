@@ -51,7 +51,7 @@ class BodyLimit:
 
 
 def limit_of(path: str) -> int:
-    """The size of a body in bytes that a path accepts."""
+    """The maximum size, in bytes, of a body that a path accepts."""
     if path == "/login":
         return LOGIN_BYTES
     if path.startswith("/ui/"):

@@ -80,7 +80,7 @@ class Listener:
         self._woken = False
 
     def wake(self) -> None:
-        """Wake the listener from any thread. Cheap if it has been woken already and not yet run."""
+        """Wake the listener from any thread. Cheap if a wake-up is already pending."""
         if not self._woken:
             self._woken = True
             with suppress(RuntimeError):  # the loop is closed

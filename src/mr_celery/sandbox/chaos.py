@@ -181,7 +181,7 @@ class Chaos:
 
     Attributes:
         seed: the last seed.
-        replaced: the rules that the last change of the rules ended.
+        replaced: the rules that the last change removed.
         stopping: set while the server stops, to end delays.
         on_change: called when rules were set and when a fault has happened.
     """
@@ -248,7 +248,7 @@ class Chaos:
         self.on_change()
 
     def clear(self) -> None:
-        """Remove all rules. The counts stay, and requests that hang or trickle already are not affected."""
+        """Remove all rules. The counts are kept, and requests that already hang or trickle are not affected."""
         self.set([])
 
     @property
@@ -267,7 +267,7 @@ class Chaos:
             return self._counts.copy()
 
     def choose(self, route: str) -> tuple[Rule, random.Random] | None:
-        """Choose a fault for a request. ``None`` if the request is answered normally.
+        """Choose a fault for a request. ``None`` for a normal response.
 
         Args:
             route: one of :data:`ROUTES`.

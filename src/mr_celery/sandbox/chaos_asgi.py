@@ -127,7 +127,7 @@ async def _send_part(part: bytes, send: Send) -> None:
 async def _cut(receive: Receive, send: Send) -> None:
     """Close the connection after the data sent so far."""
     _transport(send).close()
-    # uvicorn answers 500 if an application returns without a response, unless the client has disconnected.
+    # uvicorn sends a 500 response if an application returns without a response, unless the client has disconnected.
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -135,7 +135,7 @@ async def _cut(receive: Receive, send: Send) -> None:
 def _transport(send: Send) -> asyncio.Transport:
     """The connection's transport. ASGI does not provide it, but ``send`` is a method of uvicorn's request cycle.
 
-    Therefore ``send`` must not be wrapped. Raising an exception would not do, because uvicorn answers it with 500.
+    Therefore ``send`` must not be wrapped. Raising an exception would make uvicorn send a 500 response.
     """
     transport: asyncio.Transport | None = getattr(getattr(send, "__self__", None), "transport", None)
     if transport is None:

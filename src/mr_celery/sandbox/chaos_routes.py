@@ -13,7 +13,7 @@ from .values import parse_object
 
 
 class ChaosRoutes:
-    """One method per route. Each answers with the new state."""
+    """One method per route. Each returns the new state."""
 
     def __init__(self, chaos: Chaos) -> None:
         self._chaos = chaos

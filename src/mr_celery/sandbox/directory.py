@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 PRESENT_SECONDS = 60.0
-"""Time after its last report for which a worker counts as present."""
+"""Time after its last report for which a worker counts as present, in seconds."""
 
 _QUERY = (
     "SELECT id, name, description, capabilities, paused, registered_at, "
@@ -83,7 +83,7 @@ class Directory:
         }
 
     def pause(self, worker_id: int, *, paused: bool) -> dict[str, Any]:
-        """Pause or resume a worker. A paused worker gets no new jobs; those that it runs go on.
+        """Pause or resume a worker. A paused worker gets no new jobs. Its running jobs continue.
 
         Raises:
             NotFoundError: the worker does not exist.

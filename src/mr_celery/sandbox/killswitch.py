@@ -30,7 +30,7 @@ class Killswitch:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The ``level``, and ``since`` when it is on in seconds since 1970. Both are ``None`` if it is off."""
+        """The ``level``, and the start time ``since``, in seconds since 1970. Both are ``None`` if it is off."""
         rows = self._store.rows("SELECT level, since FROM killswitch")
         return rows[0] if rows else {"level": None, "since": None}
 
@@ -61,7 +61,7 @@ class Killswitch:
         return aborted
 
     def clear(self) -> None:
-        """Switch it off. Workers that were paused one by one stay paused."""
+        """Switch it off. Workers that were paused individually stay paused."""
         with self._store.transaction() as connection:
             connection.execute("DELETE FROM killswitch")
         self._store.changes.publish("killswitch", "workers")

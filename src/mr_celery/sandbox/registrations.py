@@ -17,7 +17,7 @@ class LinkGoneError(MrCeleryError):
 
 
 class Registrations:
-    """The registrations in the store. It has only hashes, since a token is created at the moment it is shown.
+    """The registrations in the store. It contains only hashes, because a token is created at the moment it is shown.
 
     Args:
         store: the state.

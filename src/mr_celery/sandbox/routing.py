@@ -70,7 +70,7 @@ def split_tags(text: str | None) -> frozenset[str]:
 
 
 def obstacle_for_named(wanted: Wanted, worker: Candidate) -> str | None:
-    """The reason why a worker that was named may not get the job, or ``None``."""
+    """The reason why a worker may not get a job that names it, or ``None``."""
     if worker.paused:
         return "it is paused"
     if worker.capabilities is not None:
@@ -81,7 +81,7 @@ def obstacle_for_named(wanted: Wanted, worker: Candidate) -> str | None:
 
 
 def obstacle(wanted: Wanted, worker: Candidate) -> str | None:
-    """The reason why a worker that nobody named is not eligible, or ``None``."""
+    """The reason why a worker is not eligible for a job that names none, or ``None``."""
     if reason := obstacle_for_named(wanted, worker):
         return reason
     for tag in wanted.tags:

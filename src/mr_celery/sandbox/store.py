@@ -314,7 +314,7 @@ class Store:
         return self._move(job_id, action, action, None, _NOT_RUN)
 
     def requeue_lost(self) -> list[int]:
-        """Make the running jobs of workers that do not report any more pending again. Returns their ids."""
+        """Make the running jobs of workers that no longer report pending again. Returns their ids."""
         seconds = self.options.requeue_after
         if seconds is None or (limit := self.clock() - seconds) < self._opened_at:
             return []
@@ -386,7 +386,7 @@ class Store:
             raise TransitionError(f"cannot claim a job of this worker: {reason}")
 
     def _status_of_requeued(self, job: Mapping[str, Any]) -> str:
-        """The status of a job that runs again. An approval is good for all its runs."""
+        """The status of a job that runs again. An approval covers all runs of a job."""
         if self.rows("SELECT 1 FROM jobs WHERE id = ? AND approved_at IS NOT NULL", job["id"]):
             return PENDING
         return self.approvals.status_for(job["assigned_to"] or "", job)

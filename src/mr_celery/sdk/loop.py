@@ -174,7 +174,7 @@ class Polling:
         The inbox is read even if reporting presence fails.
 
         Raises:
-            WorkerError: the server does not answer, or asks to wait.
+            WorkerError: the server does not respond, or asks to wait.
         """
         worker = self._worker
         report(worker.heartbeat)

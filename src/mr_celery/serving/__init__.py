@@ -1,4 +1,4 @@
-"""Serves an ASGI application over HTTP, with limits for what its clients may occupy.
+"""Serves an ASGI application over HTTP, with limits on the resources that its clients may use.
 
 The bridge's pages and the sandbox use it. It needs uvicorn, which the extras ``metrics`` and ``sandbox`` install.
 """

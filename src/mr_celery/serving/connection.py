@@ -1,4 +1,4 @@
-"""A connection of uvicorn that ends if its client is slow, or if others need its place."""
+"""A connection of uvicorn that is closed if its client is slow, or if new connections need its place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .limits import Limits
 
 
 class Places:
-    """The open connections of a server, in the order in which they give way to new ones.
+    """The open connections of a server, in the order in which they are closed to make room for new ones.
 
     Args:
         limits: the limits of each connection.
@@ -29,19 +29,19 @@ class Places:
         return len(self._idle) + len(self._sending) + len(self._busy)
 
     def idle(self, connection: Connection) -> None:
-        """Note that a connection has no request, or only parts of its headers."""
+        """Record that a connection has no request, or only parts of its headers."""
         self._move(connection, self._idle)
 
     def sending(self, connection: Connection) -> None:
-        """Note that a connection sends the body of its request."""
+        """Record that a connection sends the body of its request."""
         self._move(connection, self._sending)
 
     def busy(self, connection: Connection) -> None:
-        """Note that a connection waits for the response to its request."""
+        """Record that a connection waits for the response to its request."""
         self._move(connection, self._busy)
 
     def gone(self, connection: Connection) -> None:
-        """Note that a connection is closed."""
+        """Record that a connection is closed."""
         self._move(connection, None)
 
     def make_room(self) -> None:
@@ -108,9 +108,9 @@ class Connection(H11Protocol):
             self._expect_body()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a request that is not HTTP. If it is the rest of one that is being answered, end that one silently.
+        """Reject data that is not HTTP. If a response has begun, only close the connection.
 
-        uvicorn itself would log a traceback for each, because the application's response comes too late.
+        The rest of a response in progress is discarded, for which uvicorn itself would log a traceback.
         """
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
@@ -139,21 +139,21 @@ class Connection(H11Protocol):
         self._within(self._limits.header_seconds)
 
     def _expect_body(self) -> None:
-        """Require a part of the body within some seconds, again and again."""
+        """Start a period in which the client must send enough of the body. At its end, the next one starts."""
         seconds = self._limits.request_seconds or self._limits.header_seconds
         self._received = 0
         self._within(seconds, self._check_body)
 
     def _check_body(self) -> None:
         enough = self._received >= self._limits.body_rate * self._limits.header_seconds
-        # While the application reads nothing, neither does uvicorn, so the client is not to blame.
+        # While the application reads nothing, neither does uvicorn, so the client is not at fault.
         if self._limits.request_seconds is None and (enough or self.flow.read_paused):
             self._expect_body()
         else:
             self.abort()
 
     def _within(self, seconds: float | None, then: Callable[[], None] | None = None) -> None:
-        """Set the deadline of the connection's present state. At its end, the connection is closed by default."""
+        """Set the deadline of the current state. At the deadline, call ``then``, or close the connection."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = None if seconds is None else self.loop.call_later(seconds, then or self.abort)

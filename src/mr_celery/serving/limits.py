@@ -1,4 +1,4 @@
-"""Limits for what the clients of an HTTP server may occupy."""
+"""Limits on the resources that the clients of an HTTP server may use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import resource
 from dataclasses import KW_ONLY, dataclass
 
 _SHARE = 4
-"""The connections of a server may take one of this many parts of the process's file descriptors."""
+"""A server's connections may take one in this many of the process's file descriptors."""
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,12 @@ class Limits:
     """Limits of a server.
 
     Args:
-        connections: the number of open connections. More of them close those that have sent no complete request, the
-            oldest first.
+        connections: maximum number of open connections. Beyond it, connections without a complete request are closed,
+            the oldest first.
         header_seconds: seconds for the headers of a request, from the connection or the end of the previous response.
             The rest of a request that was already answered must arrive in the same time.
-        header_bytes: the size of the headers.
-        body_rate: bytes a second of a request's body. A slower client is disconnected.
+        header_bytes: maximum size of the headers.
+        body_rate: minimum rate of a request's body, in bytes per second. A slower client is disconnected.
         stalled_seconds: seconds for which a client may read nothing of a response.
         request_seconds: seconds for a request and its response in total; ``None`` for no limit.
     """

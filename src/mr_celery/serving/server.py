@@ -45,8 +45,8 @@ def listen(host: str, port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn with limits and an event for its start, and without changes to the process's logging.
 
-    At rest it wakes up once a second. uvicorn would look ten times a second whether it should exit, which took half of
-    the CPU of a bridge at rest.
+    While idle, it wakes up once a second. uvicorn alone would check ten times a second whether it should exit, and
+    double the CPU time of an idle bridge.
 
     Args:
         app: the application.
@@ -140,7 +140,7 @@ class BackgroundServer:
             raise MrCeleryError(f"the HTTP server did not start within {_START_SECONDS:g} s")
 
     def stop(self) -> None:
-        """Finish the open requests, for a few seconds, and close the socket."""
+        """Wait a few seconds for open requests to finish, and close the socket."""
         self._server.should_exit = True
         if self._thread.ident is None:
             self._listening.close()

@@ -1,4 +1,4 @@
-"""The interface of a spool, and what all spools share."""
+"""The interface of a spool, and the code that all spools share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of files in a spool. They identify an upload and have no text that a job could choose."""
+"""Names of files in a spool. They identify an upload, and contain no text that a job could choose."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class RemoteSpool(Spool):
 
 
 def _written_at(item: dict[str, Any]) -> float:
-    """Modification time of a listed file, in seconds since 1970. Each filesystem has another name for it."""
+    """Modification time of a listed file, in seconds since 1970. Each filesystem has its own name for it."""
     for name in ("mtime", "LastModified", "last_modified", "updated", "created", "modify", "modified"):
         value = item.get(name)
         if isinstance(value, (int, float)):
@@ -83,4 +83,4 @@ def _written_at(item: dict[str, Any]) -> float:
                 value = dt.datetime.fromisoformat(value.replace("Z", "+00:00"))
         if isinstance(value, dt.datetime):
             return value.timestamp()
-    return float("inf")  # unknown: the sweeper must not take it for old
+    return float("inf")  # unknown: the sweeper must not treat it as old

@@ -1,4 +1,4 @@
-"""The common parts of the project's web pages: the look, the live script, and the protection of sessions.
+"""The common parts of the project's web pages: the appearance, the live script, and the protection of sessions.
 
 The sandbox's page and the bridge's page use it. It needs Jinja and Starlette, which the extras ``sandbox`` and ``web``
 install.

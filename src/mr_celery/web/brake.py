@@ -11,25 +11,25 @@ from collections.abc import Callable
 from starlette.types import Scope
 
 _BURST = 20
-"""Wrong attempts of an address that are answered at once."""
+"""Number of wrong attempts from one address that get a response at once."""
 
 _PER_SECOND = 4.0
-"""Wrong attempts of an address that are answered each second, after the first ones."""
+"""Number of wrong attempts from one address that get a response each second, after the first ones."""
 
 _WAIT_SECONDS = 3.0
 """Maximum duration, in seconds, for which a wrong attempt waits for its turn."""
 
 _WAITING = 100
-"""Attempts that wait at the same time. Each keeps a connection open."""
+"""Maximum number of attempts that wait at the same time. Each keeps a connection open."""
 
 _ADDRESSES = 1000
 
 
 class Brake:
-    """Limits the number of wrong attempts of an address.
+    """Limits the rate of wrong attempts from one address.
 
-    A valid token is never delayed: it is checked first, and only wrong ones come here. Therefore nobody can lock others
-    out by sending wrong tokens from their address.
+    A valid token is never delayed: it is checked first, and only wrong ones are limited. So wrong tokens cannot
+    lock out other clients with the same address.
 
     Args:
         clock: the time in seconds.
@@ -41,13 +41,13 @@ class Brake:
         self._waiting = 0
 
     async def is_too_fast(self, scope: Scope) -> bool:
-        """Note a wrong attempt, and wait until it may be answered.
+        """Record a wrong attempt, and wait until a response may be sent.
 
         Args:
             scope: the request.
 
         Returns:
-            Whether the address has made so many that the answer is 429.
+            Whether the address has made so many that the response must be 429.
         """
         address, now = _source(scope), self._clock()
         free_at = self._free_at.pop(address, now)
@@ -69,7 +69,7 @@ class Brake:
 
 
 def _source(scope: Scope) -> str:
-    """The client's address. All addresses of one IPv6 network of 64 bits are one."""
+    """The client's address. All addresses in an IPv6 /64 network count as one."""
     host = str((scope.get("client") or ("",))[0])
     try:
         address = ipaddress.ip_address(host)

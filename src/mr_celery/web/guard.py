@@ -22,9 +22,9 @@ class Guard:
     """Middleware around the page.
 
     Browsers send a cookie with requests from any site, and to all ports of a host, where other users of the machine may
-    listen. A request that changes something must therefore come from the page itself. The cookie of a session is for a
-    path with a secret part, so that it is sent to no server that does not know this path. To the routes, the secret
-    part does not exist: it is removed from requests, and added to redirects. Unknown host names are refused, as
+    listen. A request that changes something must therefore come from the page itself. The cookie of a session is
+    limited to a path with a secret part, so browsers do not send it to servers that do not know the path. The secret
+    part is removed from requests before routing, and added to redirects. Unknown host names are refused, as
     protection against DNS rebinding.
 
     Args:
@@ -33,7 +33,7 @@ class Guard:
         open_paths: the paths that need no login.
         any_host_paths: the paths that need no login and are served under any host name.
         hosts: host names under which the page is served, besides ``localhost`` and IP addresses; ``None``: all.
-        error_page: answers a browser with an error message and an HTTP status. Other clients get plain text.
+        error_page: makes the response for browsers from an error message and an HTTP status. Other clients get text.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class LoginRoutes:
 
     Args:
         sessions: the sessions.
-        accepts: whether a text is a token. It takes the same time for all wrong ones.
+        accepts: returns whether a text is a valid token. It takes the same time for all wrong ones.
         brake: slows down wrong tokens.
         templates: renders the pages.
         home: the path that is opened after a login.
@@ -99,7 +99,7 @@ class LoginRoutes:
 
 
 async def _fields(request: Request) -> dict[str, str]:
-    """The fields of a form. A long one has none."""
+    """The fields of a form; empty if the form is too long."""
     body = b""
     async for part in request.stream():
         body += part

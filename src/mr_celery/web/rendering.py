@@ -31,7 +31,7 @@ _POLICY = (
 )
 
 _AT_ONCE = 2
-"""Pages that are rendered at the same time."""
+"""Maximum number of pages that are rendered at the same time."""
 
 
 class Templates:
@@ -86,5 +86,5 @@ class Templates:
         return HTMLResponse(html, status, {**HEADERS, "Content-Security-Policy": _POLICY.format(nonce)})
 
     def render(self, template: str, values: Mapping[str, Any]) -> str:
-        """Render a template in the present thread."""
+        """Render a template in the current thread."""
         return self._environment.get_template(template).render(values)

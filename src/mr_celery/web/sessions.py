@@ -10,7 +10,7 @@ MAX_SESSIONS = 1000
 
 
 class Sessions:
-    """Sessions, which are in memory, so all users log in again after a restart.
+    """Sessions in memory. After a restart, all users must log in again.
 
     Args:
         root: the path of the pages without a session; ``""`` if they are at the root of the server.
@@ -30,7 +30,7 @@ class Sessions:
         self._sessions: dict[str, None] = {}
 
     def inner_path(self, path: str) -> str:
-        """A path of the page without the secret part of a session, also of one before a restart."""
+        """A path of the page without the secret part of a session, including one from before a restart."""
         return self._secret_part.sub(self.root, path, count=1)
 
     def entered_path(self, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Routes for the page's buttons and forms. They answer the page's script with JSON, and others with a redirect."""
+"""Routes for the page's buttons and forms. They return JSON to the page's script, and a redirect to other clients."""
 
 from __future__ import annotations
 
@@ -229,13 +229,13 @@ def _job(job_id: int) -> str:
 
 
 def redirect_or_message(request: Request, message: str, back: str | None = None, *, link: str = "") -> Response:
-    """Answer with a message for the script, or redirect.
+    """Return a message for the script, or a redirect.
 
     Args:
         request: the request.
         message: what was done.
         back: the path to redirect to; by default that of the page that sent the form.
-        link: the path of what the message is about.
+        link: the path of the object that the message is about.
     """
     if wants_json(request):
         address = request.scope.get("ui", "/ui") + link.removeprefix("/ui") if link else None

@@ -57,7 +57,7 @@ def zipped(files: Iterable[tuple[str, Path]]) -> Iterator[bytes]:
 
 
 class _Sink(io.RawIOBase):
-    """Collects what is written to it. A zip file that cannot seek has each file's size behind its data."""
+    """Collects the written data. It cannot seek, so the zip file has each file's size after its data."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

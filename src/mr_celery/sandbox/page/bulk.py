@@ -1,4 +1,4 @@
-"""Actions on many jobs at once: what the page asks before, and reports afterwards."""
+"""Actions on many jobs at once, with the question before and the report afterwards."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Act:
     """An action on a job.
 
     Attributes:
-        verb: what the button says.
-        done: what the job has been afterwards.
+        verb: the label of its button.
+        done: its participle, for the report.
         obstacle: why it does not apply to other jobs.
-        run: does it. Returns the ids of all jobs to which it applied.
+        run: performs it. Returns the ids of all jobs to which it applied.
     """
 
     verb: str
@@ -103,7 +103,7 @@ def apply(store: Store, name: str, ids: Sequence[int]) -> str:
             if _applies(statuses(store, [job_id]).get(job_id, ""), name):
                 done.update(act.run(store, job_id))
                 continue
-        except (TransitionError, NotFoundError):  # another has acted in the meantime, or there is no such job
+        except (TransitionError, NotFoundError):  # the job has changed in the meantime, or does not exist
             pass
         left += 1
     words = [f"{count(len(done))} {act.done}"] if done or not left else []

@@ -1,4 +1,4 @@
-"""The filter of the list of jobs: which jobs, in which order."""
+"""The filter and the order of the list of jobs."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class Filter:
 
     @classmethod
     def of(cls, values: Mapping[str, str], statuses: Sequence[str]) -> Filter:
-        """Read a query string or form. A value that is not known selects all.
+        """Read a query string or form. An unknown value selects all jobs.
 
         Args:
-            values: the values by the names that :attr:`address` has.
+            values: the values, by the names in :attr:`address`.
             statuses: the known statuses.
         """
 
@@ -99,7 +99,7 @@ class Filter:
 
     @property
     def needs_scan(self) -> bool:
-        """Whether no index has the jobs in their order, so that the rows have to be read."""
+        """Whether no index provides the jobs in this order, so that the rows must be read."""
         return bool(self.text or self.within) or self.order not in _BY_ID
 
     def in_status(self, status: str) -> Filter:

@@ -21,7 +21,7 @@ _MAX_TOPICS = 500
 
 
 class LiveRoutes:
-    """The event stream. It has only topics: the browser requests the new content of the page."""
+    """The event stream. It contains only topics. The browser then requests the new content of the page."""
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes

@@ -18,8 +18,8 @@ class Pace:
     """The jobs that ended in each minute of the last hour.
 
     Attributes:
-        ended: the numbers of all, the oldest minute first. The last minute is the present one.
-        failed: the numbers of those that failed.
+        ended: the number of jobs in each minute, oldest first. The last minute is the current one.
+        failed: the number of failed jobs in each minute.
     """
 
     ended: tuple[int, ...]

@@ -95,7 +95,7 @@ def selected(store: Store, wanted: Filter, limit: int, scanned: int = SCANNED) -
 def neighbours(store: Store, wanted: Filter, job_id: int, scanned: int = SCANNED) -> tuple[int | None, int | None]:
     """The ids of the jobs before and after a job in the list, ``None`` at its ends.
 
-    A job that the filter does not select any more is among the others by its id.
+    A job that the filter no longer selects is placed by its id.
     """
     if wanted.needs_scan:
         ids = _Scan(store, wanted, scanned).ids(0, scanned + 1)
@@ -162,7 +162,7 @@ class _Scan:
         return dict(counts)
 
     def ids(self, first: int, size: int) -> list[int]:
-        """The ids from a place in the list on, at most so many."""
+        """At most ``size`` ids, beginning at the place ``first`` in the list."""
         found = [row["id"] for row in self._first]
         query = f"SELECT id FROM jobs {self._where} ORDER BY {self._order} LIMIT ? OFFSET ?"  # noqa: S608
         place = max(first - len(found), 0)
@@ -200,7 +200,7 @@ def _with_all(store: Store, counts: dict[str, int]) -> dict[str, int]:
 
 
 def capabilities(store: Store) -> list[str]:
-    """The capabilities that jobs require, those of most jobs first."""
+    """The capabilities that jobs require, the most frequent first."""
     query = (
         "SELECT capability FROM tally WHERE capability != '' GROUP BY capability "
         "ORDER BY SUM(number) DESC, capability LIMIT 200"

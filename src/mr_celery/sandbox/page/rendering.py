@@ -15,7 +15,7 @@ from ... import web
 from . import text
 
 _MARKDOWN_SECONDS = 1.0
-"""Time for all Markdown of a page. What is left then is shown as plain text."""
+"""Time limit for all Markdown of a page, in seconds. The rest is shown as plain text."""
 
 
 class Templates(web.Templates):

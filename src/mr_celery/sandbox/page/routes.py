@@ -100,9 +100,9 @@ class PageRoutes:
 
         Args:
             request: the form that was sent, without the field ``confirmed``.
-            question: what to ask.
+            question: the question.
             details: further text.
-            button: what the button says.
+            button: the label of the button.
             danger: whether the button is red.
         """
         asked: dict[str, Any] = {"question": question, "details": details, "button": button, "danger": danger}

@@ -1,4 +1,4 @@
-"""Shell commands that dispatch a job once more. They have no token, only the names of its variables."""
+"""Shell commands that dispatch a copy of a job. They contain no token, only the names of its variables."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def curl_line(job: Mapping[str, Any], url: str) -> str:
 def dispatch_line(job: Mapping[str, Any], url: str) -> str:
     """A command that dispatches a copy of a job with ``mr-celery dispatch``.
 
-    The application is in the variable of the celery command, or called as in the documentation. Text that a terminal
-    could take for keystrokes is passed as JSON, as are names that cannot be options.
+    The application is named by the celery command's variable ``APP``, or is ``proj`` as in the documentation. Text that
+    a terminal could take for keystrokes is passed as JSON, as are names that cannot be options.
     """
     fields, worker, server = _fields(job), job["assigned_to"] or "", ["--url", url]
     if worker and _is_typed(worker):
@@ -76,7 +76,7 @@ def _as_field(value: Any) -> str:
 
 
 def _is_typed(text: str) -> bool:
-    """Whether a terminal inserts a text as it is when it is pasted."""
+    """Whether a terminal inserts a text unchanged when it is pasted."""
     return text.replace("\n", "").isprintable()
 
 

@@ -18,7 +18,7 @@ from markdown_it.token import Token
 from markupsafe import Markup, escape
 
 MAX_SHOWN = 200_000
-"""Number of characters of a text that are shown. The page has a link to the rest."""
+"""Maximum number of characters of a text that are shown. The page has a link to the rest."""
 
 _MAX_NODES = 2000
 _MAX_DEPTH = 40
@@ -103,7 +103,7 @@ def markdown(text: str, deadline: float = math.inf) -> Markup:
 
     Args:
         text: the source.
-        deadline: the time of ``time.monotonic()`` after which it is shown as it is.
+        deadline: the time of ``time.monotonic()`` after which the source is shown unchanged.
     """
     try:
         return Markup(_MARKDOWN.render(text, {_DEADLINE: deadline}))  # noqa: S704 - the renderer escapes

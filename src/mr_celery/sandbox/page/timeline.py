@@ -15,7 +15,7 @@ _WORDS = {
     "requeue": "requeued",
     "retry": "requeued",
 }
-"""The words for events whose names are actions. Others are called as they are."""
+"""The words for events whose names are actions. Other events are shown by their own names."""
 
 _EVENT = re.compile(r"(?P<name>close \w+|review \d+ \w+|\w+)(: | )?(?P<note>.*)", re.DOTALL)
 
@@ -26,11 +26,11 @@ class Moment:
 
     Attributes:
         at: the time in seconds since 1970.
-        what: what happened, in one or two words.
+        what: the event, in one or two words.
         note: details; may be empty.
-        link: the address of what it is about; may be empty.
-        size: the size in bytes of what was uploaded.
-        later: seconds since the entry before, or ``None`` for the first.
+        link: the address of its object; may be empty.
+        size: the size of an uploaded file in bytes.
+        later: seconds since the previous entry, or ``None`` for the first.
         total: seconds since the first entry.
     """
 
@@ -44,7 +44,7 @@ class Moment:
 
     @property
     def kind(self) -> str:
-        """The last word of what happened, for the colour."""
+        """The last word of the event, which selects its colour."""
         return self.what.split()[-1]
 
 
