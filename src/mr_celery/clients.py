@@ -209,7 +209,7 @@ class Clients:
         return self._delivers.get(worker_name, self._delivers_others)
 
     def output_of(self, worker_name: str, job_id: int) -> str:
-        """The address of a job's output, or where to find it if this process does not know the server."""
+        """The address of a job's output, or the command that shows it if this process does not deliver outcomes."""
         if self.delivers(worker_name):
             return job_address(self.settings.url, job_id)
         return f"on the server (see celery -A proj modelreins jobs {job_id})"

@@ -233,7 +233,7 @@ class Caller:
         return _answer(reason, key)
 
     def _recorded(self, made: PackedOutcome, ledger: Ledger, key: AttemptKey, call: str) -> tuple[Completion, str]:
-        """Record the outcome, after the attachments of the job's runs. Returns the answer and the outcome's status."""
+        """Record the outcome after the attachments of the job's runs. Returns the verdict and the outcome's status."""
         while True:
             attached = _retried(lambda: ledger.attached(key.job_id))
             filled, blobs = made.after(attached).with_blobs()

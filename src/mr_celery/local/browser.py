@@ -26,8 +26,8 @@ _REDIRECT = """<!DOCTYPE html>
 def logged_in(make_link: Callable[[Callable[[], object]], str], folder: Path) -> Iterator[None]:
     """Open a login link in the user's web browser, if there is a graphical display.
 
-    All users of the machine can read the arguments of the browser. They have the name of a private file that redirects
-    to the link. The file is removed when the link is used, and at the latest at the end of the block.
+    All users of the machine can read the browser's arguments, so these only name a private file that redirects to the
+    link. The file is removed when the link is used, and at the latest at the end of the block.
 
     Args:
         make_link: makes a link, and calls a function when it is used.

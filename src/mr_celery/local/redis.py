@@ -1,4 +1,4 @@
-"""An embedded Redis: a private server process with its data and its Unix socket in a folder of this user's."""
+"""An embedded Redis: a private server process with its data and its Unix socket in a private folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_SOCKET_CHARACTERS = 103
 
 _INSTALL = "install redis-server or valkey-server (apt install redis-server, brew install redis)"
 _PLAIN_PATH = re.compile(r"[\w./+-]+", re.ASCII)
-"""Paths that are written alike in a file name and in the addresses of Celery and redis-py."""
+"""Paths that need no escaping in the addresses of Celery and redis-py."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def _version(program: str) -> tuple[int, ...]:
 class EmbeddedRedis:
     """A context manager that runs a Redis server, which only this user can reach.
 
-    It listens on a Unix socket in a private folder and on no port: another user could be faster to open a port, and
-    would receive the connections.
+    It listens on a Unix socket in a private folder and on no port: another user could open a port first, and
+    receive the connections.
 
     Args:
         folder: the data folder. It is created if it does not exist. Only one server can use it at a time.
@@ -204,7 +204,7 @@ class EmbeddedRedis:
 
 @contextlib.contextmanager
 def _socket_in(folder: Folder) -> Iterator[str]:
-    """The path of a socket in a folder, or if it is too long for a socket in a temporary one, for the block."""
+    """Yield the path of a socket in a folder, or in a temporary folder if the path is too long for a socket."""
     if _is_usable(path := str(folder.path / "redis.sock")):
         yield path
         return

@@ -21,7 +21,7 @@ CONNECTIONS = ("MODELREINS_URL", "MODELREINS_TOKEN", "MODELREINS_LEDGER_URL", "C
 _FILE = "up.json"
 _PREFIXES = ("MODELREINS_", "CELERY_BROKER_")
 _LEFT_OUT = ("MODELREINS_ADMIN_TOKEN", "MODELREINS_API_KEY", "MODELREINS_HTTP", "MODELREINS_LOG_FORMAT")
-"""Variables, or their beginnings, that only the processes of ``up`` need."""
+"""Variables, or prefixes of variables, that only the processes of ``up`` need."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def relevant(environment: Mapping[str, str], token_variables: Collection[str]) -
 
 @contextmanager
 def data_folder(path: Path) -> Iterator[Folder]:
-    """A data folder for this user only, which git ignores, in the block. It is created if it does not exist.
+    """Open a private data folder, which git ignores, for the block. It is created if it does not exist.
 
     Raises:
         MrCeleryError: it cannot be used, or other users could change it.
@@ -84,7 +84,7 @@ class Record:
 
     @contextmanager
     def held(self) -> Iterator[Record]:
-        """Hold the lock in the block, and remove the file at its end.
+        """Hold the lock for the duration of the block, and then remove the file.
 
         Raises:
             MrCeleryError: another process holds it.
@@ -129,5 +129,5 @@ def find(folder: Path | None = None) -> Running | None:
 
 
 def conflict(running: Running, given: Mapping[str, str]) -> str:
-    """The first of :data:`CONNECTIONS` that is given with another value than ``up`` uses; empty if there is none."""
+    """The first of :data:`CONNECTIONS` that is given and differs from the value of ``up``; empty if there is none."""
     return next((name for name in CONNECTIONS if given.get(name) and given[name] != running.environment.get(name)), "")

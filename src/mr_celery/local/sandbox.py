@@ -57,7 +57,7 @@ def _running(db: str, token: str, say: Callable[[str, str], None]) -> Iterator[S
 
 
 def _token(folder: Folder) -> str:
-    """The sandbox's token, which stays the same over restarts, so that other terminals stay connected."""
+    """The sandbox's token, which stays the same across restarts, so that other terminals stay connected."""
     with folder.open("token", "a+") as file:
         file.seek(0)
         token = str(file.read()).strip() or secrets.token_urlsafe(24)

@@ -139,7 +139,7 @@ def up(
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, lambda *_: stop.set())
     umask = os.umask(0o077)  # everything in the data folder is private; the programs get the user's own mask
     with contextlib.ExitStack() as stack:

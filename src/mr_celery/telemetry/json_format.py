@@ -20,7 +20,7 @@ class JsonLines(JsonFormatter):
 
     The keys are ``timestamp``, ``level``, ``logger``, ``message``, ``exception`` and the record's extra fields. Values
     without a JSON form are written as strings. Celery's field ``data`` is reduced to the task's id and name, because
-    it has arguments and results.
+    it contains arguments and results.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Logs the events of jobs: one line per event, with the same values as fields of the record.
 
-The line is for readers: ``job=42 attempt=1 task_id=mr-42-1-ab3d done after 3.2 s``. The record has ``job``,
+The line is for people: ``job=42 attempt=1 task_id=mr-42-1-ab3d done after 3.2 s``. The record has ``job``,
 ``attempt``, ``task_id``, ``task_name``, ``worker_name``, ``event`` and further values as attributes, for JSON and for
-handlers of your own. Neither has a prompt, a result or a token. Exceptions go through :func:`~.redaction.redacted`.
+your own handlers. Neither contains a prompt, a result or a token. Exceptions go through :func:`~.redaction.redacted`.
 """
 
 from __future__ import annotations

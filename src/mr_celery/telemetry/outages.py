@@ -20,7 +20,7 @@ MOST_REMINDER = 3600.0
 
 
 class Reminder:
-    """Decides when a lasting trouble is reported again: at intervals that double, up to an hour.
+    """Decides when to repeat the report of a lasting problem: at intervals that double, up to an hour.
 
     Args:
         at: the time of the first report, in seconds of the caller's clock.
@@ -39,10 +39,10 @@ class Reminder:
 
 
 class Outage:
-    """Whether one thing that a process depends on can be reached. All users of the thing share it. Thread-safe.
+    """The availability of a service that a process depends on, shared by all users of the service. Thread-safe.
 
     Args:
-        what: the thing with its address, without credentials: ``the server at https://…``.
+        what: the service with its address, without credentials: ``the server at https://…``.
         stops: a sentence on the consequences.
         logger: writes the lines.
         clock: monotonic seconds.

@@ -2,11 +2,11 @@
 
 ``dictConfig`` disables all loggers that it does not name, a root logger at ERROR drops warnings, and handlers may drop
 what is left. The loggers of this package cannot be disabled. In a bridge or a worker, a warning that no handler of the
-application takes is written to standard error, or to the log file of the command. What the application sets for the
-loggers named ``mr_celery…`` themselves applies as it is: a level, handlers, filters, ``propagate``.
+application takes is written to standard error, or to the command's log file. If the application configures the loggers
+named ``mr_celery…`` themselves, its levels, handlers, filters and ``propagate`` apply unchanged.
 
-Their lines may repeat texts of the server, of other hosts or of a handler. Each value is made printable before the
-application's handlers get it, whatever their format is.
+Log lines may repeat text from the server, from other hosts or from a handler. Each value is made printable before it
+reaches the application's handlers, whatever their format is.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOST_CHARACTERS = 4000
 
 
 class _Fallback:
-    """The lowest level that must be visible in this process, and the handler for what no other one takes."""
+    """The lowest level that must be visible in this process, and the handler for records that no other one takes."""
 
     level: int | None = None
     handler: logging.Handler = logging.NullHandler()
@@ -51,7 +51,7 @@ class OwnLogger(logging.Logger):
         super().__setattr__(name, False if name == "disabled" else value)
 
     def getEffectiveLevel(self) -> int:  # noqa: N802 - the name in logging
-        """The level of this logger. The root logger's does not hide warnings."""
+        """The level of this logger. The root logger's level does not hide warnings."""
         level = super().getEffectiveLevel()
         if _Fallback.level is None or any(each.level for each in self._own()):
             return level
@@ -77,7 +77,7 @@ class OwnLogger(logging.Logger):
 
     def callHandlers(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name in logging
         """Pass a record to the application's handlers, and to the fallback if none of them takes it."""
-        super().callHandlers(record)  # also where Sentry gets it
+        super().callHandlers(record)  # Sentry patches this method
         if _Fallback.level is None or record.levelno < _Fallback.level or self._is_handled(record):
             return
         _Fallback.handler.handle(record)
@@ -124,7 +124,7 @@ def _takes(handler: logging.Handler, record: logging.LogRecord) -> bool:
 
 
 def make_own() -> None:
-    """Make the loggers of this package :class:`OwnLogger` objects, also those that exist already."""
+    """Make the loggers of this package :class:`OwnLogger` objects, including those that already exist."""
     for name in NAMES:
         logger = logging.getLogger(name)
         if not isinstance(logger, OwnLogger):
@@ -161,4 +161,4 @@ def undo_show_warnings() -> None:
 def _use(level: int | None, handler: logging.Handler) -> None:
     _Fallback.level, _Fallback.handler = level, handler
     root = logging.getLogger()
-    root.setLevel(root.level)  # loggers remember what is enabled until a level is set
+    root.setLevel(root.level)  # clears the loggers' caches of enabled levels

@@ -1,4 +1,4 @@
-"""Makes text that others wrote safe to print: in logs, histories, messages of exceptions and on the terminal."""
+"""Makes text from elsewhere safe to print: in logs, histories, messages of exceptions and on the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Lines(str):
 def printable(text: str, most: int = 300, *, instead: str = " ") -> str:
     """A text on one line without control characters, cut to ``most`` characters.
 
-    Line ends, escape sequences' ESC, characters that change the direction of writing, invisible ones and lone
+    Line ends, the ESC of escape sequences, characters that change the direction of writing, invisible ones and lone
     surrogates become spaces, or ``instead``. Each run of spaces becomes one.
     """
     shown = " ".join(_replaced(text[: 4 * most], "", instead).split())

@@ -11,7 +11,7 @@ _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 def duration(seconds: float) -> str:
     """Format a duration in one unit: ``12 ms``, ``0.4 s``, ``26 s``, ``3 min``, ``5 h``, ``2 d``.
 
-    A negative duration, as from two clocks that differ, counts as 0.
+    A negative duration, for instance between two clocks that differ, counts as 0.
     """
     seconds = max(0.0, seconds)
     for unit, name in _UNITS:
@@ -39,7 +39,7 @@ def seconds_of(text: str) -> float:
 
 
 def elapsed(seconds: float) -> str:
-    """Format how long something has lasted: as :func:`duration` does, but in seconds up to two minutes."""
+    """Format how long something has lasted: like :func:`duration`, but in seconds up to two minutes."""
     return f"{seconds:.0f} s" if 60.0 <= seconds < 120.0 else duration(seconds)
 
 
@@ -66,7 +66,7 @@ def first_of(names: Sequence[str], most: int, total: int | None = None) -> str:
     Args:
         names: the names.
         most: the number of names that are shown.
-        total: the number of all, if ``names`` are not all.
+        total: the total number, if ``names`` has only some of them.
     """
     more = (len(names) if total is None else total) - len(names[:most])
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

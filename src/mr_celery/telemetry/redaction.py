@@ -1,7 +1,7 @@
-"""Redacts exceptions for logs, events and result backends: class and stack stay, the message and the variables go.
+"""Redacts exceptions for logs, events and result backends: keeps class and stack, removes message and variables.
 
 The message of an exception may repeat a prompt (``ValueError(f"cannot draw {prompt}")``), and the variables of its
-frames are prompts and results. This holds for exceptions of handlers and for those of any code that processes a job.
+frames contain prompts and results. This holds for exceptions of handlers and of any code that processes a job.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def redacted(error: BaseException, words: str = WORDS) -> Redacted:
     """
     stand_ins: dict[int, Redacted] = {}
     chain, left = {}, [error]
-    while left:  # not by recursion: a chain may be as long as its handler has made it
+    while left:  # not by recursion: a handler can make the chain as long as it likes
         each = left.pop()
         if id(each) not in chain:
             chain[id(each)] = each

@@ -1,8 +1,8 @@
 """Tracebacks without variables, for exceptions that leave this package.
 
 Error trackers send the variables of each frame of a traceback. Those of this package's frames, and of the libraries
-that it calls, are the token, prompts, results and files. So such frames are replaced by ones that have the same file,
-line and function, and no variables. Frames of the application stay as they are.
+that it calls, contain the token, prompts, results and files. So these frames are replaced by ones with the same file,
+line and function but without variables. Frames of the application are not changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CALLERS = frozenset(("celery", "kombu", "billiard"))
 _entrances: set[CodeType] = set()
 
 _ENTRANCE = "_mr_celery_entrance"
-"""The global name in a replaced frame that says whether the original one was an entrance."""
+"""The global name in a replaced frame that is true if the original one called the application."""
 
 
 def calls_application(function: F) -> F:
@@ -42,7 +42,7 @@ def call_application(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 
 
 def hides_variables(function: Callable[P, T]) -> Callable[P, T]:
-    """Let the exceptions that a function raises have no variables of this package. See :func:`hide_variables`."""
+    """Remove this package's variables from the exceptions that a function raises. See :func:`hide_variables`."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -59,7 +59,7 @@ def hides_variables(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def hides_variables_of_coroutine(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Do what :func:`hides_variables` does for an ``async def`` function."""
+    """Like :func:`hides_variables`, for an ``async def`` function."""
 
     @wraps(function)
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -83,7 +83,7 @@ def hide_variables(error: BaseException) -> None:
     here = sys._getframe(1)
     left: list[tuple[BaseException, bool, bool]] = [(error, True, _enters(here))]
     seen: set[int] = set()
-    while left:  # not by recursion: a chain may be as long as its handler has made it
+    while left:  # not by recursion: a handler can make the chain as long as it likes
         each, is_ours, enters = left.pop()
         if id(each) in seen:
             continue
@@ -142,7 +142,7 @@ def _joined(entries: list[tuple[FrameType, int]]) -> TracebackType | None:
 
 
 def _without_columns() -> CodeType:
-    """Code that returns its own frame. It has no columns, which would be marked in the line of the original."""
+    """Code that returns its own frame. It has no columns, which would mark the wrong part of the original line."""
     tree = ast.parse("_getframe()", mode="eval")
     for node in ast.walk(tree):
         if isinstance(node, ast.expr):

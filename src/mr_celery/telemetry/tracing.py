@@ -3,10 +3,10 @@
 The user's OpenTelemetry SDK decides which spans are sampled and where they are exported. Without the API (extra
 ``otel``) or without a configured SDK, this module does nothing.
 
-A *carrier* links the steps of a job: the trace context as the user's propagator writes it, as JSON. The ledger stores
+A *carrier* links the steps of a job: the trace context, written by the user's propagator, as JSON. The ledger stores
 it with the job.
 
-Spans have no content of a job: no prompt, no result, no file name, and only the type of an exception.
+Spans contain nothing of a job's content: no prompt, no result, no file name, and only the type of an exception.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RUN_STATUS = "modelreins.run.status"
 """``done``, ``failed``, ``escalated``; or, if no outcome was recorded, ``retry``, ``given_back``, ``aborted``."""
 ADOPTION = "modelreins.adoption"
 SIZE = "modelreins.artifact.size"
-"""Bytes."""
+"""The size in bytes."""
 
 logger = logging.getLogger("mr_celery")
 
@@ -53,7 +53,7 @@ Kind = Literal["INTERNAL", "CLIENT", "CONSUMER"]
 
 
 class Span:
-    """A span that has not ended yet, or none.
+    """A span that has not ended yet, or a placeholder for one.
 
     Args:
         span: the OpenTelemetry span, or ``None`` if nothing is traced.
@@ -86,7 +86,7 @@ class Span:
 
 
 _NONE = Span(None)
-"""Stands for each step that is not traced."""
+"""The placeholder for steps that are not traced."""
 
 
 def _type_of(error: BaseException) -> str:
@@ -276,10 +276,10 @@ def _about(worker_name: str, job_id: int | None) -> dict[str, AttributeValue]:
 
 
 def _traces() -> bool:
-    """Whether an OpenTelemetry SDK is configured. The application may do so at any time."""
+    """Whether an OpenTelemetry SDK is configured. The application may configure one at any time."""
     if _tracer is None:
         return False
-    # The API's own classes, which do nothing. A check by isinstance is slow for them.
+    # The API's own classes, which do nothing. isinstance() is slow for them.
     if type(_tracer) is not trace.ProxyTracer:
         return True
     return type(trace.get_tracer_provider()) is not trace.ProxyTracerProvider

@@ -157,7 +157,7 @@ def worker(app: Any, *, hostname: str, queues: list[str], concurrency: int) -> I
     )
     undo = ExitStack()
     for task in app.tasks.values():
-        restore_attribute(task, "__trace__", undo)  # the worker's calls the task as the worker has wrapped it
+        restore_attribute(task, "__trace__", undo)  # the worker replaces it with one that calls the wrapped task
     thread = threading.Thread(target=controller.start, name="modelreins-test-worker", daemon=True)
     thread.start()
     try:

@@ -72,7 +72,7 @@ class _CapturingSender:
 
 
 class _Process:
-    """What a bridge's and a worker's process set up once, and all their jobs share.
+    """Objects that the processes of a bridge and a worker create once, and that all their jobs share.
 
     Args:
         settings: the settings of both.
@@ -155,13 +155,13 @@ class JobRun:
         return self._ledger_url
 
     def _connect_callers(self, app: Any, settings: Settings) -> None:
-        """Let ``complete()`` and the like find the test's ledger."""
+        """Connect ``complete()`` and the like to the test's ledger."""
         if app not in self._connected:
             self._connected.append(app)
             self._stack.enter_context(connected(app, self._process_of(settings).clients))
 
     def _process_of(self, settings: Settings) -> _Process:
-        """What the runs of a test share, as the jobs of a process do."""
+        """The objects that the runs of a test share, like the jobs of a process."""
         if self._process is None or self._process.settings != settings:
             self._process = _Process(settings)
         return self._process

@@ -139,5 +139,5 @@ class LocalServer:
             chaos.set(before)
 
     def abort(self, job: SeenJob) -> None:
-        """Abort a job like an operator."""
+        """Abort a job, as an operator would."""
         self._sandbox.store.abort(job.id)

@@ -148,5 +148,5 @@ class Page:
             status=status,
             title=HTTPStatus(status).phrase.capitalize(),
             message=f"{message[:1].upper()}{message[1:]}.",
-            framed="ui" in request.scope and status != 500,  # a session knows the page, and its data can be read
+            framed="ui" in request.scope and status != 500,  # the frame needs a session and readable data
         )
