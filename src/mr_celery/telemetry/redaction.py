@@ -31,7 +31,7 @@ def redacted(error: BaseException, words: str = WORDS) -> Redacted:
     """
     stand_ins: dict[int, Redacted] = {}
     chain, left = {}, [error]
-    while left:  # not by recursion: a handler can make the chain as long as it likes
+    while left:  # not by recursion: a handler can raise a chain of any length
         each = left.pop()
         if id(each) not in chain:
             chain[id(each)] = each

@@ -83,7 +83,7 @@ def hide_variables(error: BaseException) -> None:
     here = sys._getframe(1)
     left: list[tuple[BaseException, bool, bool]] = [(error, True, _enters(here))]
     seen: set[int] = set()
-    while left:  # not by recursion: a handler can make the chain as long as it likes
+    while left:  # not by recursion: a handler can raise a chain of any length
         each, is_ours, enters = left.pop()
         if id(each) in seen:
             continue
