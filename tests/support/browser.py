@@ -26,10 +26,10 @@ LIGHT = ("chromium-headless-shell", *WHOLE)
 def chromium(*, whole: bool = False) -> Iterator[Browser]:
     """Run a headless Chromium from PATH.
 
-    Its event loop runs in this thread, so that no other event loop can run here at the same time.
+    Its event loop runs in this thread, so no other event loop can run here at the same time.
 
     Args:
-        whole: whether it needs what only the whole browser has, such as a viewer of PDF files.
+        whole: whether the test needs features of the full browser, such as the PDF viewer.
     """
     program = next(filter(None, map(shutil.which, WHOLE if whole else LIGHT)), None)
     assert program, "no Chromium: tools/install-servers.sh installs it"
@@ -42,7 +42,7 @@ def chromium(*, whole: bool = False) -> Iterator[Browser]:
 
 
 class Visit:
-    """A logged-in visit of the sandbox's page, in its own browser window.
+    """A logged-in visit to the sandbox's page, in its own browser window.
 
     Attributes:
         page: the Playwright page.

@@ -1,4 +1,4 @@
-"""A Celery worker of the tests: its messages, requests and signals, and a runner that calls handlers."""
+"""A Celery worker for tests: its messages, requests and signals, and a runner that calls handlers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SENDER = Consumer("celery@a")
 
 
 class FakeRunner:
-    """Notes what it is to run, and calls the handler as the runner does."""
+    """Records the runs it is given, and calls the handler as the real runner does."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -85,7 +85,7 @@ def put(app: Celery, runner: FakeRunner) -> list[str]:
 def trace(
     app: Celery, name: str, *args: Any, request: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> tuple[Any, Any]:
-    """What a worker does with a message: the state and the value. It brings job 7, or what ``request`` says."""
+    """Process a message as a worker does. Returns state and value. It is for job 7 unless ``request`` says otherwise."""
     task = app.tasks[name]
     fields = header("w", 7) if request is None else request
     fields = {"id": TASK_ID, "retries": 0, "delivery_info": {}, "ignore_result": True, **fields}
@@ -101,7 +101,7 @@ def declare_plain(app: Celery) -> None:
 
 
 class Request:
-    """A task message as a Celery worker keeps it."""
+    """A task message as a Celery worker holds it."""
 
     def __init__(self, run: RunKey, fields: Mapping[str, Any] | None = None) -> None:
         self.id = run.task_id

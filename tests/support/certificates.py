@@ -12,11 +12,11 @@ from .ports import free_port
 
 
 class Certificates:
-    """A certificate authority, and certificates of ``localhost`` and of a client, as files.
+    """A certificate authority, and certificates for ``localhost`` and for a client, as files.
 
     Args:
-        folder: the folder of the files. Its name may have any characters.
-        also: further hosts that the certificate of ``localhost`` is for.
+        folder: the folder of the files. Its name may contain any characters.
+        also: further hosts that the certificate of ``localhost`` covers.
     """
 
     def __init__(self, folder: Path, *also: str) -> None:
@@ -35,7 +35,7 @@ class Certificates:
 
     @property
     def server_options(self) -> tuple[str, ...]:
-        """The options with which Redis has TLS on :attr:`port`, for clients with a certificate."""
+        """The Redis options that enable TLS on :attr:`port` and require a client certificate."""
         chain, key = self.files["localhost"]
         files = ("--tls-cert-file", str(chain), "--tls-key-file", str(key), "--tls-ca-cert-file", str(self.authority))
         return "--tls-port", str(self.port), *files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Clock:
-    """A time that goes on only when a test says so, or something sleeps.
+    """A clock that advances only when a test advances it or something sleeps.
 
     Attributes:
         now: the time, in seconds.
@@ -19,10 +19,10 @@ class Clock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let seconds go by."""
+        """Advance the clock."""
         self.now += seconds
 
     def sleep(self, seconds: float) -> None:
-        """Let seconds go by at once, and note them."""
+        """Advance the clock without waiting, and record the sleep."""
         self.slept.append(seconds)
         self.now += seconds

@@ -1,8 +1,8 @@
-"""Crash points: places between two effects at which a test lets a process of the fleet die by SIGKILL.
+"""Crash points: places between two effects where a test can kill a process of the fleet with SIGKILL.
 
 The effects are found in the code: every method of the ledger, of the server's client, of the publisher and of the spool
-that changes something. Before and after each there is a point. Nothing of this is in the product: the test application
-puts it around these methods (:func:`install`) in the processes that import it.
+that changes something. There is a point before and after each. The package itself contains none of this: the test
+application wraps these methods (:func:`install`) in the processes that import it.
 
 A file in the folder ``CRASH_POINTS`` arms a point. The first process that passes the point removes the file and dies.
 So each armed point kills one process once.
@@ -105,7 +105,7 @@ class Point:
     Args:
         when: before or after the effect.
         effect: its name.
-        victim: what dies with it.
+        victim: what is killed: the process alone, or its node.
     """
 
     when: When
@@ -121,14 +121,14 @@ class Point:
 
 
 def arm(folder: Path, point: Point) -> Path:
-    """The next process that passes the point dies. Returns the file that is gone then."""
+    """Kill the next process that passes the point. Returns the file, which disappears when that happens."""
     file = folder / point.file
     file.touch()
     return file
 
 
 def install() -> None:
-    """Put the points around the effects, in this process, if there is a folder for them."""
+    """Wrap the effects with crash points in this process, if a folder for them is set."""
     folder = os.environ.get("CRASH_POINTS")
     if not folder:
         return

@@ -52,14 +52,14 @@ class Block:
 
     @property
     def example(self) -> Path | None:
-        """The folder of the example application that has this code."""
+        """The folder of the example application that contains this code."""
         paths = (path for path, text in EXAMPLES.items() if self.language == "python" and self.text in text)
         shown = next(paths, None)
         return shown and ROOT / "examples" / shown.relative_to(ROOT / "examples").parts[0]
 
     @property
     def tests_proj(self) -> bool:
-        """Whether it is a test of the page's application, in a file of its own."""
+        """Whether it is a test of the page's application, to be saved in its own file."""
         return self.language == "python" and bool(re.search("^from proj import ", self.text, re.MULTILINE))
 
 
@@ -80,7 +80,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """The anchors of a page's headings, on GitHub and in the built pages, where it may include another."""
+    """The anchors of a page's headings, on GitHub and in the built pages, which may include other pages."""
     text = page.read_text()
     included = [page.parent / name for name in re.findall(r"^```{include} (\S+)$", text, re.MULTILINE)]
     headings = [
@@ -101,13 +101,13 @@ def name_of(blocks: Block | list[Block]) -> str:
 
 
 def modules(blocks: Iterable[Block]) -> list[list[Block]]:
-    """The Python blocks of each page, without parts of examples and without tests in files of their own."""
+    """The Python blocks of each page, except excerpts of examples and tests with their own files."""
     python = [block for block in blocks if block.language == "python" and not block.example and not block.tests_proj]
     return [list(of_page) for _, of_page in groupby(python, key=lambda block: block.page)]
 
 
 def module_text(blocks: Iterable[Block]) -> str:
-    """A page's Python as one module. Lines keep their numbers, so that tracebacks point into the page."""
+    """A page's Python as one module. Line numbers are kept, so tracebacks point into the page."""
     lines: list[str] = []
     for block in blocks:
         lines += [""] * (block.line - 1 - len(lines))
@@ -136,7 +136,7 @@ def commands_of(block: Block) -> list[Command]:
     text = block.text.replace("\\\n", "\0")  # line continuations
     end = ""
     for number, line in enumerate(text.splitlines(), block.line):
-        if end:  # inside of a here-document
+        if end:  # inside a here-document
             before = found.pop()
             found.append(Command(before.line, f"{before.text}\n{line}"))
             end = "" if line == end else end

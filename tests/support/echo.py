@@ -1,4 +1,4 @@
-"""A proxy that answers some requests with an error page that repeats the whole request."""
+"""A proxy that responds to some requests with an error page that repeats the whole request."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Echo(HttpServer):
 
     Args:
         server: the URL of the server.
-        echoes: selects the requests to answer with an error page.
+        echoes: selects the requests that get an error page.
 
     Attributes:
-        echoed: the method and target of each request that was answered so.
+        echoed: the method and target of each request that got an error page.
     """
 
     def __init__(self, server: str, echoes: Echoes) -> None:

@@ -31,7 +31,7 @@ class Process:
         command: the path of a script, and its arguments.
         environment: its environment.
         folder: the folder of the file.
-        forks: whether the fork server may start it. Then the system shows the fork server's arguments as its own.
+        forks: whether the fork server may start it. The system then lists it with the fork server's arguments.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Process:
             raise AssertionError(f"{self.log.name} does not say {text!r}:\n{self.output[-5000:]}") from None
 
     def terminate(self, seconds: float = 60.0) -> int:
-        """Terminate the process, and return its exit code. A bridge may take its shutdown_timeout (30 s) and more."""
+        """Terminate the process, and return its exit code. A bridge may take longer than its shutdown_timeout (30 s)."""
         self.popen.send_signal(signal.SIGTERM)
         try:
             return self.popen.wait(seconds)
@@ -127,7 +127,7 @@ class Fleet:
         def keep() -> None:
             while not self._stopping.wait(0.1):
                 for process in [each for each in self.processes if each.popen.poll() is not None]:
-                    process.signal(signal.SIGKILL)  # kills children that are left over
+                    process.signal(signal.SIGKILL)  # kills any remaining children
                     process.start()
 
         self._keeping = threading.Thread(target=keep, daemon=True)
@@ -154,9 +154,9 @@ class Fleet:
         Args:
             options: options of the command.
             ready: wait until it is ready.
-            app: another application than the fleet's.
+            app: the application, if not the fleet's.
             inside: a command that runs it, such as ``unshare --net``.
-            changes: changes of the environment.
+            changes: changes to the environment.
         """
         name = f"w{len(self.processes)}@test"
         command = ["celery", "-A", app or self.app, "worker", "-l", "INFO", "-n", name, *(options or ("-c", "2"))]
@@ -205,7 +205,7 @@ class Fleet:
         return self.starts()[prompt]
 
     def next_number(self) -> int:
-        """A number that was not used before."""
+        """A number that has not been used yet."""
         return next(self._numbers)
 
     def stop(self) -> None:

@@ -1,6 +1,6 @@
 """Starts commands of Celery and mr-celery as forks of a process that has imported both.
 
-A start then takes a tenth of the CPU, of which most goes into imports otherwise. The fork is a process of its own, with
+This takes a tenth of the CPU time of a normal start, which mostly goes into imports. The fork is a separate process with
 its own session, environment and output. It runs the command's script from the beginning. Commands whose environment
 changes Python itself, or whose pool patches the standard library, are started in the usual way.
 """
@@ -84,7 +84,7 @@ def start_anew(
     given: IO[str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.Popen[str]:
-    """Start a command in its own session, as :func:`start` does, by a new Python."""
+    """Start a command in its own session, as :func:`start` does, but with a new Python interpreter."""
     return subprocess.Popen(
         command,
         env=environment,
@@ -141,7 +141,7 @@ class Forked:
 
     Attributes:
         pid: its process id.
-        returncode: its exit code; ``None`` as long as it has not been waited for.
+        returncode: its exit code; ``None`` until :meth:`poll` or :meth:`wait` has seen its end.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Forked:
         self.pid = int(self._connection.recv(MOST_BYTES))
 
     def poll(self) -> int | None:
-        """Its exit code; ``None`` as long as it runs."""
+        """Its exit code; ``None`` while it is running."""
         with suppress(subprocess.TimeoutExpired):
             self.wait(0)
         return self.returncode
@@ -220,11 +220,11 @@ def _server() -> str:
 
 
 def serve(address: str) -> list[str]:
-    """Start a process for each request. Returns in each of them, with the arguments of its command."""
+    """Fork a process for each request. Returns only in the forks, with the arguments of the command."""
     for name in IMPORTED:
         import_module(name)
     gc.collect()
-    gc.freeze()  # else the first collection in each fork copies all that was imported
+    gc.freeze()  # otherwise the first collection in each fork would copy all imported modules
     children: dict[int, socket.socket] = {}
     woken, waking = socket.socketpair()
     woken.setblocking(False)

@@ -1,6 +1,6 @@
-"""Random tests: bounded and the same in each run, or longer and different each time with ``MR_CELERY_FUZZ``.
+"""Random tests: short and the same in each run, or longer and different each time with ``MR_CELERY_FUZZ``.
 
-``MR_CELERY_FUZZ=20`` tries 20 times as many examples, chosen anew. ``make campaign`` does so.
+``MR_CELERY_FUZZ=20`` tries 20 times as many examples, with a new seed. ``make campaign`` uses it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 FACTOR = int(os.environ.get("MR_CELERY_FUZZ", "1"))
 """How many times as many examples are tried."""
 
-# The examples of a run are those of the run before, so that a change fails only the tests that it affects.
+# Each run tries the same examples as the one before, so that a change fails only the tests that it affects.
 settings.register_profile("same", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.register_profile("new", deadline=None, print_blob=True)
 
@@ -23,10 +23,10 @@ def load_profile() -> None:
 
 
 def examples(count: int) -> settings:
-    """A decorator for a test with ``@given``: try so many examples, times ``MR_CELERY_FUZZ``."""
+    """A decorator for a test with ``@given``: try this many examples, times ``MR_CELERY_FUZZ``."""
     return settings(max_examples=count * FACTOR, suppress_health_check=list(HealthCheck))
 
 
 def walks(count: int) -> settings:
-    """The settings of a state machine: so many walks of 50 steps, times ``MR_CELERY_FUZZ``."""
+    """The settings of a state machine: this many walks of 50 steps, times ``MR_CELERY_FUZZ``."""
     return settings(examples(count), stateful_step_count=50)

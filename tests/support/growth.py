@@ -1,4 +1,4 @@
-"""The growth of an installation over a long life: samples of what it takes, and a judgement."""
+"""The resource growth of a long-running installation: takes samples, and checks them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LEAST_SAMPLES = 40
 
 @dataclass
 class Series:
-    """The samples of one quantity. The first quarter of them is the warm-up.
+    """The samples of one quantity. The first quarter counts as warm-up.
 
     Args:
         unit: its unit.
@@ -59,7 +59,7 @@ class Series:
 
     @property
     def grows(self) -> bool:
-        """Whether it has grown by more than noise."""
+        """Whether the quantity has grown by more than noise."""
         if len(self.values) < LEAST_SAMPLES:
             return False
         return self.after - self.before > max(self.share * self.before, self.least)
@@ -72,11 +72,11 @@ class Series:
 
 
 class Growth:
-    """Samples what an installation takes while it runs.
+    """Samples the resources of a running installation.
 
     Args:
         fleet: the installation.
-        lasting: the processes that nobody kills, whose memory, files and threads are sampled.
+        lasting: the processes that are never killed, whose memory, files and threads are sampled.
         broker: a client of the broker's database, if that is in Redis.
         ledger: a client of the ledger's database.
         history: seconds for which the ledger remembers a job that has ended.

@@ -47,7 +47,7 @@ EVERYTHING = "begin" + "x".join((*ENDS, *CONTROLS, *DIRECTIONS, *INVISIBLE, *BRO
 
 
 def unsafe(text: str, *, kept: str = "\n") -> list[str]:
-    """The characters of a printed text that must not be there, by their numbers."""
+    """The code points in a printed text that must not be there."""
     return sorted({ascii(each) for each in text if each not in kept and (each in INVISIBLE or not each.isprintable())})
 
 

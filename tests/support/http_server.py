@@ -1,4 +1,4 @@
-"""An HTTP server of the standard library, for servers and proxies of tests."""
+"""An HTTP server based on the standard library, for the servers and proxies of tests."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Reply:
         body: bytes or text as they are; anything else as JSON.
         content_type: the media type.
         headers: further headers, whose values may be any bytes.
-        after: whether the server handles the request before this reply takes the place of its own.
-        raw: the whole response, head and body, in place of all this. The connection is closed after it.
+        after: whether the server handles the request first; this reply then replaces its own.
+        raw: the whole response, head and body, instead of the other fields. The connection is closed after it.
     """
 
     status: int = 200

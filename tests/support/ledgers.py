@@ -1,4 +1,4 @@
-"""Ledgers for tests, on a Redis inside the test, with jobs brought to any state; and a bridge's context over one."""
+"""Ledgers for tests on an in-process Redis, with jobs in any state, and a bridge's context that uses one."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def admit(ledger: Ledger, job: Job, route: Route = ROUTE, *, queue_limit: int | 
 
 
 def sent(ledger: Ledger, job_id: int, task_id: str, *, wait_seconds: float = LATER) -> str:
-    """One job was sent."""
+    """Record that one job was sent."""
     return ledger.sent({job_id: task_id}, wait_seconds=wait_seconds)[job_id]
 
 
@@ -100,7 +100,7 @@ class LedgerKit:
         return f"modelreins:{{{quote(self.ledger.worker_name, safe='')}}}:{name}"
 
     def bring(self, state: str, job_id: int = 1, *, route: Route = ROUTE, **fields: Any) -> RunKey:
-        """Bring a new job to a state, by the steps that lead there. Nothing of it is due.
+        """Bring a new job to a state, by the steps that lead there. Nothing is due afterwards.
 
         Args:
             state: one of :data:`STATES`.
@@ -109,7 +109,7 @@ class LedgerKit:
             fields: of the job.
 
         Returns:
-            What names its run; with an empty task id before it is claimed.
+            The key of its run; the task id is empty before the job is claimed.
         """
         ledger = self.ledger
         if state == "unknown":
@@ -150,11 +150,11 @@ class LedgerKit:
         lease: float = LATER,
         task_name: str = "",
     ) -> Started:
-        """The start of a run. Without ``task_name``, its message is for the recorded task."""
+        """Start a run. Without ``task_name``, its message is for the recorded task."""
         return self.ledger.start(run, task_name=task_name, node=node, holder=holder, lease=lease, nonce=nonce)
 
     def start_again(self, job_id: int = 1) -> RunKey:
-        """Publish the present attempt of a job, and start it."""
+        """Publish the current attempt of a job, and start it."""
         run = self.run(job_id)
         sent(self.ledger, job_id, run.task_id)
         assert self.start(run, nonce=run.task_id).job is not None
@@ -166,16 +166,16 @@ class LedgerKit:
         return self.ledger.renew(pairs, holder=holder, lease=seconds, wait_seconds=seconds)
 
     def retry(self, run: RunKey, *, nonce: str = NONCE, seconds: float = LATER) -> bool:
-        """A run ends by asking Celery for a retry."""
+        """End a run with a Celery retry."""
         return self.ledger.retry(run, nonce=nonce, wait_seconds=seconds)
 
     def announce(self, run: RunKey, *, nonce: str = NONCE) -> RunKey:
-        """A run is about to publish its retry. Returns the retry."""
+        """Announce the retry that a run is about to publish. Returns the key of the retry."""
         assert self.ledger.announce_retry(run, run.retries + 1, nonce=nonce)
         return replace(run, retries=run.retries + 1)
 
     def give_back(self, run: RunKey, *, nonce: str = NONCE, seconds: float = LATER) -> bool:
-        """A run ends by giving its message back to the broker."""
+        """End a run by giving its message back to the broker."""
         return self.ledger.give_back(run, nonce=nonce, wait_seconds=seconds)
 
     def key_of(self, run: RunKey) -> AttemptKey:
@@ -185,30 +185,30 @@ class LedgerKit:
         return key
 
     def defer(self, run: RunKey, *, nonce: str = NONCE, seconds: float = LATER, **options: Any) -> str:
-        """A run ends by deferring its job. Somebody has the job's reference."""
+        """End a run by deferring its job. The job's reference has been given out."""
         self.ledger.reference(run)
         return self.ledger.defer(run, nonce=nonce, seconds=seconds, **options)
 
     def complete(self, key: AttemptKey, outcome: Outcome = DONE, *, call: str = "call", **options: Any) -> Completion:
-        """Somebody who has the key of an attempt ends the job."""
+        """End a job with the key of its attempt, as an external caller does."""
         return self.ledger.complete(key, outcome, call=call, hold_seconds=LATER, **options)
 
     def die(self, run: RunKey, *, holder: str = HOLDER) -> Loss:
-        """A worker saw the process of a run die."""
+        """Report that a run's process died, as its worker does."""
         return self.ledger.lose(run.job_id, run.task_id, retries=run.retries, holder=holder, why="it died", **FAILED)
 
     def reap(self, run: RunKey) -> Loss:
-        """A reaper takes the lease of a run's attempt for run out."""
+        """Report the lease of a run as expired, as a reaper does."""
         return self.ledger.lose(run.job_id, run.task_id, retries=None, why="no sign of life", **FAILED)
 
     def record(self, job_id: int = 1) -> Record:
-        """A job's record, which must be there."""
+        """A job's record, which must exist."""
         record = self.ledger.read(job_id)
         assert record is not None
         return record
 
     def outcome(self, job_id: int = 1) -> Outcome:
-        """A job's outcome, which must be there."""
+        """A job's outcome, which must exist."""
         outcome = self.record(job_id).outcome
         assert outcome is not None
         return outcome
@@ -222,67 +222,67 @@ class LedgerKit:
         return state
 
     def score(self, state: str, job_id: int = 1) -> float | None:
-        """The time at which somebody must look at a job; ``None`` if it is not in that state's set."""
+        """The time at which a job is due; ``None`` if it is not in that state's set."""
         score: float | None = self.redis.zscore(self.key(state), job_id)
         return score
 
     def is_due(self, state: str, job_id: int = 1) -> bool:
-        """Whether somebody must look at a job of that state now."""
+        """Whether a job in that state is due now."""
         return job_id in self.ledger.due(state)
 
     def make_due(self, state: str, *job_ids: int) -> None:
-        """Let the time of jobs of a state be come; without ids: of all of them."""
+        """Make jobs in a state due; without ids, all of them."""
         for job_id in job_ids or [int(each) for each in self.redis.zrange(self.key(state), 0, -1)]:
             self.redis.zadd(self.key(state), {str(job_id): 0}, xx=True)
 
     def age(self, job_id: int, state: str, *, seconds: float) -> None:
-        """Let a job have come to a state that many seconds earlier."""
+        """Backdate a job's entry into a state by that many seconds."""
         at = self.record(job_id).times[state]
         self.redis.hset(self.key(f"job:{job_id}"), f"{state}_at", f"{at - seconds:.6f}")
 
     def reach(self, queue: str = "celery", *, sent: float, seconds: float = 0.0) -> None:
-        """Let the workers have come, in a queue, to the messages of that time, and that many seconds ago."""
+        """Record that workers reached a queue's messages sent at that time, ``seconds`` seconds ago."""
         fields = {f"{queue}:sent": f"{sent:.6f}", f"{queue}:at": f"{self.now() - seconds:.6f}"}
         self.redis.hset(self.key("reached"), mapping=fields)
 
     def age_look(self, *, seconds: float) -> None:
-        """Let the last look for lost runs, and the grace period after it, be that many seconds earlier."""
+        """Backdate the last search for lost runs, and the grace period after it, by that many seconds."""
         for name in ("at", "grace_until"):
             self.redis.hincrbyfloat(self.key("looked"), name, -seconds)
 
     def age_miss(self, job_id: int, *, seconds: float) -> None:
-        """Let the server's lists lack a job for that many seconds more."""
+        """Make a job missing from the server's lists for that many seconds longer."""
         count, first = self.redis.hget(self.key("missed"), job_id).decode().split()
         self.redis.hset(self.key("missed"), job_id, f"{count} {float(first) - seconds:.6f}")
 
     def collect(self, job_id: int = 1) -> DeliveryKey:
-        """Let a courier take a finished job, and all others that are due. Returns the delivery that this begins."""
+        """Collect a finished job, and all others that are due, as a courier does. Returns the job's delivery."""
         self.make_due("finished", job_id)
         taken = {key.job_id: key for key in self.ledger.collect(100, lease=LATER)}
         return taken[job_id]
 
     def delivery(self, job_id: int = 1) -> DeliveryKey:
-        """The delivery of a job that began last."""
+        """The latest delivery of a job."""
         record = self.record(job_id)
         return DeliveryKey(job_id, record.task_id, record.deliveries)
 
     def close(self, job_id: int = 1, how: str = "delivered") -> bool:
-        """The server took the outcome of a job's present attempt, or has one already."""
+        """Close a job: the server accepted the outcome of its current attempt, or already has one."""
         return self.ledger.close(job_id, self.record(job_id).task_id, how)
 
     def run(self, job_id: int = 1) -> RunKey:
-        """The present attempt of a job."""
+        """The run of a job's current attempt."""
         return RunKey(job_id, self.record(job_id).task_id)
 
     def age_refusals(self, seconds: float, job_id: int = 1) -> None:
-        """Let it be so long ago that the broker refused a job's message for the first time."""
+        """Backdate the broker's first refusal of a job's message."""
         record = self.key(f"job:{job_id}")
         for name in ("claimed_at", "refused_at"):
             if (at := self.redis.hget(record, name)) is not None:
                 self.redis.hset(record, name, f"{float(at) - seconds:.6f}")
 
     def outgrow_kept_outcome(self, job_id: int = 1) -> None:
-        """Let the time be over for which a closed job's outcome is kept."""
+        """Expire the outcome of a closed job."""
         assert self.redis.delete(self.key(f"outcome:{job_id}"))
         self.redis.delete(self.key(f"parts:{job_id}"))
 
@@ -291,12 +291,12 @@ class LedgerKit:
         return self.ledger.survey().now
 
     def load(self, queue: str = "celery") -> int:
-        """How many slots of a queue are taken."""
+        """The number of occupied slots of a queue."""
         return self.ledger.survey([queue]).load[queue]
 
 
 class QuickRedis(fakeredis.FakeRedis):
-    """A client of a Redis inside the test that compiles each script once, and not at each run like fakeredis."""
+    """A client of an in-process Redis that compiles each script once, instead of at each run like fakeredis."""
 
     def register_script(self, script: str | bytes) -> Any:
         """Keep the script as a Lua function, and return a script that calls it."""
@@ -315,18 +315,18 @@ _compiled: dict[str, bool] = {}
 
 
 def new_database() -> Callable[[], Any]:
-    """A function that makes clients of a new database inside the test. Integration tests replace it: a real Redis."""
-    database = next(_databases) % 16  # a thread that an earlier test left behind still has its own
+    """A function that makes clients of a new in-process database. Integration tests replace it with a real Redis."""
+    database = next(_databases) % 16  # a thread left over from an earlier test keeps using its own
     return lambda: QuickRedis(server=_server, db=database)
 
 
 def for_ledger(make: Callable[[], Any]) -> Callable[[], Any]:
-    """A function that makes a ledger's own clients. Integration tests replace it: their user has fewer permissions."""
+    """A function that makes a ledger's clients. Integration tests replace it, with a user of fewer permissions."""
     return make
 
 
 def fake_redis(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let every ledger and fleet of this test be in one new database inside the test. Returns a client of it."""
+    """Keep every ledger and fleet of this test in one new in-process database. Returns a client of it."""
     make = new_database()
     make_for_ledger = for_ledger(make)
 
@@ -341,7 +341,7 @@ def fake_redis(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def fake_kit(monkeypatch: pytest.MonkeyPatch, *, worker: str = "w", history: float = 86400.0) -> LedgerKit:
-    """A ledger in a Redis inside the test."""
+    """A ledger in an in-process Redis."""
     redis = fake_redis(monkeypatch)
     return LedgerKit(Ledger(INSIDE, worker, history=history), redis)
 
@@ -359,15 +359,15 @@ class FakeServer:
 
     Attributes:
         pending: the jobs of the inbox, by id.
-        running: the jobs that are claimed, by id.
-        ended: the status of each job that is over and that it lists, by id.
-        known: what it reports of single jobs.
-        closed: what jobs were closed with.
-        torn: the statuses whose lists have an entry that is no job.
-        cut: the statuses whose lists break off after all that they have.
-        left_out: why entries could not be used.
+        running: the claimed jobs, by id.
+        ended: the status of each listed job that is over, by id.
+        known: the responses to requests for single jobs, by id.
+        closed: the status and result of each closed job, by id.
+        torn: the statuses whose lists contain an invalid entry.
+        cut: the statuses whose lists break off after the last entry.
+        left_out: the reasons why entries could not be used.
         calls: each request, in order.
-        faults: by request name: errors to raise, or functions to call, one for each time it is made.
+        faults: by request name: errors to raise, or functions to call, one per request.
     """
 
     url = "https://server.test"
@@ -386,19 +386,19 @@ class FakeServer:
         self.faults: dict[str, list[Any]] = {}
 
     def dispatch(self, *job_ids: int, **fields: Any) -> None:
-        """New pending jobs."""
+        """Add pending jobs."""
         for job_id in job_ids:
             self.pending[job_id] = listed(job_id, **fields)
 
     def abort(self, *job_ids: int) -> None:
-        """An operator ends jobs."""
+        """End jobs, as an operator does."""
         for job_id in job_ids:
             self.pending.pop(job_id, None)
             self.running.pop(job_id, None)
             self.ended[job_id] = "failed"
 
     def asked(self, name: str) -> list[Any]:
-        """The arguments of the requests of one kind: of those with one argument just that."""
+        """The arguments of each request of one kind; a single argument is not wrapped in a tuple."""
         return [call[1] if len(call) == 2 else call[1:] for call in self.calls if call[0] == name]
 
     def _note(self, name: str, *arguments: Any) -> None:
@@ -465,7 +465,7 @@ def listed(job_id: int, **fields: Any) -> dict[str, Any]:
 
 
 def refusal(status: int | None, **fields: Any) -> WorkerError:
-    """What a request raises that is answered with that status; ``None``: with nothing at all."""
+    """The error of a request that fails with that status; ``None``: without a response."""
     if status is None:
         return WorkerError("POST /x -> network: timed out", retryable=True)
     retryable = status in (408, 425, 429) or status >= 500
@@ -473,19 +473,19 @@ def refusal(status: int | None, **fields: Any) -> WorkerError:
 
 
 class FakePublisher:
-    """A broker that notes what is published.
+    """A broker that records what is published.
 
     Attributes:
         sent: (job id, task id) of each message.
         details: the priority and the retries of each message.
-        destinations: where each message goes.
-        verified: the destinations that were to be declared, in order.
-        refuses: errors to raise, one for each of these.
-        fails: errors to raise, one for each publish.
-        length: how many messages each queue is said to have; ``None``: not known.
-        counted: the queues whose length was asked for, in order.
-        announced: the task id of each abort, with the worker that is notified; empty: all are.
-        deaf: whether no worker can be notified of an abort.
+        destinations: the destination of each message.
+        verified: the destinations that were verified, in order.
+        refuses: errors to raise, one per verification.
+        fails: errors to raise, one per message.
+        length: the reported length of each queue; ``None``: unknown.
+        counted: the queues whose length was requested, in order.
+        announced: the task id of each abort, with the worker that is notified; empty: all workers.
+        deaf: whether notifications of aborts fail.
     """
 
     def __init__(self) -> None:
@@ -543,7 +543,7 @@ class FakePublisher:
 
 @dataclass
 class BridgeHarness:
-    """A bridge's context, with test doubles of everything around it."""
+    """A bridge's context, with test doubles for everything around it."""
 
     context: BridgeContext
     kit: LedgerKit
@@ -571,7 +571,7 @@ class BridgeHarness:
         return Job(listed(job_id))
 
     def announce(self, hostname: str = "celery@a", *, concurrency: int = 2, **changes: Any) -> None:
-        """A worker comes online."""
+        """Announce a worker as online."""
         node = Node(
             hostname,
             concurrency,
@@ -611,12 +611,12 @@ def make_harness(
     """A context with two handlers, and one worker of concurrency 2 that runs both.
 
     Args:
-        monkeypatch: pytest's.
-        ledger_url: an empty Redis; by default a new one inside the test.
+        monkeypatch: pytest's fixture.
+        ledger_url: an empty Redis; by default a new in-process one.
         worker_online: whether the worker is announced.
-        on_lost: of both handlers.
-        match: of the handler tiny.upper.
-        settings: the bridge's.
+        on_lost: the option of both handlers.
+        match: the option of the handler tiny.upper.
+        settings: the bridge's settings.
     """
     app = Celery("tiny", broker="memory://", set_as_current=False)
     app.conf.task_routes = {"tiny.slow": {"queue": "slow"}}

@@ -1,4 +1,4 @@
-"""A link to a server of which some connections can be cut, without a reset."""
+"""A link to a server, on which the connections of other servers can be cut without a reset."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Link:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Forward nothing more of what other servers send and receive. Their connections stay open."""
+        """Stop forwarding to and from other servers. Their connections stay open."""
         self._whole.clear()
 
     def mend(self) -> None:
-        """Forward everything again, also what was sent meanwhile."""
+        """Forward everything again, including data sent in the meantime."""
         self._whole.set()
 
     def _accept(self) -> None:

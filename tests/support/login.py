@@ -16,7 +16,7 @@ def log_in(session: requests.Session, link: str) -> str:
 
 
 def pages_in(text: str) -> str:
-    """The path of the session's pages, from the answer to a login."""
+    """The path of the session's pages, from the response to a login."""
     found = re.search(r'0;url=(/ui/~[^/"]+)/', text)
     assert found, text
     return found[1]

@@ -1,4 +1,4 @@
-"""Answers to the requests of a :class:`~mr_celery.server.Transport`, without a server and without sockets."""
+"""Responses to the requests of a :class:`~mr_celery.server.Transport`, without a server and without sockets."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import urllib3
 
 
 class MockedHttp(requests_mock.Adapter):
-    """The answers of servers that do not exist, with the options and records of ``requests_mock``.
+    """Mocked responses, with the options and records of ``requests_mock``.
 
-    Tests get it as the fixture ``mocked_http``. A request without a registered answer fails.
+    Tests get it as the fixture ``mocked_http``. A request without a registered response fails.
     """
 
     def get(self, url: str, *answers: list[dict[str, Any]], **answer: Any) -> None:
-        """Register the answer to a ``GET``, or a list of answers to be given in turn."""
+        """Register the response to a ``GET``, or a list of responses to return in turn."""
         self.register_uri("GET", url, *answers, **answer)
 
     def post(self, url: str, *answers: list[dict[str, Any]], **answer: Any) -> None:
-        """Register the answer to a ``POST``, or a list of answers to be given in turn."""
+        """Register the response to a ``POST``, or a list of responses to return in turn."""
         self.register_uri("POST", url, *answers, **answer)
 
     def put(self, url: str, **answer: Any) -> None:
-        """Register the answer to a ``PUT``."""
+        """Register the response to a ``PUT``."""
         self.register_uri("PUT", url, **answer)
 
     def urlopen(
         self, pool: urllib3.HTTPConnectionPool, method: str, target: str, body: Any, headers: Any, **options: Any
     ) -> urllib3.BaseHTTPResponse:
-        """Answer a request in the place of a connection pool."""
+        """Respond to a request in place of a connection pool."""
         port = f":{pool.port}" if pool.port not in (None, 80, 443) else ""
         request = requests.Request(method, f"{pool.scheme}://{pool.host}{port}{target}", headers, data=body).prepare()
         answer = self.send(request, timeout=options["timeout"])

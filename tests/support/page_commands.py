@@ -80,7 +80,7 @@ def _names_files_of_deploy(line: str) -> None:
 
 
 def _renders(line: str) -> None:
-    """``helm install``: the chart takes the values."""
+    """``helm install``: the chart accepts the values."""
     words = [str(BIN / "helm"), "template", *shlex.split(line)[2:]]
     done = subprocess.run(words, cwd=ROOT / "deploy", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

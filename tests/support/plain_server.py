@@ -1,4 +1,4 @@
-"""A ModelReins server that shares no code, and so no assumptions, with the sandbox."""
+"""A ModelReins server that shares no code with the sandbox, and so none of its assumptions."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class PlainServer(HttpServer):
     """The server. It has the attributes that :class:`~support.fleet.Fleet` needs.
 
     Args:
-        version: the ModelReins version whose routes it has.
+        version: the ModelReins version whose routes it implements.
 
     Attributes:
         jobs: the fields of each job, by id.
-        spoil: replies in place of its own.
-        extra: further entries of the list of a status, as bytes, in front of the jobs.
+        spoil: returns a reply that replaces the server's own, or ``None``.
+        extra: by status, further entries that its list begins with, as bytes.
         reports_single_jobs: whether a worker may request a single job.
         lists_ended_jobs: whether jobs that are over stay in the list of running jobs, with their own status.
         asked: the number of requests by route.

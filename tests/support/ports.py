@@ -35,5 +35,5 @@ def until(condition: Callable[[], T], *, seconds: float = 30.0, what: str = "") 
         waited = time.monotonic() - began
         if waited > seconds:
             raise AssertionError(f"not within {seconds:g} s: {what or condition}")
-        # What takes longer is asked for less often: a tenth of the CPU time of the tests went into asking.
+        # Back off: frequent polling would take a tenth of the tests' CPU time.
         time.sleep(min(0.1, 0.02 + waited / 50))

@@ -45,14 +45,14 @@ def spanning(prompt: str, seconds: float) -> str:
 @modelreins_job("span")
 @app.task
 def spans(prompt: str, seconds: float = 1.0) -> str:
-    """Notes when it begins, and when it ends, whatever ends it."""
+    """Records when it begins and when it ends, however it ends."""
     return spanning(prompt, seconds)
 
 
 @modelreins_job("span-once", on_lost="fail")
 @app.task
 def spans_once(prompt: str, seconds: float = 1.0) -> str:
-    """The same, and must not be run twice."""
+    """The same, but must not be run twice."""
     return spanning(prompt, seconds)
 
 
@@ -76,7 +76,7 @@ def must_not_rerun(prompt: str) -> str:
 @modelreins_job("ask")
 @app.task
 def asks(job: Job) -> str:
-    """Checks for an abort all the time."""
+    """Checks for an abort continuously."""
     note(job.prompt)
     try:
         for _ in range(1200):

@@ -1,4 +1,4 @@
-"""An application with ``async def`` handlers. Each notes what happens to it in a file."""
+"""An application with ``async def`` handlers. Each records what happens to it in a file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def waits(prompt: str, seconds: float = 0.1) -> str:
 @modelreins_job("loop")
 @app.task
 async def which_loop(prompt: str) -> str:
-    """Returns the process and the loop that it runs on."""
+    """Returns the process and the event loop that it runs on."""
     note(prompt)
     loop = asyncio.get_running_loop()
     loops.append(loop)

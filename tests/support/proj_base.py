@@ -1,4 +1,4 @@
-"""What the Celery applications of the tests share: each handler records its start in a file."""
+"""Shared by the tests' Celery applications: each handler records its start in a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def note(text: str) -> None:
 
 
 def upper_of(prompt: str) -> str:
-    """A handler: note the prompt, and return it in capitals."""
+    """A handler: record the prompt, and return it in capitals."""
     note(prompt)
     return prompt.upper()
 

@@ -154,7 +154,7 @@ def deferring(job: Job) -> Deferred:
 @modelreins_job("hooked-early")
 @app.task
 def hooked_early(job: Job) -> Deferred:
-    """Its outcome comes before it returns."""
+    """Its job is completed before it returns."""
     note(job.prompt)
     worker.upload_artifact(b"sketch", content_type="image/png")
     assert complete(job.ref, job.prompt.upper())
@@ -173,7 +173,7 @@ serialization.register("picky", _encode, json.loads, content_type="application/j
 @modelreins_job("picky")
 @app.task(serializer="picky")
 def picky(prompt: str) -> str:
-    """Its message cannot be made as long as a test says so."""
+    """Its message cannot be created until the test allows it."""
     note(prompt)
     return prompt.upper()
 

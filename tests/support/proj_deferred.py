@@ -14,7 +14,7 @@ __all__ = ["app"]
 
 
 def deferral(job: Job, seconds: float = 3600.0) -> Deferred:
-    """Give the job's reference away, and note the run."""
+    """Write down the job's reference, and record the run."""
     with open(f"{os.environ['PROJ_RUNS']}.refs", "a") as file:
         file.write(f"{job.prompt}\t{job.ref}\n")
     note(job.prompt)

@@ -235,7 +235,7 @@ def gated(prompt: str) -> str:
 @modelreins_job("limited")
 @app.task(time_limit=1)
 def limited(prompt: str) -> str:
-    """Ends by gevent's time limit, which is an exception like the handler's own."""
+    """Exceeds its time limit, which gevent raises as the same exception as a timeout of the handler's own."""
     note(prompt)
     time.sleep(60)
     return prompt
@@ -244,7 +244,7 @@ def limited(prompt: str) -> str:
 @modelreins_job("retry")
 @app.task(bind=True)
 def retries(self: Task[Any, Any], job: Job) -> str:
-    """Asks for a retry when the gate is open; with an argument of its own, where the job says so."""
+    """Retries once the gate is open, with the job's countdown."""
     note(f"{job.prompt} {self.request.retries}")
     if self.request.retries == 0:
         wait_for_gate()

@@ -1,6 +1,6 @@
-"""The application whose deliveries go wrong, in processes that lose patience after seconds instead of minutes.
+"""The application for failing deliveries, whose processes give up after seconds instead of minutes.
 
-``PROJ_BOUND`` is the number of failures and of seconds after which there have been enough of them.
+``PROJ_BOUND`` is the number of failures and of seconds after which they give up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def plain(prompt: str) -> str:
 @modelreins_job("makes")
 @app.task
 def makes(job: Job) -> Result:
-    """As many artifacts and reviews as the job says."""
+    """Creates as many artifacts and reviews as the job says."""
     note(job.prompt)
     artifacts = [Artifact(data=b"abc", filename=f"{job.prompt} {n}.txt") for n in range(job.get("artifacts", 0))]
     reviews = [Review("note", f"{job.prompt} {n}", "read it") for n in range(job.get("reviews", 0))]
@@ -43,7 +43,7 @@ def makes(job: Job) -> Result:
 @modelreins_job("large")
 @app.task
 def large(job: Job) -> Artifact:
-    """An artifact that the ledger does not keep."""
+    """Creates an artifact that is too large for the ledger."""
     note(job.prompt)
     return Artifact(data=bytes(2 * 2**20), filename=f"{job.prompt}.bin")
 

@@ -15,7 +15,7 @@ app.conf.update(json.loads(os.environ.get("PROJ_CONF", "{}")))
 
 
 class OutOfPaint(JobFailed):
-    """A failure of the application's own, which cannot be pickled and read again."""
+    """The application's own failure, which cannot be unpickled."""
 
     def __init__(self, colour: str, litres: float) -> None:
         super().__init__(f"no {colour}: {litres} l")

@@ -17,7 +17,7 @@ FORMATTERS = {"line": {"format": "{asctime} {levelname} {name} {message}", "styl
 def configure(
     root: dict[str, Any] | None = None, handler: dict[str, Any] | None = None, **further: Any
 ) -> Callable[..., None]:
-    """A function that sets up logging, and disables all loggers that exist."""
+    """A function that sets up logging, and disables all existing loggers."""
     config = {
         "version": 1,
         "disable_existing_loggers": True,
@@ -76,7 +76,7 @@ match KIND:
 
 
 def late_set_up() -> None:
-    """What some libraries do when they are used for the first time."""
+    """Set up logging late, as some libraries do when they are first used."""
     if KIND == "in a task and in match=":
         configure({"level": "CRITICAL"}, disable_existing_loggers=True)()
 

@@ -1,6 +1,6 @@
-"""One application as three versions of its code: from before mr-celery, with it for another task, and with it for all.
+"""One application in three versions: without mr-celery, with one other task that takes jobs, and with all of them.
 
-Every task can be called without arguments, and would then do something that nobody asked for.
+Every task can be called without arguments, and would then do something that no job asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def note_task(task: str, prompt: str) -> str:
 
 
 def job(capability: str) -> Callable[[Any], Any]:
-    """The decorator, where this version of the code has it."""
+    """The decorator, if this version of the code has it."""
     if CODE != "new":
         return lambda task: task
     from mr_celery import modelreins_job

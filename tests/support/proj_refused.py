@@ -43,7 +43,7 @@ if kind == "generator":
 if kind == "batches":
 
     class Batches(Task):  # type: ignore[type-arg]
-        """As in celery-batches, which bounds Celery's version and so cannot be installed here."""
+        """As in celery-batches, which limits the version of Celery and so cannot be installed here."""
 
         abstract = True
 

@@ -1,4 +1,4 @@
-"""The Celery application of the tests of routes: a task for each kind."""
+"""The Celery application for the tests of routes: a task for each kind of route."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _turns = cycle(["red", "nobody", "blue"])
 
 
 def router(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any) -> Any:
-    """Answers differently from message to message, and by the arguments."""
+    """Returns routes that vary from message to message, and with the arguments."""
     if name == f"{NAME}turns":
         return {"queue": next(_turns)}
     if name == f"{NAME}tenant":

@@ -1,4 +1,4 @@
-"""The application of the soak: that of the acceptance tests, and handlers whose jobs end elsewhere."""
+"""The application of the soak test: that of the acceptance tests, and handlers whose jobs end elsewhere."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def flow(prompt: str) -> Any:
 @modelreins_job("order")
 @app.task
 def order(job: Job) -> Deferred:
-    """Notes the job's reference, with which the soak completes it."""
+    """Records the job's reference, with which the soak test completes it."""
     note(job.prompt)
     with open(f"{os.environ['PROJ_RUNS']}.refs", "a") as file:
         file.write(f"{job.prompt}\t{job.ref}\n")

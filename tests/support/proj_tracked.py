@@ -1,7 +1,7 @@
 """An application with Sentry, whose jobs end in every way. Sentry's items are written to ``PROJ_SENTRY``.
 
-Requests and ledger steps fail on demand, at the point where most is in the variables: the text of a job has the words
-of :data:`FAULTS`, in capitals and in the process that they name.
+Requests and ledger steps fail on demand, at the point where the variables hold the most. The text of a job selects a
+fault by the words in :data:`FAULTS`. It happens when the process that they name sends these words in capitals.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def with_locals(event: Any, hint: dict[str, Any]) -> Any:
 
 
 def frames_of(shown: traceback.TracebackException | None) -> list[tuple[str, str, Any]]:
-    """File, function and variables of all frames, also those of the causes."""
+    """File, function and variables of all frames, including those of the causes."""
     if shown is None:
         return []
     own = [(frame.filename, frame.name, frame.locals) for frame in shown.stack]
@@ -113,7 +113,7 @@ _happened: set[bytes] = set()
 
 
 def check(data: object, place: str) -> None:
-    """Cause a fault, once per process, in which the job is in the variables."""
+    """Cause a fault, once per process, while the job is in the variables."""
     if not isinstance(data, bytes):
         return
     for words, (where, fault) in FAULTS.items():
@@ -145,7 +145,7 @@ redis.connection.AbstractConnection.send_packed_command = send_packed_or_fail  #
 
 
 def text(job: Job) -> str:
-    """A result with what the job asks for."""
+    """Returns the text that the job asks for."""
     return f"{RESULT} {job['words']}"
 
 
@@ -318,5 +318,5 @@ def with_hook(prompt: str) -> str:
 
 @app.task
 def without_job(text: str) -> str:
-    """A task without a job. Its variables are reported as always."""
+    """A task without a job. Its variables are reported as usual."""
     raise ValueError("without a job")

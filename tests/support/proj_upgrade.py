@@ -1,6 +1,6 @@
-"""The application of a fleet that is upgraded: a handler for each way that a job can go.
+"""The application for upgrade tests, with a handler for each way that a job can go.
 
-Processes of this version and of the one before run it, so it uses what both have.
+Processes of this version and of the previous one run it, so it uses only features of both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def plain(prompt: str) -> str:
 @modelreins_job("artifacts")
 @app.task
 def artifacts(prompt: str) -> Result:
-    """Makes a small artifact, which waits in the ledger, and a large one, which does not."""
+    """Creates a small artifact, which the ledger stores, and a large one, which it does not."""
     result = begin(prompt)
     small = Artifact(data=prompt.encode(), content_type="text/plain", filename="small.txt")
     large = Artifact(data=bytes(2**20 + 1), content_type="application/pdf", filename="large.pdf")

@@ -187,7 +187,7 @@ def too_slow() -> None:
 
 @app.task
 def dies(text: str, times: int = 1) -> str:
-    """Its process is killed, as often as said."""
+    """Kills its own process the given number of times."""
     note(f"dies {text}")
     with open(os.environ["PROJ_RUNS"]) as file:
         if file.read().split("\n").count(f"dies {text}") <= times:
@@ -281,7 +281,7 @@ def returns(prompt: str, input: str) -> Any:
 @modelreins_job("replace")
 @app.task(bind=True, autoretry_for=(Exception,))
 def replaces(self: Task[Any, Any], prompt: str, input: str) -> Any:
-    """Replaces itself by the workflow that the job's input names."""
+    """Replaces itself with the workflow that the job's input names."""
     note(f"handler {prompt}")
     return self.replace(canvas(input, prompt))
 

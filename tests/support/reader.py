@@ -1,4 +1,4 @@
-"""Follows a page literally, from an empty folder: nothing is there that an earlier section did not give."""
+"""Follows a page literally, starting in an empty folder: it has only what earlier sections provided."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ENDED = ("done", "escalated")
 class Reader(ReaderShell):
     """A reader with several terminals.
 
-    A command that goes on occupies its terminal. The next one begins in a new terminal: in the folder where the page
-    has led, and with nothing exported. If the same command runs already, the reader stops it with Ctrl-C first. At the
-    end of a section of level 2 all is stopped.
+    A command that keeps running occupies its terminal. The next one starts in a new terminal, in the folder that the
+    page has reached and with nothing exported. If the same command is already running, the reader first stops it with
+    Ctrl-C. Everything is stopped at the end of a level-2 section.
 
     Args:
         folder: an empty folder.
@@ -58,7 +58,7 @@ class Reader(ReaderShell):
             if "&&" in command.text:
                 self._run("cd mr-celery")
         elif match := re.fullmatch(r"python -m venv (\S+)", command.text):
-            (here / match[1]).mkdir(parents=True)  # the tests' own environment takes its place
+            (here / match[1]).mkdir(parents=True)  # the tests' own environment is used instead
         elif re.fullmatch(r"\. \S+/bin/activate", command.text):
             assert (here / command.text[2:]).parent.parent.is_dir()
         else:
@@ -93,7 +93,7 @@ class Reader(ReaderShell):
         self.environment = dict(self._fresh)
 
     def _await_jobs(self) -> None:
-        """Wait until all jobs are over at the sandbox of an `up` that runs."""
+        """Wait until all jobs are over in the sandbox of a running `up`."""
         for path in self.folder.rglob(".mr-celery"):
             if (running := find(path)) is None:
                 continue

@@ -30,7 +30,7 @@ class Recorder(threading.Thread):
                         continue
 
     def listening(self) -> None:
-        """Wait until the recorder receives all events."""
+        """Wait until the recorder is receiving events."""
         assert self._listening.wait(10)
 
     def stop(self) -> None:

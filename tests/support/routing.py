@@ -1,4 +1,4 @@
-"""Ways in which Celery applications route their tasks, and where a message of each arrives."""
+"""Ways in which Celery applications route their tasks, and the queues in which a message arrives."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Routing:
         conf: the application's configuration.
         options: the task's own options.
         arrives: the queues in which a message arrives.
-        lost: plain Celery loses the message on brokers that kombu makes of something else.
-        rabbit_only: it is of RabbitMQ only.
+        lost: plain Celery loses the message on brokers that kombu emulates, such as Redis.
+        rabbit_only: it works on RabbitMQ only.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Routing:
         return self.name
 
     def app(self, broker: str) -> Celery:
-        """An application that routes so."""
+        """An application that routes in this way."""
         app = Celery("proj", broker=broker, set_as_current=False)
         app.conf.update(self.conf)
         app.task(encode, name=TASK, lazy=False, **self.options)
@@ -212,7 +212,7 @@ def declare(app: Celery, connection: Any, also: Iterable[str] = ()) -> None:
 
 
 def arrived(app: Celery, connection: Any) -> set[str]:
-    """Take all messages out of the queues of an application. Returns the names of those that had one."""
+    """Take all messages out of an application's queues. Returns the names of the queues that had any."""
     found = set()
     for queue in app.amqp.queues.values():
         while (message := queue(connection.default_channel).get()) is not None:

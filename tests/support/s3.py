@@ -20,7 +20,7 @@ class S3Server:
 
     def __init__(self) -> None:
         self.port = free_port()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the server
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - stays open as long as the server runs
         self.process = subprocess.Popen(
             [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
             stdout=self._log,

@@ -61,7 +61,7 @@ class RedisServer:
 
     @staticmethod
     def client_of(url: str) -> Any:
-        """A client of a ledger's address that may do everything, with a pool of its own."""
+        """A client with all permissions for a ledger's address, with its own connection pool."""
         url = url.replace(LEDGER_USER, "")
         if "+cluster://" in url:
             return redis.RedisCluster.from_url(url.replace("+cluster", "", 1))
@@ -82,8 +82,8 @@ class SentinelServer:
     """A Redis Sentinel.
 
     Args:
-        lines: the lines of its configuration, beside its port.
-        port: its port, also if ``lines`` say that it has TLS.
+        lines: the lines of its configuration, besides its port.
+        port: its port, which is the TLS port if ``lines`` configure TLS.
     """
 
     def __init__(self, *lines: str, port: int | None = None) -> None:
@@ -143,7 +143,7 @@ class SentinelServers:
         until(lambda: self.known() == (2, self.replicas), seconds=60, what="all Sentinels and replicas are ready")
 
     def known(self) -> tuple[int, int] | None:
-        """The least numbers of other Sentinels and of replicas that are ready, which a Sentinel knows."""
+        """The lowest numbers of other Sentinels and of ready replicas that any Sentinel knows."""
         try:
             clients: list[Any] = [redis.Redis(port=port) for port in self.ports]
             others = min(client.sentinel_master("main")["num-other-sentinels"] for client in clients)
@@ -157,13 +157,13 @@ class SentinelServers:
         return others, min(map(len, ready))
 
     def master(self) -> RedisServer:
-        """The present master, as a Sentinel knows it."""
+        """The current master, according to a Sentinel."""
         client: Any = redis.Redis(port=self.ports[0])
         _, port = client.sentinel_get_master_addr_by_name("main")
         return next(each for each in self.redis if self.links[each.port].port == int(port))
 
     def cut_off(self, server: RedisServer) -> None:
-        """Cut a Redis off from the others and from the Sentinels, and not from its clients."""
+        """Cut a Redis off from the others and from the Sentinels, but not from its clients."""
         self.links[server.port].cut()
 
     def mend(self, server: RedisServer) -> None:
@@ -171,7 +171,7 @@ class SentinelServers:
         self.links[server.port].mend()
 
     def fail_over(self, fail: Callable[[RedisServer], object]) -> RedisServer:
-        """Let the master fail, and wait until there is another one. Returns the former master."""
+        """Make the master fail, and wait until there is a new one. Returns the former master."""
         former = self.master()
         fail(former)
         until(lambda: self.master() is not former, seconds=60, what="the Sentinels have chosen another master")
@@ -205,7 +205,7 @@ class ClusterServers:
     @staticmethod
     def _is_up(node: RedisServer) -> bool:
         client = node.client()
-        # A node lists the slots of the nodes that it knows by name, which is after their first messages.
+        # A node lists the slots of another one only once it knows its name, from the first messages.
         return bool(
             client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
             and len(client.execute_command("CLUSTER SLOTS")) == 3
@@ -237,7 +237,7 @@ class ClusterServers:
         source.client().execute_command("CLUSTER SETSLOT", slot, "MIGRATING", _identity(target))
 
     def move_keys(self, slot: int, source: RedisServer, target: RedisServer, *, most: int) -> int:
-        """Move at most this number of keys of a slot. Returns the number of moved ones."""
+        """Move at most this many keys of a slot. Returns the number of keys moved."""
         client = source.client()
         keys = client.execute_command("CLUSTER GETKEYSINSLOT", slot, most)
         if keys:
@@ -245,7 +245,7 @@ class ClusterServers:
         return len(keys)
 
     def end_move(self, slot: int, target: RedisServer) -> None:
-        """Let the other node serve the slot, as all nodes know from now on."""
+        """Assign the slot to the other node, on all nodes."""
         for node in sorted(self.nodes, key=lambda node: node is not target):
             node.client().execute_command("CLUSTER SETSLOT", slot, "NODE", _identity(target))
 

@@ -1,4 +1,4 @@
-"""Statuses as a server may write them, and what each of them means."""
+"""Statuses as a server may write them, with the meaning of each."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from sentry_sdk.utils import event_from_exception
 
 
 def variables_of(error: BaseException, *, besides: str = "") -> str:
-    """All that Sentry sends of an exception, and what ``traceback`` prints of it with ``capture_locals``.
+    """All that Sentry sends about an exception, and what ``traceback`` prints about it with ``capture_locals``.
 
     Args:
         error: the exception.

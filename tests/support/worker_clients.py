@@ -1,4 +1,4 @@
-"""The clients of a worker, with a ledger inside the test, and a server and a delivery that note what they get."""
+"""A worker's clients, with an in-process ledger, and a fake server and delivery that record what they get."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mr_celery.spool import Spool, spool_of
 
 
 class FakeDelivery:
-    """Notes what it is to deliver."""
+    """Records what it is given to deliver."""
 
     def __init__(self) -> None:
         self.delivery_requests: list[DeliveryRequest] = []
@@ -30,7 +30,7 @@ class FakeDelivery:
 
 
 class FakeServer:
-    """Takes uploads, or fails as often as the test says."""
+    """Accepts uploads, or fails as often as the test says."""
 
     url = "https://server.test"
 
@@ -62,7 +62,7 @@ class FakeServer:
 
 
 class FakeClients:
-    """A clients whose ledger is inside the test."""
+    """A worker's clients with an in-process ledger."""
 
     def __init__(self, ledger: Any, *, delivers: bool = True) -> None:
         self.settings = Settings(lease=30.0)
