@@ -1,4 +1,4 @@
-"""Bridges that die, freeze, or have a wrong clock, several of them on one worker name.
+"""Several bridges of one worker name that die, freeze, or have a wrong clock.
 
 Assumption shared with the code: the ledger's data is whole. ``test_damaged_ledger.py`` drops it.
 """
@@ -62,7 +62,7 @@ def test_a_bridge_that_is_frozen_and_thawed(fleet: Fleet) -> None:
         campaign.dispatch(10)
         done = campaign.done()
         until(lambda done=done: campaign.done() > done + 5 or campaign.done() == len(campaign.jobs))  # type: ignore[misc]
-        threading.Event().wait(6)  # longer than any lease of what it had in hand
+        threading.Event().wait(6)  # longer than any lease that it held
         frozen.signal(signal.SIGCONT)
     campaign.audit()
     assert frozen.terminate() == 0
@@ -81,7 +81,7 @@ def test_a_clock_that_is_a_minute_wrong(fleet: Fleet, skew: str) -> None:
     fleet.worker("-c", "1")
     fleet.ended(long)
     assert fleet.started("longer than the lease") == 1
-    # And one whose run is lost.
+    # The same for a job whose run is lost.
     victim.terminate()
     victim = fleet.worker("-c", "1", **wrong)
     pair = [fleet.dispatch(f"lost {n}", "nap", seconds=3) for n in range(2)]

@@ -1,4 +1,4 @@
-"""A RabbitMQ that restarts, loses messages or cuts connections costs time, and never a job.
+"""A RabbitMQ that restarts, loses messages or cuts connections costs time, but never a job.
 
 Assumption shared with the code: a route is a queue, and the broker accepts whatever is published.
 ``test_routes.py`` drops both. A broker that is unreachable while a handler asks for a retry is in ``test_endings.py``.
@@ -54,7 +54,7 @@ def test_a_run_keeps_its_lease_while_its_worker_looks_for_the_broker(
 
 
 def in_the_middle(fleet: Fleet) -> Campaign:
-    """A campaign of which some jobs have ended, and some have not."""
+    """A campaign in which some jobs have ended, and some have not."""
     fleet.worker("-c", "4")
     fleet.bridge()
     campaign = Campaign(fleet)

@@ -1,6 +1,6 @@
-"""A process dies by SIGKILL before, and after, every effect there is; the job ends once, with the right result.
+"""A process is killed with SIGKILL before and after each effect; the job ends once, with the right result.
 
-The list of effects is found in the code (support/crash.py): one that no events here leads to fails a test.
+The list of effects is found in the code (support/crash.py). A test fails if no case here triggers one of them.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ def by_bridge(
     made.stop()
 
 
-# -- what happens to a job, so that its life passes the points ---------------------------------------------------
+# -- events that bring a job past the points --------------------------------------------------------------------
 
 
 def plain(capability: str, **fields: Any) -> Callable[[Fleet, str], int]:
-    """A job of a handler, and nothing else."""
+    """A job for a handler, and nothing else."""
 
     def events(fleet: Fleet, prompt: str) -> int:
         return fleet.dispatch(prompt, capability, **fields)
@@ -95,7 +95,7 @@ def plain(capability: str, **fields: Any) -> Callable[[Fleet, str], int]:
 
 
 def with_fault(capability: str, *rules: Rule, **fields: Any) -> Callable[[Fleet, str], int]:
-    """A job while the server answers with faults."""
+    """A job while the server responds with faults."""
 
     def events(fleet: Fleet, prompt: str) -> int:
         fleet.sandbox.chaos.set(rules)
@@ -105,7 +105,7 @@ def with_fault(capability: str, *rules: Rule, **fields: Any) -> Callable[[Fleet,
 
 
 def with_fault_till_both(capability: str, *rules: Rule) -> Callable[[Fleet, str], int]:
-    """A job while the server answers with faults, until whoever is to die has died."""
+    """A job while the server responds with faults, until all armed crash points have fired."""
 
     def events(fleet: Fleet, prompt: str) -> int:
         job_id = with_fault(capability, *rules)(fleet, prompt)
@@ -118,7 +118,7 @@ def with_fault_till_both(capability: str, *rules: Rule) -> Callable[[Fleet, str]
 
 
 def prefetched(fleet: Fleet, prompt: str) -> int:
-    """A job whose message a worker has, that dies before it starts the task."""
+    """A job whose worker dies after it has received the message and before it starts the task."""
     other = fleet.dispatch(f"before {prompt}", "nap", seconds=2.5)
     until(lambda: fleet.started(f"before {prompt}") == 1, what="the worker is busy")
     job_id = fleet.dispatch(prompt, "nap", seconds=0.1)
@@ -139,7 +139,7 @@ def aborted(fleet: Fleet, prompt: str) -> int:
 
 
 def ledger_lost(fleet: Fleet, prompt: str) -> int:
-    """A job that runs while the ledger loses its data."""
+    """A job that is running when the ledger loses its data."""
     job_id = fleet.dispatch(prompt, "nap", seconds=1)
     until(lambda: fleet.started(prompt) == 1, what="it runs")
     redis = RedisServer.client_of(fleet.environment["MODELREINS_LEDGER_URL"])
@@ -148,7 +148,7 @@ def ledger_lost(fleet: Fleet, prompt: str) -> int:
 
 
 def requeued(fleet: Fleet, prompt: str) -> int:
-    """A job that an operator starts again while it runs, with a command that dies."""
+    """A job that an operator requeues while it runs, with a command that dies."""
     job_id = fleet.dispatch(prompt, "stuck-once")
     until(lambda: fleet.started(prompt) == 1, what="it runs")
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "requeue", str(job_id)]
@@ -158,7 +158,7 @@ def requeued(fleet: Fleet, prompt: str) -> int:
 
 
 def deferred(fleet: Fleet, prompt: str) -> int:
-    """A job that is deferred, and completed from a process that lives."""
+    """A job that is deferred, and completed from a process that does not die."""
     job_id = fleet.dispatch(prompt, "deferring")
     until(lambda: state_of(fleet, job_id) == "deferred", seconds=60, what="it is deferred")
     complete_by_command(fleet, job_id, "--result", prompt.upper())
@@ -166,7 +166,7 @@ def deferred(fleet: Fleet, prompt: str) -> int:
 
 
 def by_dying_command(option: str) -> Callable[[Fleet, str], int]:
-    """A deferred job, and a command with its reference that dies; then it is completed if it still waits."""
+    """A deferred job, and a command with its reference that dies. The job is then completed if it is still waiting."""
 
     def events(fleet: Fleet, prompt: str) -> int:
         job_id = fleet.dispatch(prompt, "deferring")
@@ -189,7 +189,7 @@ def complete_by_command(fleet: Fleet, job_id: int, *options: str) -> int:
 
 
 def unpublishable(fleet: Fleet, prompt: str) -> int:
-    """A job of which no message can be made until both have died."""
+    """A job whose message cannot be created until both processes have died."""
     flag = Path(f"{fleet.runs}.unpublishable")
     flag.touch()
     try:
@@ -202,13 +202,13 @@ def unpublishable(fleet: Fleet, prompt: str) -> int:
 
 
 def claimed_for_another_queue(fleet: Fleet, prompt: str) -> int:
-    """A job that was claimed for another queue than the one to which its task is routed now."""
+    """A job that was claimed for a queue to which its task is no longer routed."""
     flag = Path(f"{fleet.runs}.unpublishable")
     flag.touch()
     try:
         job_id = fleet.dispatch(prompt, "picky")
         refused = re.compile(rf"job={job_id} .* not published")
-        # Until then, a bridge may publish it for the queue for which it has claimed it.
+        # Until then, a bridge may publish it to the queue for which it was claimed.
         until(lambda: any(refused.search(process.output) for process in fleet.processes), what="its message is refused")
         record = ledger_of(fleet).read(job_id)
         assert record is not None
@@ -232,20 +232,20 @@ BOTH: tuple[When, ...] = ("before", "after")
 
 @dataclass(frozen=True)
 class Case:
-    """Events in which one effect is passed, by a process that dies before it, and the next time after it.
+    """Events that pass one effect twice: the process dies before it the first time, and after it the second time.
 
     Args:
         effect: its name.
-        events: brings a job to pass it.
-        runs: how often the handler runs in the end.
-        delivery: who delivers.
+        events: makes a job pass it.
+        runs: the total number of runs of the handler.
+        delivery: whether workers or the bridge deliver.
         victim: what dies.
-        artifacts: how many artifacts of the job the server has in the end.
-        reviews: how many reviews.
+        artifacts: the number of the job's artifacts on the server at the end.
+        reviews: the number of its reviews.
         result: the job's output, if not the prompt in capitals.
-        status: how the job ends.
+        status: the job's final status.
         when: where it dies, if the job does not pass the effect a second time.
-        while_running: whether it dies only once the handler has begun. A message that has not begun passes it, too.
+        while_running: whether it dies only once the handler has begun. Waiting messages pass the effect, too.
     """
 
     effect: str
@@ -271,7 +271,7 @@ def _poster(effect: str, *, runs: int = 1, artifacts: int = 1, reviews: int = 1,
 
 def _delivery(**more: Any) -> list[Case]:
     return [
-        # Who dies after an upload, and before it is written down, uploads again: this the design excludes.
+        # A process that dies after an upload and before recording it uploads again. No guarantee covers this.
         _poster("server.upload", artifacts=2, **more),
         _poster("ledger.delivered_part", artifacts=2, **more),
         _poster("server.review", reviews=2, **more),
@@ -307,13 +307,13 @@ CASES = [
     _poster("ledger.finish", runs=2, victim="node"),
     Case("ledger.renew", plain("nap", seconds=4), runs=3, victim="node", while_running=True),
     Case("ledger.announce_retry", plain("retried", countdown=1.0), runs=4),
-    # Celery publishes the retry before the ledger is told: of a run that was lost in between it comes too late.
+    # Celery publishes the retry before the ledger records it. If the run is lost in between, its retry comes too late.
     Case("ledger.retry", plain("retried", countdown=1.0), runs=3, when=("before",)),
     Case("ledger.retry", plain("retried", countdown=1.0), runs=2, when=("after",)),
     *(Case("ledger.give_back", plain("given-back"), runs=2, when=(when,)) for when in BOTH),
     *(Case("ledger.postpone", plain("not-ready"), runs=1, when=(when,)) for when in BOTH),
     Case("ledger.fail", plain("too-slow"), runs=2, victim="node", status="failed", result="hard time limit"),
-    # Who dies before its outcome is recorded runs again; what it had put into the spool is swept away some day.
+    # A job whose process dies before the outcome is recorded runs again. Its files in the spool are swept away later.
     Case("spool.put", plain("film"), runs=3, artifacts=1),
     Case("spool.put", plain("film"), runs=3, artifacts=1, delivery="bridge", victim="node"),
     # deferred jobs
@@ -322,10 +322,10 @@ CASES = [
     Case("ledger.defer", deferred, runs=2, victim="node"),
     Case("ledger.complete", by_dying_command("--result")),
     Case("ledger.extend", by_dying_command("--extend")),
-    # Who dies before it adds its attachments to an outcome that came early has lost them.
+    # If the process dies before adding its attachments to an early outcome, they are lost.
     Case("ledger.amend", plain("hooked-early"), when=("before",), delivery="bridge"),
     Case("ledger.amend", plain("hooked-early"), artifacts=1, when=("after",), delivery="bridge"),
-    # what is lost
+    # lost runs and data
     Case("ledger.lose", plain("child-dies"), runs=2, victim="node"),
     Case("ledger.lost", plain("node-dies"), runs=2),
     Case("ledger.lose", plain("node-dies"), runs=2),
@@ -336,7 +336,7 @@ CASES = [
     Case("ledger.mend", plain("nap", seconds=2)),
     Case("ledger.missed", aborted, status="failed", result="aborted by an operator"),
     Case("ledger.abort", aborted, status="failed", result="aborted by an operator"),
-    # workflows: what dies before all first messages are published, or with a member, begins a new attempt
+    # workflows: a death before all first messages are published, or with a member, begins a new attempt
     Case("ledger.hand_over", plain("workflow"), runs=3),
     Case("ledger.handed_over", plain("workflow"), runs=2),
     Case("ledger.member_sent", plain("workflow"), runs=3),
@@ -374,7 +374,7 @@ def test_every_effect_in_the_code_has_its_case() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_death_before_and_after(case: Case, request: pytest.FixtureRequest) -> None:
     fleet: Fleet = request.getfixturevalue(f"by_{case.delivery}")
-    prompt = f"{case} {fleet.next_number()}".lower()  # the test may be repeated
+    prompt = f"{case} {fleet.next_number()}".lower()  # unique, since the test may be repeated
     points = Path(fleet.environment["CRASH_POINTS"])
     places = [Point(when, case.effect, case.victim) for when in case.when]
     armed = [] if case.while_running else [arm(points, place) for place in places]

@@ -1,8 +1,8 @@
 """A ledger that loses keys under load: evicted by Redis, or deleted at random.
 
-The assumption that code and tests shared before: a ledger is whole or empty (``test_redis_faults.py`` empties it). Here
-any subset of its keys is lost at any moment: of the jobs in flight, of the lists, of the registers. Every job ends,
-once; none runs twice at the same time; what must not be run twice is not; and nothing is left over.
+``test_redis_faults.py`` assumes that a ledger is whole or empty. Here any subset of its keys is lost at any moment,
+from jobs in flight, lists and registers. Every job ends once. No two runs of a job overlap, and jobs that must not run
+twice do not. Nothing is left over.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(550)
 
 @pytest.fixture
 def ledger_redis() -> Iterator[RedisServer]:
-    """A Redis of the ledger's own."""
+    """A separate Redis for the ledger."""
     server = RedisServer()
     yield server
     server.stop()
@@ -53,7 +53,7 @@ def fleet(sandbox: Sandbox, redis_server: RedisServer, ledger_redis: RedisServer
 
 @contextmanager
 def losing_keys(client: Any, chance: random.Random) -> Iterator[Counter[str]]:
-    """Within the block, keys are lost; yields how many of each kind were."""
+    """Delete random keys within the block. Yields the number lost by kind."""
     lost: Counter[str] = Counter()
     ends = threading.Event()
 
@@ -74,7 +74,7 @@ def losing_keys(client: Any, chance: random.Random) -> Iterator[Counter[str]]:
 
 
 def dispatch(fleet: Fleet, chance: random.Random, count: int) -> tuple[dict[int, str], dict[int, str]]:
-    """New jobs of two kinds: those that may be run again, and those that must not; each with its prompt."""
+    """Dispatch jobs that may run again, and jobs that must not. Returns the prompts of each kind by id."""
     kinds: tuple[dict[int, str], dict[int, str]] = ({}, {})
     for number in range(count):
         once = number % 4 == 0
@@ -86,7 +86,7 @@ def dispatch(fleet: Fleet, chance: random.Random, count: int) -> tuple[dict[int,
 
 
 def overlaps(fleet: Fleet) -> list[str]:
-    """The jobs of which two runs went on at the same time."""
+    """The jobs that had two runs at the same time."""
     going: Counter[str] = Counter()
     found = []
     for line in fleet.runs.read_text().splitlines():
@@ -102,7 +102,7 @@ def begun(fleet: Fleet, prompt: str) -> int:
 
 
 def must_have_healed(fleet: Fleet, free: dict[int, str], once: dict[int, str], *, seconds: float = 240.0) -> None:
-    """Every job is over, once, with the right end; nothing is left; and the audit finds nothing."""
+    """Check that every job ended once, in the right way, that nothing is left, and that the audit finds nothing."""
     jobs = fleet.ended(*free, *once, seconds=seconds)
     for job in jobs:
         closes = [event for event in fleet.events(job["id"]) if event in ("close done", "close failed")]
@@ -128,7 +128,7 @@ def must_have_healed(fleet: Fleet, free: dict[int, str], once: dict[int, str], *
 
 
 def go_through(fleet: Fleet, chance: random.Random, evil: AbstractContextManager[Counter[str]]) -> Counter[str]:
-    """Jobs while keys are lost, until most are over; they must all end as they should. Returns the losses."""
+    """Run jobs while keys are lost, until most are over. Checks that all end as they should. Returns the losses."""
     with all_survive(fleet):
         with evil as lost:
             free, once = dispatch(fleet, chance, jobs_each(120))
@@ -155,7 +155,7 @@ def test_keys_are_lost_at_random_under_load(fleet: Fleet, ledger_redis: RedisSer
 
 @contextmanager
 def evicting_keys(client: Any, chance: random.Random) -> Iterator[Counter[str]]:
-    """Within the block, a cache beside the ledger fills Redis' memory; yields how many of the ledger's keys go."""
+    """Fill Redis' memory with a cache beside the ledger within the block. Yields the number of evicted ledger keys."""
     lost: Counter[str] = Counter()
     ends = threading.Event()
 
@@ -184,7 +184,7 @@ def evicting_keys(client: Any, chance: random.Random) -> Iterator[Counter[str]]:
 
 @pytest.mark.parametrize("policy", ["allkeys-random", "allkeys-lru"])
 def test_a_redis_that_evicts(fleet: Fleet, ledger_redis: RedisServer, policy: str) -> None:
-    """The bridge says so when it starts; and no job is the worse for it."""
+    """The bridge warns about it when it starts, and every job still ends correctly."""
     client = ledger_redis.client()
     used = int(client.info("memory")["used_memory"])
     for name, value in {
@@ -196,5 +196,5 @@ def test_a_redis_that_evicts(fleet: Fleet, ledger_redis: RedisServer, policy: st
     fleet.bridge().says(f"maxmemory-policy {policy}: when its memory is full, it may evict jobs in flight")
     chance = random.Random(seed())
     lost = go_through(fleet, chance, evicting_keys(client, chance))
-    if policy == "allkeys-random":  # with the other one it is mostly the cache that goes
+    if policy == "allkeys-random":  # the other policy evicts mostly the cache
         assert lost.total() > 30, "or this test shows nothing"

@@ -1,6 +1,6 @@
 """Deferred jobs whose web hooks come twice, early and late, while processes die and Redis fails.
 
-Assumption shared with the code: a provider that gets no answer to its web hook sends it again.
+Assumption shared with the code: a provider that gets no response to its web hook sends it again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ELSEWHERE = Celery("elsewhere", set_as_current=False)
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
-    """A Redis of the test's own, which keeps its data."""
+    """A separate Redis for the test, which keeps its data."""
     server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
     yield server
     server.stop()
@@ -54,7 +54,7 @@ def fleet(sandbox: Sandbox, own_redis: RedisServer, tmp_path: Path, monkeypatch:
 
 
 def given(fleet: Fleet) -> list[tuple[str, str]]:
-    """The prompts and references that were given away so far."""
+    """The prompts and references that have been given out so far."""
     file = Path(f"{fleet.runs}.refs")
     lines = file.read_text().splitlines() if file.exists() else []
     return [(prompt, ref) for prompt, _, ref in (line.partition("\t") for line in lines)]
@@ -65,14 +65,14 @@ def states(fleet: Fleet) -> Counter[str]:
 
 
 def hook(ref: str, value: str) -> Answer:
-    """Send a web hook until it gets an answer."""
+    """Send a web hook until it gets a response."""
     while True:
         with suppress(LedgerUnavailable):
             return complete(ref, value, app=ELSEWHERE)
 
 
 class Provider:
-    """Sends each web hook twice at the same moment, and again until it gets an answer."""
+    """Sends each web hook twice at the same moment, and again until it gets a response."""
 
     def __init__(self, fleet: Fleet, *, delay: float) -> None:
         self.answers: Counter[str] = Counter()

@@ -1,9 +1,9 @@
 """Handlers that end in every way, in every pool: each job ends once, for the true reason, and no slot is lost.
 
-The fault tests of workers had this assumption in common with the code: what leaves a handler is an ``Exception``, or a
-signal that kills the process. The list here (``support.proj_endings.WAYS``) has what is no ``Exception``, what belongs
-to Celery, billiard and gevent themselves, what cannot be printed or pickled, and what is raised around the handler: in
-``result=``, ``review=``, ``arguments=``, ``on_error=`` and in the making of ``Escalate`` and ``JobFailed``.
+The fault tests of workers share an assumption with the code: a handler ends with an ``Exception``, or with a signal
+that kills the process. The list here (``support.proj_endings.WAYS``) contains exceptions that do not derive from
+``Exception``, that belong to Celery, billiard and gevent, that cannot be printed or pickled, and that are raised around
+the handler: in ``result=``, ``review=``, ``arguments=``, ``on_error=``, and in creating ``Escalate`` and ``JobFailed``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_whatever_leaves_a_handler_ends_its_job_once(fleet: Fleet, pool: str) ->
 def test_a_retry_while_the_broker_is_away(
     sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path, own: bool
 ) -> None:
-    """The broker is unreachable just when the handler asks: the assumption was that a worker that runs can publish."""
+    """The broker is unreachable just when the handler retries: a running worker cannot always publish."""
     broker = RedisServer("--appendonly", "yes")
     fleet = installation(sandbox, broker.url(), redis_server, tmp_path)
     try:
@@ -103,7 +103,7 @@ def test_a_retry_while_the_broker_is_away(
 
 
 def test_a_gevent_worker_distinguishes_a_time_limit_from_a_timeout(fleet: Fleet) -> None:
-    """Both are the same class; so are the kill of an abort and one of the handler's own."""
+    """Both raise the same class, and so do the kill of an abort and the handler's own kill."""
     worker = fleet.worker("-P", "gevent", "-c", "4")
     fleet.bridge()
     limited, own = fleet.dispatch("limited", "limited"), fleet.dispatch("timeout", "ends", how="timeout")

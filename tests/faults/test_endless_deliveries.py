@@ -1,8 +1,8 @@
-"""Deliveries that would never end: a server too old for them, answers that cannot be used, a fault for one body only.
+"""Deliveries that would never end: a server too old for them, unusable responses, a fault for one body only.
 
-The earlier fault matrices shared assumptions with the code: faults pass (each lasts for some seconds), a fault hits any
-request alike (and not one body), an answer with 2xx has the documented form, the server is new, and it is the project's
-own sandbox. Here faults stay, hit one job among others, answers are of any form, and the server is another one.
+The fault matrices share assumptions with the code: faults pass (each lasts for some seconds), a fault hits all requests
+alike (and not one body), a 2xx response has the documented form, the server is new, and it is the project's own
+sandbox. Here faults stay or hit one job among others, responses have any form, and the server is a different one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NEEDS = "ModelReins server 4.6.0 or later"
 
 @contextmanager
 def installed(redis: RedisServer, folder: Path, version: str = NEW, **settings: str) -> Iterator[Fleet]:
-    """An installation around a server of that version."""
+    """An installation with a server of that version."""
     with PlainServer(version) as server:
         fleet = Fleet(
             server,  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ def server_of(fleet: Fleet) -> PlainServer:
 
 @contextmanager
 def others_get_through(fleet: Fleet, **fields: Any) -> Iterator[list[int]]:
-    """Other jobs come, one a second, while the block lasts; each of them is delivered as its handler said."""
+    """Dispatch other jobs within the block, one a second. Each must be delivered with its handler's result."""
     over, job_ids = threading.Event(), []
 
     def come() -> None:
@@ -81,7 +81,7 @@ def nothing_is_left(fleet: Fleet) -> bool:
 
 
 def check_end(fleet: Fleet, *job_ids: int) -> None:
-    """Each job ran once and was closed once, and the ledger has closed them all."""
+    """Check that each job ran once and was closed once, and that the ledger has closed them all."""
     until(lambda: nothing_is_left(fleet), what="the ledger has closed all")
     for job_id in job_ids:
         closes = [event for event in fleet.events(job_id) if event.startswith("close ") and "refused" not in event]
@@ -133,7 +133,7 @@ def test_a_server_without_artifacts_and_reviews(
             check_end(fleet, *jobs.values())
         output = "".join(process.output for process in fleet.processes)
         assert f"the server does not support artifacts and reviews (they need {NEEDS})" in output
-        # It is renewed: nothing has to be started anew.
+        # The server is upgraded. Nothing has to be restarted.
         server_of(fleet).version = NEW
         job_id = fleet.dispatch("third", "makes", artifacts=1, reviews=1)
         (job,) = fleet.ended(job_id)
@@ -143,7 +143,7 @@ def test_a_server_without_artifacts_and_reviews(
 
 @pytest.mark.long
 def test_a_temporary_404_of_a_proxy_is_not_an_old_server(redis_server: RedisServer, tmp_path: Path) -> None:
-    """The bounds are the product's own: the proxy forgets these two routes for a minute, from the first request on."""
+    """With the default bounds, the proxy returns 404 for these two routes for a minute from the first request."""
     with installed(redis_server, tmp_path, PROJ_BOUND="") as fleet, all_survive(fleet):
         server = server_of(fleet)
         server.spoil = lambda request: (
@@ -153,7 +153,7 @@ def test_a_temporary_404_of_a_proxy_is_not_an_old_server(redis_server: RedisServ
         )
         jobs = [fleet.dispatch(f"job {kind}", *about[:1], **about[1]) for kind, about in KINDS.items() for _ in "12"]
         with others_get_through(fleet):
-            threading.Event().wait(60)  # the fault is what lasts
+            threading.Event().wait(60)  # the duration of the fault
             server.spoil = lambda request: None
             for job in fleet.ended(*jobs):
                 assert job["status"] == "done", job["result"]
@@ -178,7 +178,7 @@ def test_a_proxy_that_answers_everything_with_404_for_longer_than_the_bound(
             assert (job["status"], job["result"]) == ("done", job["prompt"].upper())
 
 
-# -- answers of any form -----------------------------------------------------------------------------------
+# -- responses of any form ---------------------------------------------------------------------------------
 
 LONG = "9" * 5000
 
@@ -207,7 +207,7 @@ UNUSABLE: dict[str, str] = {
 
 
 def answering(route: str, answers: dict[str, str]) -> Callable[[Request], Reply | None]:
-    """To a review or an upload, what is meant for its job, which is named in it; it has its effect."""
+    """Respond to a review or an upload with the answer for the job named in it. The request still takes effect."""
 
     def spoil(request: Request) -> Reply | None:
         if route_of(request) != route:
@@ -257,7 +257,7 @@ def test_slugs_of_every_kind(redis_server: RedisServer, tmp_path: Path) -> None:
 
 
 def poison(status: int, *routes: str) -> Callable[[Request], Reply | None]:
-    """That status for whatever has the word in it."""
+    """Respond with that status to every request that contains the word."""
 
     def spoil(request: Request) -> Reply | None:
         bad = b"poison" in request.body.lower() and b"mr-celery could not deliver" not in request.body
@@ -306,7 +306,7 @@ def test_a_rejected_output_ends_even_without_other_deliveries(redis_server: Redi
 def test_a_fault_for_all_is_waited_for(
     redis_server: RedisServer, tmp_path: Path, routes: tuple[str, ...], status: int
 ) -> None:
-    """It lasts for several times the bound."""
+    """The fault lasts several times as long as the bound."""
     with installed(redis_server, tmp_path) as fleet, all_survive(fleet):
         server = server_of(fleet)
         job_ids = [fleet.dispatch(f"job {n}", "makes", artifacts=1, reviews=1) for n in range(8)]

@@ -1,4 +1,4 @@
-"""Messages that somebody else has written to the broker, in the form of a job's."""
+"""Messages that a third party has written to the broker, in the form of a job's message."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_forged_messages_start_nothing_and_stop_nothing(fleet: Fleet, tmp_path: 
     for number in range(INVENTED):
         forge("upper", header(f"invented {number}", 7))
     forge("upper", {"stamps": {"modelreins": f"{record.task_id}@w"}}, "no-member", kwargs={"prompt": "forged"})
-    after = fleet.dispatch("after")  # its message is the last one
+    after = fleet.dispatch("after")  # its message comes last
     (ended,) = fleet.ended(after)
     assert ended["result"] == "AFTER"
     worker.says("(128 messages)")

@@ -1,4 +1,4 @@
-"""Whatever the server answers on whichever route, bridge and worker stay small, and go on with all else."""
+"""Whatever the server returns on any route, bridge and worker use little memory, and everything else continues."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Body = Callable[[], Iterator[bytes]]
 
 
 def repeated(part: bytes, start: bytes = b"", end: bytes = b"") -> Body:
-    """A body of as many repetitions of a part as fit."""
+    """A body with as many repetitions of a part as fit."""
 
     def write() -> Iterator[bytes]:
         block = part * max(1, BLOCK // len(part))
@@ -63,7 +63,7 @@ def counted_entries(entry: str) -> Body:
 
 
 def responding(body: Body, *headers: bytes) -> Body:
-    """A response with a body, whose end is that of the connection."""
+    """A response whose body ends with the connection."""
 
     def write() -> Iterator[bytes]:
         yield b"".join(b"%s\r\n" % line for line in (b"HTTP/1.1 200 OK", b"Connection: close", *headers)) + b"\r\n"
@@ -130,7 +130,7 @@ ANSWERS: dict[str, Body] = {
 
 
 class Memory:
-    """The largest memory of any of some processes and their children, as the kernel has noted it."""
+    """The peak memory of any one of some processes and their children, as measured by the kernel."""
 
     def __init__(self, *processes: Process) -> None:
         self._roots = [psutil.Process(each.popen.pid) for each in processes]
@@ -139,7 +139,7 @@ class Memory:
         return [Path("/proc", str(each.pid)) for root in self._roots for each in (root, *root.children(recursive=True))]
 
     def reset(self) -> None:
-        """Let the kernel begin anew."""
+        """Reset the kernel's measurement."""
         for folder in self._folders():
             (folder / "clear_refs").write_text("5")
 
@@ -197,6 +197,6 @@ def test_memory_is_bounded_and_presence_and_jobs_go_on(
     assert max(largest.values()) <= MOST_RSS, largest
     assert max(server.gaps("presence")) < 20
     client = redis_server.client(1)
-    keys = [key for key in client.scan_iter() if b":outcome:" not in key]  # an outcome stays for two minutes
+    keys = [key for key in client.scan_iter() if b":outcome:" not in key]  # outcomes are kept for two minutes
     sizes = {key: client.memory_usage(key) or 0 for key in keys}
     assert sum(sizes.values()) < 2**20, Counter(sizes).most_common(5)

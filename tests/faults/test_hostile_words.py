@@ -1,4 +1,4 @@
-"""A server, jobs and another host whose words would forge lines of the log and control the terminal."""
+"""A server, jobs and another host whose texts would forge log lines and control the terminal."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ REPLIES = [
 
 
 class HostileServer(PlainServer):
-    """Replies to every third request with hostile words, until each reply was sent twice."""
+    """Replies to every third request with hostile texts, until each reply has been sent twice."""
 
     token = "MarkedToken5d2e"
 
@@ -96,7 +96,7 @@ def fleet(server: HostileServer, redis_server: RedisServer, tmp_path: Path) -> I
 
 
 def on_a_terminal(fleet: Fleet, *arguments: str) -> str:
-    """The output of a command on a terminal, without the styles of its own."""
+    """The output of a command on a terminal, without its own styles."""
     master, slave = pty.openpty()
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", *arguments]
     environment = {**fleet.environment, "COLUMNS": "200"}
@@ -119,7 +119,7 @@ def test_no_line_is_forged_and_nothing_controls_the_terminal(fleet: Fleet, serve
     worker = fleet.worker("-c", "4", "-l", "DEBUG", MODELREINS_SHOW_OUTPUT="1")
     jobs = {fleet.dispatch(WORDS, each, tags=[WORDS], secret=WORDS): end for each, end in CAPABILITIES.items()}
     jobs[fleet.dispatch(EVERYTHING, EVERYTHING)] = "failed"  # no handler takes it
-    for job in fleet.ended(*jobs):  # a hostile answer to a part of a result fails its job
+    for job in fleet.ended(*jobs):  # a hostile response to a part of a result fails its job
         assert job["status"] in (jobs[job["id"]], "failed")
     worker.says("    Traceback (most recent call last)")  # an output keeps its lines
     ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
@@ -134,4 +134,4 @@ def test_no_line_is_forged_and_nothing_controls_the_terminal(fleet: Fleet, serve
         process.terminate()
         assert unsafe(process.output, kept="\n\t") == []
         assert forged(process.output) == []
-    assert "begin" not in bridge.output  # no prompt, no body of an answer
+    assert "begin" not in bridge.output  # neither prompts nor response bodies

@@ -1,9 +1,9 @@
-"""What a server may list: entries that cannot be read, lists of any length, statuses in any word.
+"""Unusual lists of jobs: entries that cannot be read, lists of any length, statuses with any name.
 
-The other matrices shared these assumptions with the code, so that no test could see them: a list is short enough to be
-parsed in one piece, an entry that is wrong is wrong in the types of its fields, and a job that is over is ``done``,
-``failed`` or ``escalated``. Here lists are bytes of a server of its own (tests/support/plain_server.py), up to 70 MB
-long, with entries out of every bound in either list, and jobs end under words that nobody has foreseen.
+The other matrices share these assumptions with the code, so they cannot test them: a list is short enough to be parsed
+in one piece, an invalid entry has fields of the wrong type, and a job that is over is ``done``, ``failed`` or
+``escalated``. Here a separate server (tests/support/plain_server.py) sends lists of up to 70 MB, with entries that
+exceed every bound in either list, and jobs end with statuses that no code expects.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WORDS = ["cancelled", "Completed", " ARCHIVED ", "timed_out", "取消"]
 
 @pytest.fixture
 def server() -> Iterator[PlainServer]:
-    """A server that reports single jobs. If it is set not to, it answers 403."""
+    """A server that reports single jobs. With ``reports_single_jobs`` unset, it returns 403."""
 
     def refuse(request: Request) -> Reply | None:
         return Reply(403, {}) if route_of(request) == "job" and not running.reports_single_jobs else None
@@ -60,7 +60,7 @@ def server() -> Iterator[PlainServer]:
 
 @pytest.fixture
 def fleet(server: PlainServer, redis_server: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
-    """An installation for that server; no process runs yet."""
+    """An installation with that server; no process runs yet."""
     made = Fleet(server, broker=redis_server.url(0), ledger=redis_server.url(1), folder=tmp_path)  # type: ignore[arg-type]
     made.environment["MODELREINS_TIMEOUT"] = "10"
     yield made
@@ -85,7 +85,7 @@ def test_entries_that_cannot_be_used_stop_no_other_job(server: PlainServer, flee
     fleet.worker("-c", "4")
     bridge = fleet.bridge()
     before = [fleet.dispatch(f"job {number}", "nap", seconds=0.2) for number in range(10)]
-    while_it_lasts = fleet.dispatch("all the while", "nap", seconds=600)  # while jobs run, the list of these is read
+    while_it_lasts = fleet.dispatch("all the while", "nap", seconds=600)  # so that the list of running jobs is read
     with all_survive(fleet):
         until(lambda: server.results, what="work is under way")
         for name, entry in HOSTILE.items():
@@ -93,7 +93,7 @@ def test_entries_that_cannot_be_used_stop_no_other_job(server: PlainServer, flee
             jobs = [fleet.dispatch(f"{name} {number}") for number in range(5)]
             all_done(server, jobs)
             asked = server.asked[where]
-            # Lists that are much work are read less often, up to every 30 s.
+            # Lists that take long to read are read less often, down to every 30 s.
             until(lambda: server.asked[where] > asked, seconds=60, what="the list is read again")  # noqa: B023
         server.extra[where] = list(HOSTILE.values())
         all_done(server, [*before, *(fleet.dispatch(f"after all {number}") for number in range(20))])
@@ -148,7 +148,7 @@ def test_a_long_inbox_is_claimed_and_memory_does_not_grow_with_it(server: PlainS
 
 
 def test_a_long_list_of_running_jobs_aborts_nothing(server: PlainServer, fleet: Fleet) -> None:
-    """Jobs of another name, say, of which there are many: they are neither ours to run nor in the way."""
+    """Many jobs of another worker name, for example, are neither run nor in the way."""
     entry = json.dumps({"id": 0, "prompt": "x" * 15_000, "status": "running", "assigned_to": "other"})
     server.extra["running"] = [entry.replace('"id": 0', f'"id": {900_000 + n}').encode() for n in range(4600)]
     fleet.worker("-c", "4")

@@ -1,9 +1,9 @@
-"""Fleets of which some workers can take jobs, and others only know the tasks by name.
+"""Fleets in which some workers can take jobs, and others only have the tasks.
 
-The fault tests had this assumption in common with the code: every worker of a fleet is set up alike, and a task without
-its arguments fails. Here some have the code from before the decorator, some have it for another task only, some lack
-the ledger's address; and every task can be called without arguments: by defaults, ``**kwargs``, ``bind``,
-``typing=False``, and as a class.
+The fault tests share an assumption with the code: all workers of a fleet are set up alike, and a task without its
+arguments fails. Here some workers run code without the decorator, some have it on another task only, and some lack the
+ledger's address. Every task can be called without arguments: by defaults, ``**kwargs``, ``bind``, ``typing=False``, and
+as a class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNREADABLE = "Can't decode message body"
 
 
 def mixed(fleet: Fleet, *others: dict[str, str], jobs: int = 15) -> None:
-    """Run jobs on a fleet of one worker that takes them, and others that do not."""
+    """Run jobs on a fleet with one worker that takes them, and others that do not."""
     try:
         processes = [fleet.worker("-P", "threads", "-c", "1", **changes) for changes in others]
         able = fleet.worker("-P", "threads", "-c", "2")
@@ -35,7 +35,7 @@ def mixed(fleet: Fleet, *others: dict[str, str], jobs: int = 15) -> None:
             if job["status"] == "done":
                 assert job["result"] == expected
                 assert fleet.started(expected) == 1
-            else:  # it came to one of the others each of four times
+            else:  # all four of its messages went to the other workers
                 assert "no worker started the job" in job["result"]
                 assert "from before @modelreins_job" in job["result"]
                 assert fleet.started(expected) == 0
@@ -71,7 +71,7 @@ def test_with_rabbitmq(
 def test_a_worker_that_is_updated_to_take_jobs_takes_those_that_it_dropped(
     sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path, code: str
 ) -> None:
-    """What was dropped is no revoked task: not for the workers that come later, and learn of revokes from others."""
+    """A dropped message does not count as revoked, even for later workers, which copy the revokes of others."""
     fleet = Fleet(
         sandbox, broker=redis_server.url(0), ledger=redis_server.url(1), folder=tmp_path, app="support.proj_mixed"
     )
@@ -79,7 +79,7 @@ def test_a_worker_that_is_updated_to_take_jobs_takes_those_that_it_dropped(
         able = fleet.worker("-P", "solo")
         fleet.bridge("--poll-interval", "1")
         unable = fleet.worker("-P", "solo", PROJ_CODE=code)
-        able.kill()  # it counts as online for a lease, so that the bridge claims
+        able.kill()  # it still counts as online for one lease, so the bridge claims
         job_id = fleet.dispatch("late", "mail")
         unable.says(UNREADABLE)
         fleet.worker("-P", "solo")

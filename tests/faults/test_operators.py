@@ -1,6 +1,6 @@
-"""What operators do on the server, at every moment of a job's life.
+"""Actions of operators on the server, at every moment of a job's life.
 
-Assumption shared with the code: a job that is over has one of three status words. ``test_lists.py`` uses other words,
+Assumption shared with the code: a job that is over has one of three statuses. ``test_lists.py`` uses other statuses,
 and a server that shares no code with the sandbox.
 """
 

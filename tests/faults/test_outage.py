@@ -1,7 +1,7 @@
-"""The server is unreachable while thousands of jobs finish: nothing is lost or grows, and it is not run over after.
+"""The server is unreachable while thousands of jobs finish: nothing is lost or grows, or overloads it afterwards.
 
 Assumption shared with the code: an outage ends, and all requests fail alike. ``test_endless_deliveries.py`` has faults
-that stay, and faults of one job alone.
+that stay, and faults that affect only one job.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def sandbox(tmp_path: Path) -> Iterator[CountedSandbox]:
 
 
 def memory(fleet: Fleet) -> dict[str, int]:
-    """The bytes that each process of the fleet has in memory, with its children."""
+    """The resident memory in bytes of each of the fleet's processes, or of its largest child."""
     found = {}
     for process in fleet.processes:
         parent = psutil.Process(process.popen.pid)
@@ -48,7 +48,7 @@ def test_thousands_of_jobs_finish_while_the_server_is_unreachable(fleet: Fleet, 
     jobs = JOBS
     campaign = Campaign(fleet)
     fleet.environment["MODELREINS_MAX_INFLIGHT"] = str(jobs + 10)
-    # The handlers wait for the outage, so that all of them finish in it.
+    # The handlers wait for the outage, so that all of them finish during it.
     gate = fleet.folder / "gate"
     worker = fleet.worker("-c", "4", PROJ_GATE=str(gate))
     fleet.bridge()
@@ -56,7 +56,7 @@ def test_thousands_of_jobs_finish_while_the_server_is_unreachable(fleet: Fleet, 
     ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
 
     def all_claimed() -> bool:
-        survey = ledger.survey()  # a claim whose answer the outage takes away is settled after it
+        survey = ledger.survey()  # a claim whose response is lost in the outage is settled after it
         return survey.in_flight == jobs and not survey.states["admitted"]
 
     until(all_claimed, seconds=180, what="all are claimed")

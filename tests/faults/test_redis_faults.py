@@ -1,4 +1,4 @@
-"""A Redis that pauses, restarts or cuts its connections costs time, and never a job.
+"""A Redis that pauses, restarts or cuts its connections costs time, but never a job.
 
 Assumption shared with the code: a ledger is whole or empty. ``test_damaged_ledger.py`` loses any part of it.
 """
@@ -22,7 +22,7 @@ from support.servers import RedisServer
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
-    """A Redis of the test's own, which keeps its data."""
+    """A separate Redis for the test, which keeps its data."""
     server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
     yield server
     server.stop()
@@ -92,7 +92,7 @@ def test_restarted_with_its_data(busy: Fleet, own_redis: RedisServer) -> None:
 
 
 def test_losing_all_data(busy: Fleet, own_redis: RedisServer) -> None:
-    """Broker and ledger are empty from one moment to the next. What ran then may run again, as is documented."""
+    """Broker and ledger are suddenly empty. As documented, jobs that were running may run again."""
     own_redis.client().flushall()
     assert_all_done_once(busy)
     assert sum(count > 1 for prompt, count in busy.starts().items() if prompt) <= 8
@@ -117,7 +117,7 @@ def test_a_read_only_replica_for_a_while(busy: Fleet, own_redis: RedisServer) ->
 
 
 def test_a_full_memory_for_a_while(busy: Fleet, own_redis: RedisServer) -> None:
-    """Broker and ledger refuse whatever takes memory for longer than the lease."""
+    """Broker and ledger refuse commands that need memory, for longer than the lease."""
     own_redis.client().config_set("maxmemory", "1mb")
     with all_survive(busy):
         threading.Event().wait(6)
@@ -129,7 +129,7 @@ def test_a_full_memory_for_a_while(busy: Fleet, own_redis: RedisServer) -> None:
 def ledger_apart(
     sandbox: Sandbox, redis_server: RedisServer, own_redis: RedisServer, tmp_path: Path
 ) -> Iterator[Fleet]:
-    """An installation in the middle of 150 jobs whose ledger has a Redis of its own."""
+    """An installation in the middle of 150 jobs, with a separate Redis for the ledger."""
     made = Fleet(sandbox, broker=redis_server.url(0), ledger=own_redis.url(1), folder=tmp_path)
     made.worker("-c", "4")
     made.bridge()
@@ -149,7 +149,7 @@ def test_a_ledger_that_is_a_read_only_replica_for_a_while(ledger_apart: Fleet, o
 
 
 def test_a_ledger_whose_memory_is_full(ledger_apart: Fleet, own_redis: RedisServer) -> None:
-    """What was taken in ends; nothing more is taken in until there is room."""
+    """Claimed jobs end, and no more are claimed until there is room."""
     own_redis.client().config_set("maxmemory", "1mb")
     done = lambda: sum(ledger_apart.job(n)["status"] == "done" for n in range(1, 151))  # noqa: E731
     claimed = lambda: sum(ledger_apart.job(n)["status"] != "pending" for n in range(1, 151))  # noqa: E731

@@ -1,7 +1,7 @@
-"""The server asks to be left alone for longer than anybody could want.
+"""The server sends ``Retry-After`` headers with absurdly long pauses.
 
-The matrix of the server's faults has a ``Retry-After`` of one second, written as the sandbox writes it: it shares the
-assumption with the code that headers are sensible. So this server is not the sandbox, and its headers are not.
+The matrix of the server's faults has a ``Retry-After`` of one second, as the sandbox writes it, and so shares the
+code's assumption that headers are sensible. This server is not the sandbox, and its headers are not sensible.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def test_an_endless_retry_after_stops_claiming_for_a_minute_and_presence_not_at_
             fleet.stop()
         assert server.jobs[job_id]["result"] == "A JOB"
         looks = server.gaps("pending")
-        assert BOUND - 1 <= looks[0] <= BOUND + 5  # not earlier, since a minute may be meant
+        assert BOUND - 1 <= looks[0] <= BOUND + 5  # not earlier: a pause of up to a minute is respected
         assert len(server.gaps("presence")) >= len(VALUES)
         assert max(server.gaps("presence")) < 1.5 * INTERVAL
     wish = "the server requested a pause of 11574074 d (Retry-After), next try in"

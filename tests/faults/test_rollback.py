@@ -1,4 +1,4 @@
-"""A ledger that comes back as it was two seconds ago, while bridge and workers go on."""
+"""A ledger that is restored to its state of two seconds ago, while bridge and workers keep running."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fleet(sandbox: Sandbox, redis_server: RedisServer, ledger_redis: RedisServer
 
 
 def roll_back(server: RedisServer, seconds: float) -> None:
-    """Let jobs run for a while, and then bring the ledger back to where it was before."""
+    """Let jobs run for a while, and then restore the ledger's earlier state."""
     client: Any = server.client()
     client.save()
     time.sleep(seconds)  # the age of the data

@@ -1,8 +1,8 @@
-"""Jobs of tasks with every kind of route are run, or stay pending, or end with the reason.
+"""Jobs of tasks with every kind of route are run, or stay pending, or end with a reason.
 
-The assumption that code, tests and sandbox shared before: a route is a queue, the broker takes whatever is published,
-and a router's answer at the bridge's start is its answer for ever. So these tests route by exchange and key, take
-queues away after the claim, and use routers that change their minds.
+Other tests share assumptions with the code: a route is a queue, the broker accepts whatever is published, and a router
+always returns what it returned when the bridge started. These tests route by exchange and key, delete queues after the
+claim, and use routers with varying results.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def check(fleet: Fleet) -> str:
 
 
 def told(log: str, *texts: str) -> int:
-    """The number of lines that have all these texts."""
+    """The number of lines that contain all these texts."""
     return sum(all(text in line for text in texts) for line in log.splitlines())
 
 
@@ -65,7 +65,7 @@ def test_routes_by_exchange_and_key(on_both: Fleet) -> None:
     assert told(bridge.output, "support.proj_routed.nowhere stay pending", "'media'", "'nobody.listens'") == 1
     where = "exchange 'media' with routing key 'nobody.listens'"
     waits = "1 job waits for support.proj_routed.nowhere"
-    # A bridge announces why jobs wait a moment after it has found out.
+    # A bridge reports the reason why jobs wait a moment after finding it.
     until(
         lambda: told(check(on_both), "waiting jobs", waits, where) == 1, seconds=60, what="`check` knows why it waits"
     )
@@ -75,7 +75,7 @@ def test_routes_by_exchange_and_key(on_both: Fleet) -> None:
 
 
 def test_a_router_with_varying_results(on_both: Fleet) -> None:
-    """A third of the messages would go to a queue that nobody consumes; others are chosen by the job's fields."""
+    """A third of the messages would go to a queue without consumers. Other routes depend on the job's fields."""
     on_both.environment["PROJ_ROUTER"] = "1"
     on_both.worker("-c", "2", "-Q", "celery,red,blue")
     bridge = on_both.bridge()
@@ -93,7 +93,7 @@ def test_a_router_with_varying_results(on_both: Fleet) -> None:
 
 def test_a_queue_that_the_fleet_declares_differently(on_rabbit: Fleet, rabbit_server: RabbitServer) -> None:
     with Connection(rabbit_server.url) as connection:
-        connection.default_channel.queue_delete("other")  # what an earlier test has left
+        connection.default_channel.queue_delete("other")  # left over from an earlier test
     on_rabbit.worker("-c", "1", "-Q", "celery,other", PROJ_OTHER="9")
     bridge = on_rabbit.bridge()
     pending, other = on_rabbit.dispatch("not claimed", "other"), on_rabbit.dispatch("runs", "plain")
@@ -105,7 +105,7 @@ def test_a_queue_that_the_fleet_declares_differently(on_rabbit: Fleet, rabbit_se
 
 
 def test_a_queue_that_is_deleted_after_the_claim(on_rabbit: Fleet, rabbit_server: RabbitServer) -> None:
-    """The bridge declares it with the next try, and a worker that comes back finds the job there."""
+    """The bridge declares it again on the next try, and a returning worker finds the job there."""
     worker = on_rabbit.worker("-c", "1", "-Q", "celery")
     bridge = on_rabbit.bridge()
     on_rabbit.ended(on_rabbit.dispatch("before", "plain"))

@@ -71,7 +71,7 @@ def test_failovers_lose_no_job_and_close_none_twice(fleet: Fleet, sentinels: Sen
 def test_a_master_that_is_cut_off_again_and_again_loses_no_start_that_a_replica_had(
     sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """As documented: steps wait for a replica, and a master without replicas accepts no writes."""
+    """With the documented settings, steps wait for a replica, and a master without replicas accepts no writes."""
     sentinels = SentinelServers(replicas=2)
     fleet = Fleet(sandbox, broker=redis_server.url(0), ledger=sentinels.url, folder=tmp_path)
     fleet.environment |= {"MODELREINS_LEDGER_REPLICAS": "1", "MODELREINS_LEASE": "10"}
@@ -86,7 +86,7 @@ def test_a_master_that_is_cut_off_again_and_again_loses_no_start_that_a_replica_
 
 
 def test_a_master_that_is_cut_off_with_the_processes_loses_no_job(fleet: Fleet, sentinels: SentinelServers) -> None:
-    """Without these settings, bridge and workers go on with the former master for two seconds, and that is lost."""
+    """Without these settings, bridge and workers use the former master for two more seconds, and lose that work."""
     cut_off_again_and_again(fleet, sentinels, times=1, reruns=ANY)
 
 

@@ -1,6 +1,6 @@
 """Each fault of the server, on every route: one request in ten, and all of them for a while.
 
-``make campaign`` runs it with 500 jobs each, and each fault alone, on all routes and on each.
+``make campaign`` runs it with 500 jobs each, and with each fault alone, on all routes at once and on each.
 
 Assumptions shared with the code: faults pass, lists are short, headers are sensible, and the server is the sandbox.
 ``test_endless_deliveries.py``, ``test_lists.py`` and ``test_retry_after.py`` drop them, with servers of their own.
@@ -68,7 +68,7 @@ def own_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def fleet(own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """An installation that stands through all of this."""
+    """One installation for all of these tests."""
     with Sandbox() as sandbox:
         made = Fleet(sandbox, broker=own_redis.url(0), ledger=own_redis.url(1), folder=tmp_path_factory.mktemp("fleet"))
         made.environment["MODELREINS_TIMEOUT"] = str(TIMEOUT)
@@ -79,13 +79,13 @@ def fleet(own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def rules(faults: list[str], routes: tuple[str, ...], *, rate: float, **more: Any) -> list[Rule]:
-    """Rules for a share of the requests to these routes, each fault as often as the others."""
+    """Rules that hit a share of the requests to these routes, with equally frequent faults."""
     made = []
     for number, fault in enumerate(faults):
-        # Any 2xx means claimed: a server that says so and does nothing has broken the protocol itself.
+        # Any 2xx means claimed. A server that returns it without claiming breaks the protocol.
         hit = tuple(route for route in routes if route != "claim" or fault not in ("null", "list"))
         if hit and not (fault == "empty lists" and not {"inbox", "running"} & set(hit)):
-            # The dice are thrown for one rule after the other, so the later ones need better odds.
+            # Rules are tried one after the other, so later ones need better odds.
             odds = rate / len(faults) / (1 - rate * number / len(faults))
             made.append(Rule(**FAULTS[fault], routes=hit, rate=odds, **more))
     return made

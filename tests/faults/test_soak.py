@@ -1,4 +1,4 @@
-"""Everything is killed, frozen and taken away at random under load: the soak, for a short while.
+"""A short soak test: everything is killed, frozen or made unreachable at random under load.
 
 Assumption shared with the code: all handlers are plain functions that return or raise an ``Exception``; see
 ``test_endings.py``.
@@ -32,7 +32,7 @@ MARK = "MR_CELERY_SOAK"
 def processes(mark: str) -> Iterator[psutil.Process]:
     """The processes that have this mark."""
     for process in psutil.process_iter():
-        with suppress(psutil.Error):  # it ended just now, or is none of ours
+        with suppress(psutil.Error):  # it has just ended, or belongs to another user
             if process.environ().get(MARK) == mark:
                 yield process
 
@@ -46,7 +46,7 @@ def test_everything_is_disturbed_at_random(tmp_path: Path) -> None:
     try:
         output, _ = soak.communicate()
     finally:
-        soak.terminate()  # where the test is ended early
+        soak.terminate()  # if the test is ended early
         soak.wait(60)
     print(output)
     assert soak.returncode == 0

@@ -1,7 +1,7 @@
-"""A fleet is upgraded process by process under load, without a drain, and goes back: no job notices.
+"""A fleet is upgraded process by process under load, without a drain, and downgraded again, without losing a job.
 
-The version before is really another one: its code comes from an archive. Every second process is killed instead of
-stopped. Assumption shared with the code: a killed worker is known by its lease, and only its jobs run again.
+The code of the previous version comes from an archive. Every second process is killed instead of stopped. Assumption
+shared with the code: a killed worker is detected by its lease, and only its jobs run again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def path_before(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Upgrade:
-    """A fleet of one bridge and two workers, of which each has one of two versions, and its jobs."""
+    """A fleet of one bridge and two workers, each with one of two versions, and its jobs."""
 
     def __init__(self, fleet: Fleet, path_before: str) -> None:
         self.fleet = fleet
@@ -80,7 +80,7 @@ class Upgrade:
             self.fleet.sandbox.store.abort(self.aborted[-1])
 
     def replace(self, name: str, version: str) -> None:
-        """Replace a process by one of another version: kill every second one, and stop the others."""
+        """Replace a process with one of another version. Every second one is killed, the others are stopped."""
         process, number = self._processes[name], next(self._numbers)
         end, how = (process.kill, "killed") if number % 2 else (process.terminate, "stopped")
         if name == "bridge":
@@ -98,7 +98,7 @@ class Upgrade:
             file.write(f"{line}\n")
 
     def move(self, version: str, order: tuple[str, ...]) -> None:
-        """Replace the processes in this order, each in the middle of jobs."""
+        """Replace the processes in this order, each while jobs are running."""
         for name in order:
             self.dispatch()
             done = self.campaign.done()
@@ -110,7 +110,7 @@ class Upgrade:
             until(lambda rest=rest: self.campaign.done() > rest, seconds=120, what="both versions run jobs")  # type: ignore[misc]
 
     def audit(self, version: str) -> None:
-        """Check that every job has its one end, and that none ran again unless a worker was killed."""
+        """Check that every job ended exactly once, and that none ran again unless a worker was killed."""
         self._abort()
         self.campaign.audit(seconds=120, reruns=len(self.campaign.jobs))
         for job in self.fleet.ended(*self.failing):
@@ -125,7 +125,7 @@ class Upgrade:
         assert "the ledger (0 in flight) and the server (0 running, 0 pending) agree" in found, found
 
     def check(self, version: str, *options: str) -> str:
-        """The output of ``check`` of a version."""
+        """The output of a version's ``check``."""
         command = [str(BIN / "celery"), "-A", self.fleet.app, "modelreins", "check", *options]
         environment = {**self.fleet.environment, "PYTHONPATH": self._paths[version]}
         found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -134,7 +134,7 @@ class Upgrade:
     def _explain_reruns(self) -> None:
         """Check that a job ran again only if a worker was killed meanwhile, and at most once for each.
 
-        A worker that stops may lose a message. That of a job is sent again; that of a member costs the job an attempt.
+        A worker that stops may lose a message. A job's message is sent again; losing a member's costs an attempt.
         """
         lines = self.fleet.runs.read_text().splitlines()
         spans = [(what, lines.index(f"begin {what}"), lines.index(f"end {what}")) for what in self._replaced]
@@ -149,7 +149,7 @@ class Upgrade:
             assert starts[line] <= 1 + len(explained), f"{line}: started {starts[line]} times; replaced: {meanwhile}"
             if starts[line] > 1:
                 again.add(job)
-        # A worker has as many messages as it runs, and as many again that wait in it.
+        # A worker holds one running and one waiting message per slot.
         assert len(again) <= 2 * SLOTS * len(self._replaced), again
 
     @property
@@ -191,7 +191,7 @@ def upgrade(sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path, path_be
 
 
 def test_version_before_is_another_one(path_before: str) -> None:
-    """Its processes import its code, and not that of this version."""
+    """Processes of the previous version import its code, not the code of this version."""
     program = "import mr_celery, mr_celery.cli; print(mr_celery.__file__, mr_celery.cli.__file__)"
     found = subprocess.run(
         [str(BIN / "python"), "-c", program],

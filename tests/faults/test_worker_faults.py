@@ -1,4 +1,4 @@
-"""Workers that die, are told to go, or get their messages twice.
+"""Workers that die, are told to stop, or get their messages twice.
 
 Assumptions shared with the code: an ``Exception`` or a signal ends a handler, and all workers are set up alike.
 ``test_endings.py`` and ``test_mixed_fleets.py`` drop them.
@@ -24,7 +24,7 @@ def conf(**settings: Any) -> dict[str, str]:
 
 
 def test_a_parent_that_is_killed_alone(fleet: Fleet) -> None:
-    """Its children end with it (Celery asks Linux for that), so nobody runs the same beside them."""
+    """Its children end with it, as Celery requests from Linux, so no second run overlaps with theirs."""
     worker = fleet.worker("-c", "1")
     fleet.bridge()
     job_id = fleet.dispatch("orphan", "nap", seconds=5)
@@ -76,7 +76,7 @@ def test_a_soft_shutdown_that_ends_before_the_handler(fleet: Fleet) -> None:
 
 
 def test_a_handler_that_takes_longer_than_the_visibility_timeout_runs_once(fleet: Fleet) -> None:
-    eager = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}  # else the broker looks every 100 s only
+    eager = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}  # otherwise kombu checks only every 100 s
     settings = conf(broker_transport_options={"visibility_timeout": 5, **eager})
     first = fleet.worker("-c", "2", **settings)
     second = fleet.worker("-c", "2", **settings)

@@ -68,7 +68,7 @@ def test_nodes_are_killed_and_jobs_aborted_at_random(fleet: Fleet) -> None:
     to_abort = sorted(aborted)
     ends_at = time.monotonic() + SECONDS
     while time.monotonic() < ends_at or to_abort:
-        time.sleep(choice.uniform(1.0, 3.0))  # the times of the faults, and no wait for an effect
+        time.sleep(choice.uniform(1.0, 3.0))  # the times of the faults, not a wait for an effect
         choice.choice(nodes).signal(signal.SIGKILL)
         if to_abort:
             fleet.sandbox.store.abort(to_abort.pop())

@@ -85,7 +85,7 @@ def put(app: Celery, runner: FakeRunner) -> list[str]:
 def trace(
     app: Celery, name: str, *args: Any, request: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> tuple[Any, Any]:
-    """Process a message as a worker does. Returns state and value. It is for job 7 unless ``request`` says otherwise."""
+    """Process a message as a worker does: for job 7, or as ``request`` says. Returns the state and the value."""
     task = app.tasks[name]
     fields = header("w", 7) if request is None else request
     fields = {"id": TASK_ID, "retries": 0, "delivery_info": {}, "ignore_result": True, **fields}

@@ -62,7 +62,7 @@ class Process:
             raise AssertionError(f"{self.log.name} does not say {text!r}:\n{self.output[-5000:]}") from None
 
     def terminate(self, seconds: float = 60.0) -> int:
-        """Terminate the process, and return its exit code. A bridge may take longer than its shutdown_timeout (30 s)."""
+        """Terminate the process, and return its exit code. A bridge may exceed its shutdown_timeout (30 s)."""
         self.popen.send_signal(signal.SIGTERM)
         try:
             return self.popen.wait(seconds)

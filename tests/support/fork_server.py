@@ -1,8 +1,8 @@
 """Starts commands of Celery and mr-celery as forks of a process that has imported both.
 
-This takes a tenth of the CPU time of a normal start, which mostly goes into imports. The fork is a separate process with
-its own session, environment and output. It runs the command's script from the beginning. Commands whose environment
-changes Python itself, or whose pool patches the standard library, are started in the usual way.
+This takes a tenth of the CPU time of a normal start, which mostly goes into imports. The fork is a separate process
+with its own session, environment and output. It runs the command's script from the beginning. Commands whose
+environment changes Python itself, or whose pool patches the standard library, are started in the usual way.
 """
 
 from __future__ import annotations

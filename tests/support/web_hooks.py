@@ -1,4 +1,4 @@
-"""Completes deferred jobs of ``support.proj_upgrade``: with ``python -m support.web_hooks 0 2``, those with even ids."""
+"""Completes deferred jobs of ``support.proj_upgrade``. ``python -m support.web_hooks 0 2`` takes only even ids."""
 
 from __future__ import annotations
 
