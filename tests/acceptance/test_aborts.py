@@ -1,4 +1,4 @@
-"""A job that is not its run's any more: an operator aborted it, or another worker has it. The handler must stop."""
+"""Runs that have lost their job: an operator aborted it, or another worker has it. The handler must stop."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def ledger_of(fleet: Fleet) -> Ledger:
 
 
 def abort(fleet: Fleet, job_id: int) -> str:
-    """An operator aborts a job, and the bridge has noticed. Returns the task id."""
+    """Abort a job on the server and in the ledger, as if a bridge had noticed. Returns the task id."""
     fleet.sandbox.store.abort(job_id)
     ledger = ledger_of(fleet)
     task_id = ledger.abort(job_id, "for a test")
-    if task_id is None:  # the bridge was as quick
+    if task_id is None:  # the bridge was faster
         record = ledger.read(job_id)
         assert record is not None
         task_id = record.task_id
@@ -36,13 +36,13 @@ def abort(fleet: Fleet, job_id: int) -> str:
 
 
 def announced_abort(fleet: Fleet, job_id: int) -> None:
-    """The same, and the workers are told."""
+    """The same, with a notification to the workers."""
     with Celery("operator", broker=fleet.environment["PROJ_BROKER"], set_as_current=False) as app:
         announce_abort(app, [abort(fleet, job_id)])
 
 
 def still_aborted(fleet: Fleet, job_id: int) -> bool:
-    """Whether nothing has become of an aborted job since."""
+    """Whether nothing has changed an aborted job since."""
     record = ledger_of(fleet).read(job_id)
     assert record is not None
     return (
@@ -141,7 +141,7 @@ def test_an_aborted_job_that_waits_in_a_worker_does_not_start(fleet: Fleet) -> N
 
 @pytest.fixture
 def frozen(fleet: Fleet) -> Callable[..., tuple[int, Process]]:
-    """A worker that was frozen in mid-job, and the job, which another worker has done meanwhile."""
+    """A function that freezes a worker until another one has done its job. Returns the job's id and the worker."""
 
     def freeze(*options: str, seconds: float) -> tuple[int, Process]:
         first = fleet.worker(*options, PROJ_WHO="first", PROJ_SECONDS=str(seconds))

@@ -1,4 +1,4 @@
-"""Add-ons of Celery that wrap tasks: jobs of such tasks end once, without an error in the logs."""
+"""Celery add-ons that wrap tasks: their jobs end once, without an error in the logs."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_jobs_end_once_and_without_an_error(
             [sys.executable, "-c", "import support.proj_addons", "migrate"], env=fleet.environment, check=True
         )
     worker, bridge = fleet.worker("-P", pool, "-c", "2"), fleet.bridge()
-    # Jobs of one task, and with the same prompt, are no duplicates.
+    # Jobs of the same task with the same prompt do not count as duplicates.
     ids = [fleet.dispatch(PROMPT, kind) for kind in ("upper", "shared", "bound") for _ in range(3)]
     failing = fleet.dispatch(PROMPT, "meant")
     jobs = fleet.ended(*ids, failing)
     assert [(job["status"], job["result"]) for job in jobs[:-1]] == [("done", PROMPT.upper())] * 9
     assert jobs[-1]["status"] == "failed"
     assert fleet.started(PROMPT) == 13  # those that retry start twice
-    # Retries are locked by the arguments of the handler, as plain calls are.
+    # Retries are locked by the handler's arguments, like plain calls.
     assert redis_server.client(3).keys("*") == []
     for process in (worker, bridge):
         process.terminate()
@@ -61,4 +61,4 @@ def test_jobs_end_once_and_without_an_error(
     if addon == "django-celery-results":
         with sqlite3.connect(fleet.environment["PROJ_DATABASE"]) as database:
             stored = database.execute("SELECT * FROM django_celery_results_taskresult").fetchall()
-        assert stored == []  # jobs ignore their results, which nothing waits for
+        assert stored == []  # jobs ignore their results, since nothing waits for them

@@ -1,4 +1,4 @@
-"""Artifacts and reviews, of any size, from anywhere, whoever delivers them. Everything is real."""
+"""Artifacts and reviews of any size and origin, delivered by workers or the bridge, with real servers and processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WAYS: dict[str, dict[str, str]] = {
 
 @pytest.fixture(scope="module", params=WAYS)
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """An installation that delivers in one of the ways; where the bridge delivers, workers have no token."""
+    """An installation with one of the ways of delivery. If the bridge delivers, workers have no token."""
     folder = tmp_path_factory.mktemp("installed")
     (folder / "files").mkdir()
     settings = {name: value.format(spool=folder / "spool") for name, value in WAYS[request.param].items()}
@@ -52,7 +52,7 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def fleet(installed: Fleet) -> Iterator[Fleet]:
-    """The installation, with a server that answers well when a test begins."""
+    """The installation. The server has no faults when a test begins."""
     yield installed
     installed.sandbox.chaos.clear()
 
@@ -66,7 +66,7 @@ def reviews(fleet: Fleet, job_id: int) -> list[dict[str, Any]]:
 
 
 def digest(fleet: Fleet, slug: str) -> str:
-    """What the server serves under a slug."""
+    """The digest of the file that the server serves under a slug."""
     with requests.get(f"{fleet.sandbox.url}/s/{slug}", timeout=30, stream=True) as answer:
         made = hashlib.sha256()
         for chunk in answer.iter_content(MIB):
@@ -218,7 +218,7 @@ def peak_memory(process: psutil.Process) -> dict[int, int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_large_file_is_never_in_memory(fleet: Fleet) -> None:
-    fleet.ended(fleet.dispatch("first", "film", size=2 * MIB))  # what the first upload needs for ever
+    fleet.ended(fleet.dispatch("first", "film", size=2 * MIB))  # memory that the first upload allocates for good
     processes = [psutil.Process(process.popen.pid) for process in fleet.processes]
     before = {pid: peak for process in processes for pid, peak in peak_memory(process).items()}
     (job,) = fleet.ended(job_id := fleet.dispatch("film", "film", size=LARGE))

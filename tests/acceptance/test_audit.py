@@ -1,4 +1,4 @@
-"""An operator asks whether an installation can be trusted: ``check --audit``."""
+"""``check --audit``: an operator checks whether an installation can be trusted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.servers import RedisServer
 
 
 def check(fleet: Fleet, *command: str, **changes: str) -> Process:
-    """The command, run to its end. It is none of the fleet's processes."""
+    """Run the command to its end. Its process does not belong to the fleet."""
     process = fleet._start(
         "check", list(command) or ["celery", "-A", fleet.app, "modelreins", "check", "--audit"], **changes
     )
@@ -31,7 +31,7 @@ def check(fleet: Fleet, *command: str, **changes: str) -> Process:
 
 
 def finds(process: Process, *lines: str) -> None:
-    """It says that all is well but for these differences, and exits with 1."""
+    """Check that it found exactly these differences, and exited with 1."""
     assert process.popen.returncode == 1
     assert re.findall(r"^(\w+) +FAILED", process.output, re.MULTILINE) == ["audit"] * len(lines), process.output
     for line in lines:
@@ -39,7 +39,7 @@ def finds(process: Process, *lines: str) -> None:
 
 
 def start(fleet: Fleet) -> Process:
-    """A worker that consumes all queues, so that nothing but the audit can fail, and a bridge, which is returned."""
+    """Start a worker that consumes all queues, so that only the audit can fail, and a bridge. Returns the bridge."""
     fleet.worker("-c", "2", "-Q", "celery,other")
     return fleet.bridge()
 
@@ -115,7 +115,7 @@ def test_jobs_in_the_ledger_that_the_server_does_not_have(fleet: Fleet) -> None:
         rf"job 2: {GONE} \(ledger: running for .*; server: failed\)",
     )
     fleet.sandbox.stop()
-    fleet.sandbox.start()  # a new one, of which nothing is known
+    fleet.sandbox.start()  # a new one, without any jobs
     kit(fleet).age_look(seconds=BRIDGE_SECONDS)
     finds(
         check(fleet),

@@ -1,4 +1,4 @@
-"""The benchmarks still run. How fast anything is, is not looked at here."""
+"""The benchmarks still run. Their results are not checked here."""
 
 from __future__ import annotations
 

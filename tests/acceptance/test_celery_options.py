@@ -1,4 +1,4 @@
-"""The commands under Celery's own options and environment variables, and what they print if something is wrong."""
+"""The commands with Celery's own options and environment variables, and the messages they print on errors."""
 
 from __future__ import annotations
 

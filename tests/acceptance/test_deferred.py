@@ -52,7 +52,7 @@ def fleet(
 
 
 def command(fleet: Fleet, *arguments: str, code: int = 0, **options: Any) -> str:
-    """What a command prints, after checking its exit code."""
+    """The output of a command, after checking its exit code."""
     whole = [str(BIN / "celery"), "-A", fleet.app, "modelreins", *arguments]
     done = fork_server.run(whole, env=fleet.environment, timeout=90, **options)
     assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -74,7 +74,7 @@ def deferred(fleet: Fleet, *job_ids: int) -> None:
 
 
 def references(fleet: Fleet, prompt: str, count: int = 1) -> list[str]:
-    """The references that runs with this prompt gave away, after waiting for that many."""
+    """The references that runs with this prompt have given out, after waiting for that many."""
     file = Path(f"{fleet.runs}.refs")
 
     def given() -> list[str]:
@@ -290,7 +290,7 @@ def test_large_artifacts_go_through_the_spool_or_directly_to_the_server(
     monkeypatch.setenv("MODELREINS_RESULT_LIMIT", "1024")
     with pytest.raises(JobError, match="MODELREINS_SPOOL_URL"):
         complete(refs[0], value, app=Celery("without", set_as_current=False))
-    deferred(fleet, jobs[0])  # it still waits
+    deferred(fleet, jobs[0])  # it is still waiting
 
     monkeypatch.setenv("MODELREINS_SPOOL_URL", spool)
     assert complete(refs[0], value, app=Celery("spools", set_as_current=False))

@@ -124,7 +124,7 @@ TASKS = [f"support.proj_marked.{name}" for name in re.findall(r"@app\.task.*\nde
 
 
 def queue_pieces(broker: str, queue: str) -> list[Piece]:
-    """Read the messages in a queue without removing them."""
+    """Read the messages in a queue, without removing them."""
     pieces: list[Piece] = []
     for task in TASKS:
         accept(task)
@@ -139,7 +139,7 @@ def queue_pieces(broker: str, queue: str) -> list[Piece]:
 
 
 def argument_pieces(fleet: Fleet) -> list[Piece]:
-    """The arguments of all its processes."""
+    """The arguments of all the fleet's processes."""
     alive = [psutil.Process(each.popen.pid) for each in fleet.processes if each.popen.poll() is None]
     everyone = [each for parent in alive for each in (parent, *parent.children(recursive=True))]
     pieces: list[Piece] = []
@@ -188,7 +188,7 @@ def marked(redis_server: RedisServer, tmp_path: Path, broker: str) -> Iterator[F
                 "task_default_queue": f"q{redis_server.port}-{tmp_path.name}",
             }
         )
-        fleet.forks = False  # the arguments of its processes are looked at
+        fleet.forks = False  # forks would not have the arguments that are checked
         yield fleet
         fleet.stop()
 
@@ -282,7 +282,7 @@ def test_no_prompt_result_or_token_leaks(
     recorder.stop()
     pieces += [*redis_pieces(redis_server), *log_pieces(fleet), *event_pieces(recorder)]
 
-    # What is looked for is there, where it belongs: so it would be found elsewhere.
+    # The marks are found where they belong, which proves that the search works.
     own = [piece for piece in pieces if is_own(piece)]
     assert any(PROMPT.encode() in said and where.endswith(" job") for where, said in own)
     assert len(marks_in(own)) > len(failed)
@@ -294,7 +294,7 @@ def test_no_prompt_result_or_token_leaks(
     assert marks_in([piece for piece in pieces if not is_own(piece)]) == []
     in_json(fleet.processes[1].output.splitlines())
     if json_first:
-        # Celery prints a warning to root before it logs anything, and beside its log that it was told to stop.
+        # Celery prints a warning about running as root before it sets up logging, and its shutdown message beside it.
         lines = fleet.processes[2].output.splitlines()
         first = next(index for index, line in enumerate(lines) if line.startswith("{"))
         in_json([line for line in lines[first:] if line not in ("", "worker: Warm shutdown (MainProcess)")])
@@ -338,13 +338,13 @@ def test_real_exception_is_visible_in_the_process_only(
     fleet = marked
     worker = fleet.worker("-P", pool, "-c", "2", "-E", "-l", "DEBUG")
     fleet.bridge()
-    # Where a task's on_failure raises, Celery's worker ends under solo, and gevent prints it to stderr.
+    # If a task's on_failure raises, Celery's worker ends under solo, and gevent prints the exception to stderr.
     left_out = {"clumsy"} if pool in ("solo", "gevent") else set()
     ids = {each: dispatch(fleet, each) for each in EVERYWHERE if each not in left_out}
     for capability, job in ended(fleet, ids).items():
         assert (capability, job["status"]) == (capability, EVERYWHERE[capability])
         if capability in ("raise", "throws", "unpicklable", "autoretry"):
-            assert PROMPT in job["result"]  # the output is where its words are
+            assert PROMPT in job["result"]  # the job's output keeps the text
     until(lambda: sum(event["type"] == "task-failed" for event in recorder.events) >= 8, what="the failures")
     with Celery("publisher", broker=broker, set_as_current=False) as app:
         app.send_task("support.proj_marked.plain", ("in words of its own",), queue=queue_of(fleet))

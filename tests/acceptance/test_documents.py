@@ -1,8 +1,8 @@
-"""What the documentation shows is so: each code block of README and docs is run, or checked by its own rules.
+"""The documentation is correct: each code block of README and docs is run, or checked by its own rules.
 
-Python that shows a part of an example is compared with it; all other Python of a page is a module that a Celery
-application loads. Commands are run, section by section, on a sandbox, a Redis, a bridge and a worker; what stands in
-for those that cannot be run here is in ``support.page_commands``.
+Python that shows a part of an example is compared with it. All other Python of a page is a module that a Celery
+application loads. Commands are run section by section, with a sandbox, a Redis, a bridge and a worker. The checks of
+commands that cannot be run here are in ``support.page_commands``.
 """
 
 from __future__ import annotations
@@ -63,18 +63,18 @@ def held(job: Job) -> str:
 '''
 
 
-# -- what is neither Python nor a command --------------------------------------------------------------------------
+# -- neither Python nor commands -----------------------------------------------------------------------------------
 
 
 def is_json(block: Block) -> None:
-    """It is JSON; the faults of a sandbox are such that it takes them."""
+    """Valid JSON; if it contains a sandbox's faults, the sandbox accepts them."""
     data = json.loads(block.text)
     if "rules" in data:
         Chaos.parse(data)
 
 
 def is_promql(block: Block) -> None:
-    """Prometheus takes it, as the expression of a rule."""
+    """A PromQL expression that Prometheus accepts in a rule."""
     rules = {"groups": [{"name": "page", "rules": [{"record": "page", "expr": block.text}]}]}
     command = ["promtool", "check", "rules", "/dev/stdin"]
     done = subprocess.run(command, input=json.dumps(rules), capture_output=True, text=True)
@@ -82,7 +82,7 @@ def is_promql(block: Block) -> None:
 
 
 def is_a_picture_or_a_message(block: Block) -> None:
-    """A drawing; the rules of a Redis user; or lines that the code says, with something in place of what differs."""
+    """A drawing, the rules of a Redis user, or messages in the code with their placeholders filled in."""
     if re.search("[│─►▲]", block.text) or block.text.split()[4:] == acl_rules():
         return
     for line in block.text.splitlines():
@@ -90,7 +90,7 @@ def is_a_picture_or_a_message(block: Block) -> None:
 
 
 def is_a_dockerfile(block: Block) -> None:
-    """Each line is an instruction, and it begins with the image of this repository's Dockerfile."""
+    """A Dockerfile that starts from the image of this repository's Dockerfile. Each line is an instruction."""
     lines = block.text.splitlines()
     assert f"{lines[0]} AS fleet" in (ROOT / "Dockerfile").read_text()
     for line in lines:
@@ -98,7 +98,7 @@ def is_a_dockerfile(block: Block) -> None:
 
 
 def are_values_of_the_chart(block: Block) -> None:
-    """The Helm chart knows the names."""
+    """Values whose names are all in the Helm chart."""
     known, given = yaml.safe_load((ROOT / "deploy/helm/values.yaml").read_text()), yaml.safe_load(block.text)
     assert set(given) <= set(known)
     for group in given["workers"].values():
@@ -111,20 +111,20 @@ def names_pages(block: Block) -> None:
 
 
 def includes_a_file(block: Block) -> None:
-    """A text, or a picture with a description for those who cannot see it."""
+    """A text, or a picture with an alternative text."""
     fence = block.page.read_text().splitlines()[block.line - 2]
     assert (block.page.parent / fence.split(" ", 1)[1]).is_file(), fence
     assert ":alt: " in block.text or block.language != "{figure}"
 
 
 def is_built_by_sphinx(block: Block) -> None:
-    """Directives that describe the code: `make docs` fails where they cannot; here it is seen that it is called."""
+    """Directives that describe the code. `make docs` fails if they are wrong; this checks that CI runs it."""
     assert block.text.lstrip().startswith(".. ")
     assert "make docs" in (ROOT / ".ci/run").read_text()
 
 
 def _messages() -> list[re.Pattern[str]]:
-    """Every text in the code as a pattern: what is filled in matches anything."""
+    """Every text in the code as a pattern, whose placeholders match anything."""
     found: set[str] = set()
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -137,7 +137,7 @@ def _messages() -> list[re.Pattern[str]]:
 
 
 def _beginning(text: str) -> str:
-    """How a line with that text begins. A short text is one of a job's events only."""
+    """The pattern for the beginning of a line with that text. A short text can only be one of a job's events."""
     job = r"job=\d+ (attempt=\d+ task_id=\S+ )?"
     return rf"(mr-cel\w+: (MODELREINS_\w+: )?|{job})?" if len(text.replace("\0", "")) > 12 else job
 
@@ -222,7 +222,7 @@ def redis() -> Iterator[RedisServer]:
 
 
 def application_of(page: Path) -> str:
-    """``proj.py`` of a page: its own Python where it makes a Celery application, else the README's."""
+    """``proj.py`` of a page: its own Python if that creates a Celery application, otherwise the README's."""
     ways = [blocks for blocks in modules(ALL) if blocks[0].page in (page, ROOT / "README.md")]
     own = [module_text(blocks) for blocks in ways if blocks[0].page == page and "Celery(" in module_text(blocks)]
     return own[0] if own else module_text(ways[0])
@@ -230,7 +230,7 @@ def application_of(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def at_work(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """The README's application at work, for pages that do not start one; it has a job that runs on."""
+    """The README's application at work, for pages that do not start one. It also has a handler that keeps running."""
     folder = tmp_path_factory.mktemp("at-work")
     (folder / "proj.py").write_text(application_of(ROOT / "README.md") + HELD)
     with Sandbox() as sandbox:
@@ -246,7 +246,7 @@ def at_work(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def running_job(fleet: Fleet) -> int:
-    """A job whose handler runs, and goes on."""
+    """Dispatch a job that keeps running, and wait until it runs. Returns its id."""
     job_id = fleet.dispatch("wait", "test.held")
     until(lambda: fleet.job(job_id)["status"] == "running", what=f"job {job_id} runs")
     return job_id
@@ -302,7 +302,7 @@ def _alone(stack: ExitStack, page: Path, redis: RedisServer, folder: Path) -> di
 
 
 def _as_before(fleet: Fleet) -> None:
-    """The installation claims jobs, and none goes on."""
+    """Restore the installation: abort all open jobs, and resume claiming."""
     for job in fleet.sandbox.store.jobs():
         if job["status"] in ("pending", "running"):
             fleet.sandbox.store.abort(job["id"])

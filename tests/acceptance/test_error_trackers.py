@@ -66,7 +66,7 @@ class Tracked(Fleet):
         }
 
     def items(self, kind: str) -> list[dict[str, Any]]:
-        """Sentry's items of a type, and the tracebacks with variables (``locals``)."""
+        """Sentry's items of a type; type ``locals`` holds the tracebacks with variables."""
         lines = self.sentry_file.read_text().split("\n")[:-1] if self.sentry_file.exists() else []
         return [item for line in lines if (item := json.loads(line))["type"] == kind]
 
@@ -96,7 +96,7 @@ def without_own_variables(value: Any) -> Any:
 
 
 def found(text: str, marks: dict[str, str]) -> list[str]:
-    """The marks in a text, each with what surrounds it."""
+    """The marks in a text, each with the surrounding text."""
     return [
         f"{name}: …{text[max(0, match.start() - 200) : match.end() + 60]}…"
         for name, mark in marks.items()
@@ -105,7 +105,7 @@ def found(text: str, marks: dict[str, str]) -> list[str]:
 
 
 def leaks(fleet: Tracked, marks: dict[str, str]) -> list[str]:
-    """The marks in what Sentry got: the token anywhere, others except in the application's own frames."""
+    """The marks in Sentry's items: the token anywhere, other marks outside the application's own frames."""
     listed: list[str] = []
     for item in (*fleet.items("event"), *fleet.items("transaction")):
         types = [each["type"] for each in item.get("exception", {}).get("values", [])]
@@ -148,7 +148,7 @@ def test_no_ending_of_a_job_tells_an_error_tracker_more(tracked: Tracked) -> Non
     assert {"ValueError", "JobFailed", "SoftTimeLimitExceeded", "RuntimeError", "OSError"} <= types
     assert len([event for event in events if event.get("extra", {}).get("event") == "refused"]) == 2
     shown = [frame for item in fleet.items("locals") for frame in item["frames"] if frame[1] == "raises"]
-    assert PROMPT in str(shown)  # the application's variables are as always
+    assert PROMPT in str(shown)  # the application's own variables are still reported
     marks = {"token": fleet.sandbox.token, "prompt": PROMPT, "result": RESULT, "file": FILE, "password": PASSWORD}
     listed = leaks(fleet, marks)
     assert not listed, f"{len(listed)} leaks\n" + "\n\n".join(listed[:30])

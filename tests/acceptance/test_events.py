@@ -1,4 +1,4 @@
-"""Celery's events, which Flower and exporters live on: which job a task brings, and nothing of its content."""
+"""Celery's events, which Flower and exporters use: they identify the job of a task, and contain none of its content."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_events_name_the_job_of_a_task_without_its_content(fleet: Fleet, recorde
     ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
     for kind, life in LIVES.items():
         job_id = ids[kind]
-        # The one of a retry and those of the message that it publishes come by different ways: in any order.
+        # A retry's event and those of the message that it publishes come from different connections, in any order.
         until(
             lambda job_id=job_id, life=life: sorted(recorder.kinds(job_id)) == sorted(life),
             what=f"events of {kind}: {life}",

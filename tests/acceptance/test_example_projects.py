@@ -1,4 +1,4 @@
-"""The example applications take jobs: plain Celery, Django and Flask, each with a bridge and a worker of its own."""
+"""The example applications take jobs: plain Celery, Django and Flask, each with its own bridge and worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 @pytest.fixture
 def example(sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
-    """Makes the fleet of an example; no process of it runs yet."""
+    """A function that creates the fleet of an example; none of its processes runs yet."""
     made: list[Fleet] = []
 
     def make(folder: str, app: str, name: str) -> Fleet:

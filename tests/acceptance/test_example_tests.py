@@ -1,4 +1,4 @@
-"""The tests of the examples, run in their folders as their page says, without this project's plugins."""
+"""The examples' own tests, run in their folders as their page says, without this project's plugins."""
 
 from __future__ import annotations
 

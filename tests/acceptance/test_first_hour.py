@@ -29,7 +29,7 @@ def redis() -> Iterator[RedisServer]:
 def test_a_page_from_an_empty_folder(page: Path, tmp_path: Path, redis: RedisServer) -> None:
     folder = tmp_path
     if page.parent.name == "examples":
-        folder = tmp_path / "examples"  # the page is about the folder that it is in
+        folder = tmp_path / "examples"  # the page describes its own folder
         shutil.copytree(page.parent, folder, ignore=shutil.ignore_patterns("__pycache__", ".mr-celery"))
     provider, hooks = str(free_port()), str(free_port())  # in place of those in the pages and in their applications
     with Sandbox() as server:

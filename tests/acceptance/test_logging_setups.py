@@ -1,4 +1,4 @@
-"""Warnings of a bridge and of a worker are seen, however the application sets up logging."""
+"""Warnings of a bridge and of a worker are visible, however the application sets up logging."""
 
 from __future__ import annotations
 

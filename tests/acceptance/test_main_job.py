@@ -1,4 +1,4 @@
-"""What a user sees: jobs go in, results come out. Everything is real."""
+"""The main job, from a user's view: jobs go in, results come out, with real servers and processes."""
 
 from __future__ import annotations
 

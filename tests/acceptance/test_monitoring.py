@@ -67,7 +67,7 @@ def awaited(condition: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def dripping(address: str, connections: int) -> Iterator[None]:
-    """Keep this number of connections open, or trying to be, that send the headers of a request byte by byte."""
+    """Keep this many connections open or connecting, which send the headers of a request byte by byte."""
     host, _, port = address.rpartition(":")
     clients: list[socket.socket] = []
     end = threading.Event()
@@ -85,7 +85,7 @@ def dripping(address: str, connections: int) -> Iterator[None]:
                     client.send(b"G")
                 except BlockingIOError:
                     continue
-                except OSError:  # shed: the next one takes its place
+                except OSError:  # closed by the bridge: the next one replaces it
                     client.close()
                     clients[number] = open_one()
 
@@ -133,7 +133,7 @@ def test_metrics_of_server_errors(fleet: Fleet, monitor: Monitor) -> None:
     assert (monitor.value("delivery_errors_total", route="close", status="503") or 0) >= 2
     assert (monitor.value("server_errors_total", route="close", status="503") or 0) >= 1  # by the courier
     assert (monitor.value("oldest_undelivered_seconds") or 0) > 0
-    # Every metric has a sample now, so this proves the list in the docs, which dashboard and alerts are tested against.
+    # Every metric has a sample now, so this verifies the list in the docs. Dashboard and alerts are tested against it.
     names = names_in(" ".join(name for name, _ in monitor.samples()))
     assert names == set(documented())
 

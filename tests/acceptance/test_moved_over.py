@@ -1,4 +1,4 @@
-"""One handler, run by the official SDK and on a Celery fleet: the server receives the same."""
+"""The same handler, run by the official SDK and on a Celery fleet: the server receives the same data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def handler_of(path: Path) -> str:
 
 
 def received(sandbox: Sandbox, job_id: int) -> dict[str, Any]:
-    """What the server has of a job, with its slugs and the job's number made alike."""
+    """The server's data about a job, with its slugs and the job's number normalized."""
     (artifact,) = sandbox.store.artifacts(job_id)
     (review,) = [each for each in sandbox.store.reviews() if each["job_id"] == job_id]
     content = requests.get(f"{sandbox.url}/s/{artifact['slug']}", timeout=5).content

@@ -1,4 +1,4 @@
-"""Workers with no token and no network but broker and ledger: the bridge delivers everything."""
+"""Workers without a token that can reach only broker and ledger: the bridge delivers everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands for one machine (demo, up), and the errors of a wrong start."""
+"""The commands for one machine (demo, up), and the errors of an incorrect start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLES = HERE.parent.parent / "examples"
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[list[Process]]:
-    """Processes that end with the test."""
+    """A list of processes that are stopped at the end of the test."""
     processes: list[Process] = []
     yield processes
     for process in processes:
@@ -139,7 +139,7 @@ def test_up_uses_an_embedded_redis_without_a_broker(started: list[Process], tmp_
 
     children = psutil.Process(up.popen.pid).children(recursive=True)
     assert {"redis-server", "celery"} <= {word for child in children for word in _words(child)}
-    up.popen.send_signal(signal.SIGHUP)  # as if its terminal was closed
+    up.popen.send_signal(signal.SIGHUP)  # as if its terminal were closed
     assert up.popen.wait(90) == 0, up.output
     assert not [child for child in children if child.is_running()]
     paths = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
@@ -197,7 +197,7 @@ def test_other_commands_find_a_running_up_with_all_of_its_queues(started: list[P
     assert "MODELREINS_LEDGER_URL is set to another value here" in elsewhere.output
 
     children = psutil.Process(up.popen.pid).children(recursive=True)
-    up.kill()  # what a killed process leaves behind is not taken for a running one
+    up.kill()  # leftovers of a killed process do not count as a running one
     for child in children:
         with suppress(psutil.NoSuchProcess):
             child.kill()

@@ -1,4 +1,4 @@
-"""Operators see how the work stands, and decide: pause, drain, requeue, fail."""
+"""Operators see the state of the work, and act: pause, drain, requeue, fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.ports import until
 
 
 def command(fleet: Fleet, *arguments: str, code: int = 0) -> str:
-    """What a command prints, after checking what it exits with."""
+    """The output of a command, after checking its exit code."""
     whole = [str(BIN / "celery"), "-A", fleet.app, "modelreins", *arguments]
     done = fork_server.run(whole, env=fleet.environment, timeout=60)
     assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -25,7 +25,7 @@ def command(fleet: Fleet, *arguments: str, code: int = 0) -> str:
 
 
 def events(fleet: Fleet, job_id: int) -> list[str]:
-    """What has happened to a job, in order."""
+    """The events of a job, in order."""
     told = json.loads(command(fleet, "jobs", str(job_id), "--json"))
     return [line["event"] for line in told["events"]]
 
@@ -66,7 +66,7 @@ def test_an_operator_sees_how_the_work_stands(fleet: Fleet, gate: Path) -> None:
 
     screen = command(fleet, "status")
     assert "claiming" in screen
-    assert "\x1b[" not in screen  # plain where it is no terminal
+    assert "\x1b[" not in screen  # no colors outside a terminal
     listed = command(fleet, "jobs")
     assert listed.splitlines()[1].split()[:2] == [str(waits), "running"]
     assert "no jobs" in command(fleet, "jobs", "--state", "escalated")
@@ -77,7 +77,7 @@ def test_an_operator_sees_how_the_work_stands(fleet: Fleet, gate: Path) -> None:
     until(lambda: events(fleet, waits)[-1] == "closed", seconds=20, what="the events has its end")
     told = [
         event for event in events(fleet, waits) if event != "sent"
-    ]  # a worker may be quicker than the bridge's note
+    ]  # a worker may start the job before the bridge records it
     assert told == ["admitted", "claimed", "started", "finished", "closed"]
     assert worker.popen.poll() is None
 
@@ -93,7 +93,7 @@ def test_a_pause_holds_on_all_bridges_and_over_restarts_until_it_is_ended(fleet:
     first.start()
     until(lambda: first.output.count("ready") == 2, seconds=30)
     waiting = fleet.dispatch("later")
-    # Each bridge has reported its presence as paused, and so has looked.
+    # A presence of "paused" shows that the bridges have polled.
     until(lambda: "paused" in str(fleet.sandbox.store.workers()[0]["details"]), seconds=20)
     assert fleet.job(waiting)["status"] == "pending"
     assert fleet.events(waiting) == ["dispatched"]

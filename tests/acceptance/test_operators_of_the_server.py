@@ -1,4 +1,4 @@
-"""What operators of the server do, with a real bridge and worker: approvals, pause, killswitch; and another server."""
+"""Actions of the server's operators, with a real bridge and worker: approvals, pause, killswitch, another server."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_paused_worker_gets_no_jobs_until_it_is_resumed(fleet: Fleet, by: str) -
 
 @pytest.fixture
 def other_words(redis_server: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
-    """An installation on a server with other words, separate API keys, and no artifacts."""
+    """An installation on a server with other status names, separate API keys, and no artifacts."""
     options = ServerOptions(version="4.5", words={"done": "completed", "failed": "error", "aborted": "cancelled"})
     with Sandbox(api_key="key", options=options) as sandbox:
         fleet = Fleet(sandbox, broker=redis_server.url(0), ledger=redis_server.url(1), folder=tmp_path)

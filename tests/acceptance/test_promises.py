@@ -1,4 +1,4 @@
-"""The promises, each broken at by the means that would break it."""
+"""The guarantees, each tested by the failures that would break it."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_revoked_task_ends_its_job(fleet: Fleet) -> None:
 
 
 def test_a_task_that_no_worker_knows_ends_with_what_happened(fleet: Fleet) -> None:
-    # As in a rolling release: a worker has announced the task, and another one, which lacks it, gets the message.
+    # As in a rolling release: one worker has announced the task, but another one without it gets the message.
     ghost = Node("ghost@test", 1, ("celery",), ("support.proj.sleep",))
     ledger.Fleet(fleet.environment["MODELREINS_LEDGER_URL"]).announce(ghost, seconds=300)
     fleet.worker("-c", "1", app="support.proj_few")
@@ -298,7 +298,7 @@ def test_jobs_of_a_lost_ledger_are_adopted(fleet: Fleet, redis_server: RedisServ
 
 
 def test_pool_processes_that_are_spawned_take_jobs(fleet: Fleet) -> None:
-    """Spawning is the default on macOS. With a version of Celery that cannot be told so, the processes are forked."""
+    """Spawning is the default on macOS. Celery versions without ``worker_pool_start_method`` fork the processes."""
     fleet.environment["PROJ_CONF"] = json.dumps({"worker_pool_start_method": "spawn"})
     worker = fleet.worker("-c", "2", ready=False)
     worker.says("ready.", seconds=60)

@@ -43,7 +43,7 @@ class Monitored:
     def __init__(self, server: RedisServer) -> None:
         self.sent: set[str] = set()
         self.in_scripts: set[str] = set()
-        self._client: Any = redis.Redis(port=server.port, socket_timeout=None)  # nothing may be sent for a while
+        self._client: Any = redis.Redis(port=server.port, socket_timeout=None)  # there may be no commands for a while
         self._monitor = self._client.monitor()
         self._monitor.__enter__()
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -77,7 +77,7 @@ def run(fleet: Fleet, *arguments: str, code: int = 0) -> str:
 
 @pytest.mark.timeout(500)
 def test_everything_works_with_the_documented_permissions(fleet: Fleet, server: RedisServer, tmp_path: Path) -> None:
-    """Jobs of each end, an operator's commands, and nothing that Redis refuses; no more is sent than is on the list."""
+    """Jobs with each ending and an operator's commands: Redis refuses nothing, and only listed commands are sent."""
     fleet.environment["PROJ_GATE"] = str(tmp_path / "gate")
     monitored = Monitored(server)
     worker, bridge = fleet.worker("-c", "2", "-Q", "celery,other"), fleet.bridge("--poll-interval", "0.5")
@@ -100,13 +100,13 @@ def test_everything_works_with_the_documented_permissions(fleet: Fleet, server: 
     assert (worker.terminate(), bridge.terminate()) == (0, 0)
     monitored.stop()
     assert "no notifications" not in bridge.output
-    # What redis-py sends about itself is not needed, nor what check and a starting bridge read if they may.
+    # Not required: commands that redis-py sends about itself, and optional reads of check and of a starting bridge.
     about_itself = {"client|setinfo", "client|maint_notifications", "hello", "auth"}
     assert refused(server) <= {*needed.OPTIONAL, *about_itself}
     direct = {*needed.CONNECTION, *needed.SCRIPTS, *needed.READS, *needed.WRITES, *needed.NOTIFICATIONS}
     assert monitored.sent - about_itself <= {*direct, *needed.REPAIRS}
     assert monitored.in_scripts <= set(needed.IN_SCRIPTS)
-    # Of an idle connection, of deferred jobs, and of a prefix that is Celery's.
+    # Commands of idle connections, of deferred jobs, and of a prefix that belongs to Celery.
     unused = direct - monitored.sent - {"ping", "smembers", "exists"}
     assert not unused, f"not needed: {unused}"
 

@@ -43,7 +43,7 @@ def command_of(*options: str) -> list[str]:
 def register(
     fleet: Fleet, *options: str, token: str | None = None, typed: str = "", code: int = 0
 ) -> tuple[str, list[str]]:
-    """Run the command, and return its output and the lines of its warnings and errors. Neither may have a token.
+    """Run the command. Returns its output, and its lines of warnings and errors. Neither may contain a token.
 
     Args:
         fleet: the installation.

@@ -1,4 +1,4 @@
-"""How often a job makes mr-celery ask the server and the ledger: counted, so that no round trip is added unseen."""
+"""The number of requests per job to the server and the ledger, so that no added round trip goes unnoticed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def steps() -> dict[str, str]:
 
 @contextmanager
 def counted(client: Any) -> Iterator[Counter[str]]:
-    """Counts what clients ask the ledger in the block: the steps of a job's life by name, all else as ``other``."""
+    """Count requests to the ledger in the block: the steps of a job's life by name, all others as ``other``."""
     found: Counter[str] = Counter()
     names, over = steps(), threading.Event()
     with client.monitor() as monitor:
@@ -75,7 +75,7 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def fleet(sandbox: CountedSandbox, redis: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
-    """An installation that has done a job before."""
+    """An installation that has already done a job."""
     made = Fleet(sandbox, broker=redis.url(0), ledger=redis.url(LEDGER), folder=tmp_path)
     made.worker("-P", "threads", "-c", "8")
     made.bridge()
@@ -103,7 +103,7 @@ def test_a_job_takes_six_round_trips_to_the_ledger_at_the_most_and_two_requests(
     for step in ("admit", "sent"):  # a few jobs at a time
         assert 0 < asked[step] <= JOBS, step
     assert asked.total() - asked["other"] <= 5 * JOBS, asked
-    # Surveys, and looks at whether the token is refused: fewer than a job, and those that are made from time to time.
+    # Surveys, and checks whether the token is refused: fewer than one per job, plus periodic ones.
     assert asked["other"] <= JOBS + 50 * (time.monotonic() - began), asked
     requests = sandbox.counts() - before
     assert requests["POST /jobs/N/claim"] == requests["POST /jobs/N/close"] == JOBS

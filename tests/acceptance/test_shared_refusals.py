@@ -1,4 +1,4 @@
-"""Bridges and workers whose token is refused: they try it together, and rarely."""
+"""Bridges and workers whose token is refused: together they retry it only a few times."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_all_processes_together_try_a_refused_token_a_few_times(fleet: Fleet, sa
     fleet.environment |= {"PROJ_GATE": str(gate), "MODELREINS_HEARTBEAT_INTERVAL": "0.5"}
     first, second = fleet.bridge(), fleet.bridge()
     for _ in range(2):
-        fleet.worker("-c", "8")  # either may have received all jobs
+        fleet.worker("-c", "8")  # each could receive all jobs
     jobs = [fleet.dispatch(f"job {number}", "gated") for number in range(8)]
     until(lambda: sum(fleet.started(f"job {number}") for number in range(8)) == 8, seconds=60, what="all run")
 
@@ -38,7 +38,7 @@ def test_all_processes_together_try_a_refused_token_a_few_times(fleet: Fleet, sa
     gate.touch()
     until(lambda: time.monotonic() - refused_from > SECONDS, seconds=SECONDS + 5, what="the refusals last")
     asked = [kind for at, kind in list(sandbox.requests) if at > refused_from]
-    # Those that were under way at first, and then one after 1, 2, 4, 8 s. Presence alone would be eighty reports.
+    # Requests that were under way, then one each after 1, 2, 4 and 8 s. Presence alone would take 80 requests.
     assert 4 <= len(asked) <= 24, asked
     first.says("the server refuse")
     second.says("the server refuse")

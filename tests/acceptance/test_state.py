@@ -1,4 +1,4 @@
-"""What an operator reads is true: status, probes, metrics, presence and log agree with each other in each state."""
+"""Operators get correct information: status, probes, metrics, presence and log agree in each state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRIAGE = "support.proj_few.triage"
 
 
 class Operator:
-    """Looks at an installation in all the ways that an operator has.
+    """Inspects an installation in all the ways available to an operator.
 
     Args:
         fleet: the installation.
@@ -44,7 +44,7 @@ class Operator:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The status as JSON; only its state if there is no answer of the ledger."""
+        """The status as JSON; only its state if the ledger is unreachable."""
         text = self.command("status", "--json", code=None)
         if text.startswith("{"):
             found: dict[str, Any] = json.loads(text)
@@ -81,7 +81,7 @@ class Operator:
         return str(worker["status"]), str(worker["details"])
 
     def sees(self, kind: str, *, ready: bool, details: str | None = None, seconds: float = 30.0) -> dict[str, Any]:
-        """Wait for a state, compare all that show it, and return the status."""
+        """Wait for a state, check that all views agree, and return the status."""
         until(lambda: self.ready == (ready, kind), seconds=seconds, what=f"the probe says {kind}, not {self.ready}")
         until(lambda: self.status["state"]["kind"] == kind, seconds=20, what=f"the status says {kind}")
         assert self.measured == [kind]
@@ -199,7 +199,7 @@ def test_a_refused_token(fleet: Fleet, operator: Operator) -> None:
 
 @contextmanager
 def counted(bridge: Process) -> Iterator[list[str]]:
-    """The lines that a bridge logs in the block, above the level of debugging."""
+    """The lines that a bridge logs in the block, above the debug level."""
     lines: list[str] = []
     before = bridge.output
     yield lines
@@ -215,7 +215,7 @@ def outage_seconds(operator: Operator) -> float:
 
 
 def through_an_outage(operator: Operator, bridge: Process, kind: str, begin: Any, end: Any) -> list[str]:
-    """Return what a bridge logs during an outage."""
+    """The lines that a bridge logs during an outage."""
     with counted(bridge) as lines:
         begin()
         operator.sees(kind, ready=False)
@@ -272,7 +272,7 @@ def test_an_outage_of_the_broker(fleet: Fleet, operator: Operator, own_redis: Re
 
 
 def test_bridges_of_one_name_agree_on_the_presence(fleet: Fleet, operator: Operator) -> None:
-    """The last report of a bridge that stops does not hide the other one from a router."""
+    """The last presence report of a stopping bridge does not hide the other bridge from a router."""
     fleet.environment["MODELREINS_HEARTBEAT_INTERVAL"] = "1"
     fleet.environment |= {"MODELREINS_TAGS": "economy", "MODELREINS_PROVIDER": "ollama"}
     reports: list[tuple[str, str]] = []

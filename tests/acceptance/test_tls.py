@@ -34,7 +34,7 @@ def server(certificates: Certificates) -> Iterator[RedisServer]:
 
 
 def start(sandbox: Sandbox, broker: str, folder: Path, **configuration: object) -> Fleet:
-    """An installation that has the address of its ledger from Celery's settings."""
+    """An installation that gets the address of its ledger from Celery's settings."""
     fleet = Fleet(sandbox, broker=broker, ledger="", folder=folder, app="support.proj_upper")
     fleet.environment["PROJ_CONF"] = json.dumps(configuration)
     return fleet
@@ -63,7 +63,7 @@ def on_a_socket(certificates: Certificates) -> tuple[str, dict[str, object]]:
 def test_sentinels_and_their_master_have_tls_and_passwords(
     sandbox: Sandbox, server: RedisServer, certificates: Certificates, tmp_path: Path
 ) -> None:
-    """Sentinels and Redis ask for a client's certificate and different passwords, all set as Celery has them."""
+    """Sentinels and Redis require a client certificate and different passwords, all set by Celery's options."""
     chain, key = certificates.files["localhost"]
     options: dict[str, object] = {**certificates.celery_options, "ssl_cert_reqs": "required"}
     port = free_port()

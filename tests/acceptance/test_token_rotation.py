@@ -1,4 +1,4 @@
-"""The token is replaced while bridge and workers run, by a file that they read again."""
+"""The token is replaced while bridge and workers run, in a file that they reread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.ports import until
 
 
 def new_token(fleet: Fleet) -> str:
-    """Register the worker name, and open the link to its token. The token before is refused from then on."""
+    """Register the worker name, and open the link to its token. The server then refuses the previous token."""
     done = fork_server.run(
         [str(BIN / "celery"), "-A", fleet.app, "modelreins", "register", "--again"],
         env={**fleet.environment, "MODELREINS_ADMIN_TOKEN": fleet.sandbox.token},
@@ -41,7 +41,7 @@ def replace(file: Path, token: str) -> None:
 
 @pytest.fixture
 def rotated(fleet: Fleet, tmp_path: Path) -> Path:
-    """The file of an installation whose processes have the token from nowhere else."""
+    """The token file of an installation, which is its processes' only source of the token."""
     del fleet.environment["MODELREINS_TOKEN"]
     file = tmp_path / "token"
     fleet.environment |= {"MODELREINS_TOKEN_FILE": str(file), "MODELREINS_HEARTBEAT_INTERVAL": "1"}

@@ -23,10 +23,10 @@ class Traced(Fleet):
     """A fleet that records spans and Sentry's events.
 
     Args:
-        pool: of its workers.
+        pool: the pool of its workers.
         traced: whether there is an SDK of OpenTelemetry.
         instrumented: whether OpenTelemetry's Celery instrumentation is on.
-        sentry: whether Sentry is.
+        sentry: whether Sentry is on.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ def one(spans: list[Ended], name: str) -> Ended:
 
 
 def run_of(task: str, *inside: str) -> list[str]:
-    """The tree of a message with OpenTelemetry's instrumentation: sent in a claim, with the spans of its task."""
+    """The span tree of a message with OpenTelemetry's instrumentation: sent in a claim, then the spans of its task."""
     return [f"  apply_async/{PROJ}.{task}", f"    run/{PROJ}.{task}", *(f"      {line}" for line in inside)]
 
 
@@ -219,12 +219,12 @@ def sentry_knows(fleet: Traced, job_id: int, prompt: str) -> None:
     )
 
 
-# -- installations of their own ------------------------------------------------------------------------------
+# -- separate installations ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def traced(sandbox: Sandbox, redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Traced]]:
-    """Makes installations whose processes are not running yet."""
+    """A function that creates installations whose processes are not running yet."""
     made: list[Traced] = []
 
     def make(**options: Any) -> Traced:

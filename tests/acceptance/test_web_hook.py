@@ -1,4 +1,4 @@
-"""The example of a web hook: a provider calls the address that it got with an order, and this ends the job."""
+"""The web hook example: a provider calls the address that came with an order, which ends the job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "web_hook"
 
 
 class Installation:
-    """Bridge, worker, Flask application and provider, as processes."""
+    """A bridge, a worker, a Flask application and a provider, as processes."""
 
     def __init__(self, fleet: Fleet, redis: RedisServer) -> None:
         self.fleet = fleet
@@ -57,7 +57,7 @@ class Installation:
         return [each for each in listed if each["prompt"] == prompt]
 
     def deliver(self, prompt: str, *, order: int = 0) -> int:
-        """Let the provider call the hook of an order again. Returns the answer that it got."""
+        """Let the provider call the hook of an order again. Returns the status of the response."""
         before = self.orders(prompt)[order]
         requests.post(f"{self.provider_url}/orders/{before['id']}/deliver", timeout=10).raise_for_status()
 

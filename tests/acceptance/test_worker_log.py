@@ -1,4 +1,4 @@
-"""The log of a worker: one line for a failure that the handler meant, and three lines for a job."""
+"""The log of a worker: one line for an intended failure, and three lines for a job."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def failing(redis_server: RedisServer, fleet: Fleet) -> Fleet:
 
 
 def lines_of(process: Process, job_id: int, text: str = "") -> list[str]:
-    """The lines about a job with a text."""
+    """The lines about a job that contain a text."""
     return [line for line in process.output.splitlines() if f"job={job_id} " in line and text in line]
 
 
@@ -65,7 +65,7 @@ def test_a_failure_that_the_handler_meant_is_one_line(
         assert re.search(rf"WARNING.* failed after [\d.]+ m?s: {reason}; output: {where}$", line), line
     (line,) = lines_of(worker, ids["escalate"], "escalated after")
     assert "INFO" in line
-    # The only error, and the only traceback, is that of the mistake.
+    # The only error, and the only traceback, is from the handler that fails by mistake.
     assert worker.output.count("ERROR") == 1
     assert worker.output.count("Traceback") == 1
     assert lines_of(worker, mistake, f"ValueError; output: {fleet.sandbox.url}/jobs/{mistake}")

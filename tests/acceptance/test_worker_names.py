@@ -111,7 +111,7 @@ def test_worker_names_share_the_fleet(names: Fleet) -> None:
     until(lambda: status(names)["slow-01"]["taken"] == 2, seconds=30, what="the other one has its half")
     seen = status(names)
     assert {name: each["capacity"] for name, each in seen.items()} == {"text-01": 2, "slow-01": 2}
-    assert seen["text-01"]["taken"] == 4  # what it has it keeps
+    assert seen["text-01"]["taken"] == 4  # it keeps the slots it has
 
     Path(names.environment["PROJ_GATE"]).touch()
     assert {job["status"] for job in names.ended(*first, *second)} == {"done"}
@@ -181,7 +181,7 @@ def test_commands_apply_to_all_worker_names_or_one(names: Fleet) -> None:
     assert status(names, "--name", "slow-01").keys() == {"slow-01"}
     screen = command(names, "status")
     assert screen.index("text-01") < screen.index("slow-01")
-    assert screen.count("slots  queues") == 1  # the fleet is one
+    assert screen.count("slots  queues") == 1  # they share one fleet
     listed = command(names, "jobs")
     assert listed.index("text-01:") < listed.index("no jobs") < listed.index("slow-01:") < listed.index("running")
     assert json.loads(command(names, "jobs", str(held), "--json"))["worker_name"] == "slow-01"

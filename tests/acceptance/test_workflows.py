@@ -180,7 +180,7 @@ def test_jobs_shows_the_members(fleet: Fleet) -> None:
 def test_on_rabbitmq_with_a_backend_that_cannot_join_chords(
     sandbox: Sandbox, redis_server: RedisServer, rabbit_server: RabbitServer, tmp_path: Path
 ) -> None:
-    """Celery then polls the results with a task of its own, which is a member as well."""
+    """Celery then polls the results with its own task, which is a member, too."""
     results = tmp_path / "results"
     results.mkdir()
     fleet = made(sandbox, redis_server, tmp_path, broker=rabbit_server.url, backend=f"file://{results}")

@@ -13,7 +13,7 @@ fuzzing.load_profile()
 
 @pytest.fixture
 def on_real_redis(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the ledger kits of a test be on a real Redis. Their ledgers have only the documented permissions."""
+    """Let the ledger kits of a test use a real Redis. Their ledgers have only the documented permissions."""
     url = redis_server.ledger_url()
     monkeypatch.setattr(ledgers, "new_database", lambda: redis_server.client)
     monkeypatch.setattr(ledgers, "for_ledger", lambda make: lambda: redis.Redis.from_url(url))

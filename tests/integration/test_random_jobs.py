@@ -1,4 +1,4 @@
-"""Random jobs: whatever its fields are, a job has a handler or a reason, and its fields stay what they were."""
+"""Random jobs: with any fields, a job has a handler or a reason against one, and its fields do not change."""
 
 from __future__ import annotations
 

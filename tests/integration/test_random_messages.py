@@ -1,4 +1,4 @@
-"""Random headers of messages: reading them is no error, whatever a broker brings."""
+"""Random message headers: reading them never fails, whatever the broker delivers."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_receiving_a_message_is_no_error(headers: dict[str, Any], marks: Any, ta
 
 
 class Sender:
-    """A consumer, or a task, as the sender of signals. The ledger does nothing."""
+    """A consumer or a task, as the sender of signals, with a ledger that does nothing."""
 
     hostname = "celery@a"
     name = "proj.upper"

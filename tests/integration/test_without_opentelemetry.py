@@ -1,4 +1,4 @@
-"""Everything works where OpenTelemetry is not installed."""
+"""Everything works without OpenTelemetry."""
 
 from __future__ import annotations
 
