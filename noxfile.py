@@ -6,8 +6,8 @@
     nox --session newest                    the newest Python and the newest version of everything
     nox --session "matrix-3.12(celery='5.6', redis='oldest')"
 
-A Python that is not installed is named, and its session skipped; in CI, where ``MR_CELERY_NO_SKIPS`` is set, that is an
-error. Pythons of pyenv are found, whichever of them is switched on.
+If a Python is not installed, its session is skipped with a message. With ``MR_CELERY_NO_SKIPS``, which CI sets, this is
+an error. All Pythons of pyenv are found, even those that are not activated.
 """
 
 from __future__ import annotations
@@ -66,19 +66,19 @@ print("running on Python", platform.python_version(), *(f"{name} {importlib.meta
 
 @nox.session(python=PYTHONS[0], name="lowest")
 def with_lowest(session: nox.Session) -> None:
-    """The lowest versions that are allowed."""
+    """Test with the lowest versions that are allowed."""
     run(session, LOWEST)
 
 
 @nox.session(python="3.12", name="between")
 def with_previous_celery(session: nox.Session) -> None:
-    """The Celery before the newest."""
+    """Test with the previous version of Celery."""
     run(session, [CELERYS["5.6"]])
 
 
 @nox.session(python=PYTHONS[-1], name="newest")
 def with_newest(session: nox.Session) -> None:
-    """The newest versions."""
+    """Test with the newest versions."""
     run(session, [])
 
 
@@ -86,5 +86,5 @@ def with_newest(session: nox.Session) -> None:
 @nox.parametrize("redis", ["oldest", "newest"])
 @nox.parametrize("celery", list(CELERYS))
 def matrix(session: nox.Session, celery: str, redis: str) -> None:
-    """Any Python, Celery and redis-py."""
+    """Test any combination of Python, Celery and redis-py."""
     run(session, [CELERYS[celery], OLDEST_REDIS[celery] if redis == "oldest" else "redis"])

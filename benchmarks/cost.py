@@ -2,7 +2,7 @@
 
 It counts user and system time of all processes except the server and Redis: bridge and worker for
 mr-celery; the producer and the worker for plain Celery; a script with a ``requests.Session`` for claim and close.
-The CPU time of mr-celery's Redis servers is reported beside it: of the ledger, of its scripts, and of the broker.
+The CPU time of mr-celery's Redis servers is reported separately: of the ledger, of its scripts, and of the broker.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Seconds for which a failover stops claiming, and the price of waiting for a replica.
+"""Seconds for which a failover stops claiming, and the cost of waiting for a replica.
 
     python benchmarks/failover.py [--rounds 3] [--jobs 600]
 
@@ -74,7 +74,7 @@ def bring_to_its_end(ledger: Ledger, job_id: int) -> None:
 def milliseconds_for_a_job(jobs: int) -> dict[int, float]:
     """The time of a job's ledger steps, without and with a replica to wait for, measured in turn.
 
-    It is that of the fastest tenth of the jobs, which other work on the machine disturbs least.
+    It is the time of the fastest tenth of the jobs, which are disturbed least by other work on the machine.
     """
     master = RedisServer()
     replica = RedisServer("--replicaof", "127.0.0.1", str(master.port))

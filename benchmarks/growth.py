@@ -1,4 +1,4 @@
-"""Growth of a job's cost with the numbers of jobs in flight, pending jobs and finished jobs."""
+"""Growth of the cost per job with the numbers of jobs in flight, pending jobs and finished jobs."""
 
 from __future__ import annotations
 

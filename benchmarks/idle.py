@@ -18,7 +18,7 @@ PART = "Idle"
 
 
 class Commands:
-    """Counts the commands to a Redis server by client port, without commands inside of scripts."""
+    """Counts the commands to a Redis server by client port, without commands inside scripts."""
 
     def __init__(self, client: Any) -> None:
         self._by_port: Counter[int] = Counter()

@@ -45,13 +45,13 @@ def cpu_seconds(process: subprocess.Popen[Any]) -> float:
 
 
 def redis_cpu_seconds(redis: RedisServer) -> float:
-    """Total user and system time of a Redis server, in seconds, by its own account."""
+    """Total user and system time of a Redis server, in seconds, as reported by itself."""
     info = redis.client().info("cpu")
     return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
 
 def script_seconds(redis: RedisServer) -> float:
-    """Total seconds of the scripts in a Redis server, by the wall clock: on a busy machine more than their CPU time."""
+    """Total wall-clock seconds of the scripts in a Redis server. On a busy machine this exceeds their CPU time."""
     stats = redis.client().info("commandstats")
     return sum(float(stats.get(f"cmdstat_{name}", {}).get("usec", 0)) for name in ("evalsha", "eval")) / 1e6
 
@@ -85,7 +85,7 @@ class Server:
         return ids
 
     def slow(self, seconds: float) -> None:
-        """Delay every answer by this time from now on."""
+        """Delay every response by this time from now on."""
         self._ask("slow", seconds=seconds)
 
     def counts(self) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class Place:
         server: the server.
         broker: the Redis of the broker.
         ledger: the Redis of the ledger.
-        folder: for logs.
+        folder: the folder for logs.
     """
 
     server: Server

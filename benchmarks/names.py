@@ -1,4 +1,4 @@
-"""Cost of many worker names in one bridge, idle and with a few jobs for all of them."""
+"""Cost of many worker names in one bridge, idle and with a few jobs at random names."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def measure(report: Report) -> None:
 def run(
     at: Place, bridge: subprocess.Popen[Any], names: list[str], seconds: float, report: Report, how: str, *, jobs: int
 ) -> tuple[float, float]:
-    """Measure the bridge for some seconds, while jobs for random names come at random.
+    """Measure the bridge for some seconds, while jobs for random names arrive at random.
 
-    Returns the Redis commands a second and the CPU in percent, each for one name.
+    Returns Redis commands per second and CPU in percent, both per name.
     """
     process, threads, files = psutil.Process(bridge.pid), 0, 0
     at.server.reset()

@@ -49,7 +49,7 @@ def announce(at: Place, count: int) -> subprocess.Popen[Any]:
 
 
 def at_rest(at: Place, bridge: subprocess.Popen[Any], relay: Relay, seconds: float, report: Report, label: str) -> Any:
-    """Measure an idle bridge for some seconds. Returns its CPU in percent and its bytes a second."""
+    """Measure an idle bridge for some seconds. Returns its CPU in percent and its bytes per second."""
     before, since, cpu, redis_cpu = relay.so_far(), time.monotonic(), cpu_seconds(bridge), redis_cpu_seconds(at.ledger)
     time.sleep(seconds)
     passed, after = time.monotonic() - since, relay.so_far()
@@ -65,7 +65,7 @@ def at_rest(at: Place, bridge: subprocess.Popen[Any], relay: Relay, seconds: flo
 
 
 def known_after(at: Place, report: Report, label: str) -> None:
-    """Measure when the bridge knows that a worker has come, and that it has gone, by its claims for it."""
+    """Measure how soon the bridge notices a worker that starts, and one that stops, by its claims."""
     fleet = Fleet(at.ledger.url())
     newcomer = Node("celery@newcomer", 1000, ("celery",), ("bench.nap",), "1", "1")
 
@@ -109,7 +109,7 @@ def measure(report: Report) -> None:
             http = f"127.0.0.1:{free_port()}"
             ledger = f"redis://127.0.0.1:{relay.port}/0"
             bridge = at.bridge(MODELREINS_LEDGER_URL=ledger, MODELREINS_HTTP=http)
-            time.sleep(report.seconds(25))  # the pauses between polls reach their longest after 20 s without a job
+            time.sleep(report.seconds(25))  # the poll interval reaches its maximum after 20 s without a job
             label = f"{count} nodes"
             share, size = at_rest(at, bridge, relay, report.seconds(30), report, label)
             shares.append((float(count), share))

@@ -1,7 +1,7 @@
-"""How soon a job that comes is begun, and a slot that becomes free is used.
+"""Time until a new job is started, and until a free slot is used again.
 
-Jobs come at random at a constant rate (a Poisson process), as from many users who know nothing of each other.
-Each stream of jobs has an installation of its own; they run side by side, since they hardly use the machine.
+Jobs arrive at random at a constant rate (a Poisson process), as from many independent users.
+Each stream of jobs has its own installation. They run side by side, since they hardly use the machine.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ BURST_RATE = 10.0
 
 @dataclass
 class Found:
-    """What a stream of jobs found.
+    """The measurements of a stream of jobs.
 
     Args:
         waits: seconds from the server to the handler, by job.
         polls: requests for the inbox.
-        seconds: how long they came.
+        seconds: the duration of the stream.
     """
 
     waits: list[float] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Found:
 
 
 def arrive(at: Place, rate: float, count: int, dice: random.Random) -> None:
-    """So many jobs at random, with so many a second on average."""
+    """Dispatch ``count`` jobs at random times, ``rate`` per second on average."""
     due = time.monotonic()
     for _ in range(count):
         due += dice.expovariate(rate)
@@ -57,7 +57,7 @@ def arrive(at: Place, rate: float, count: int, dice: random.Random) -> None:
 
 
 def observed(at: Place, arrivals: Callable[[], None], done_before: int, jobs: int) -> Found:
-    """What is found while these jobs arrive, and until the last of them is done."""
+    """Measure while these jobs arrive, until the last of them is done."""
     begun = time.time()
     arrivals()
     ended = time.time()
@@ -67,7 +67,7 @@ def observed(at: Place, arrivals: Callable[[], None], done_before: int, jobs: in
 
 
 def steady(at: Place, rate: float, count: int) -> Found:
-    """Jobs at random, all the time."""
+    """Measure jobs that arrive at random, without breaks."""
     dice = random.Random(SEED)
     arrive(at, rate, WARM, dice)
     at.server.until_done(WARM)
@@ -75,7 +75,7 @@ def steady(at: Place, rate: float, count: int) -> Found:
 
 
 def bursts(at: Place, count: int, quiet_seconds: float) -> Found:
-    """Bursts of jobs, each after a pause. The polls are those while jobs came."""
+    """Measure bursts of jobs, each after a pause. Counts only the polls while jobs arrive."""
     dice, found = random.Random(SEED), Found()
     arrive(at, BURST_RATE, WARM, dice)
     at.server.until_done(WARM)
@@ -87,7 +87,7 @@ def bursts(at: Place, count: int, quiet_seconds: float) -> Found:
 
 
 def used_again(at: Place, jobs: int) -> list[float]:
-    """Seconds from the end of a handler to the claim of the next job, with room for one and many that wait."""
+    """Seconds from the end of a handler to the claim of the next job, with one slot and many pending jobs."""
     at.worker("-P", "threads", "-c", "1")
     at.bridge(MODELREINS_MAX_INFLIGHT="1")
     at.server.dispatch(jobs, capability="nap", seconds=0.05)
@@ -98,7 +98,7 @@ def used_again(at: Place, jobs: int) -> list[float]:
 
 
 def measure(report: Report) -> None:
-    """All of it."""
+    """Run all measurements."""
     streams: dict[str, Callable[[Place], Found]] = {
         "0.2 jobs/s": lambda at: steady(at, 0.2, report.jobs(30)),
         "1 job/s": lambda at: steady(at, 1.0, report.jobs(150)),

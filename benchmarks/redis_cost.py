@@ -1,9 +1,9 @@
-"""Cost of a job in Redis, and the number of jobs a second that one Redis carries.
+"""Cost of a job in Redis, and the number of jobs per second that one Redis can handle.
 
-Redis runs commands in one thread, which is full at one second of CPU a second. First its CPU, commands and bytes are
-measured while a bridge and a worker process jobs, with the ledger apart from the broker and with both in one Redis, and
-for plain Celery. Then Redis is filled: one process plays the steps of many jobs over many connections, each with the
-exact commands of the ledger and of Celery's broker, and without bridge, worker and server.
+Redis runs commands in one thread, which can use at most one second of CPU per second. First its CPU, commands and bytes
+are measured while a bridge and a worker process jobs, with ledger and broker in separate Redis servers and in a shared
+one, and for plain Celery. Then Redis is saturated: one process replays the steps of many jobs over many connections,
+with the exact commands of the ledger and of Celery's broker, but without bridge, worker and server.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GROUP = 5
 
 @dataclass(frozen=True)
 class Used:
-    """CPU seconds of Redis' main thread, commands (also those in scripts), scripts, and bytes received and sent."""
+    """CPU seconds of Redis' main thread, commands (including those in scripts), scripts, bytes received and sent."""
 
     cpu: float = 0.0
     commands: float = 0.0
@@ -58,12 +58,12 @@ class Used:
         )
 
     def since(self, before: Used, jobs: int) -> Used:
-        """The difference for each job."""
+        """The difference per job."""
         return Used(*((now - then) / jobs for now, then in zip(astuple(self), astuple(before), strict=True)))
 
 
 def ours(at: Place, jobs: int, redis: Sequence[RedisServer], **changes: str) -> list[Used]:
-    """The use of each Redis for a job that does nothing."""
+    """The usage of each Redis for a job that does nothing."""
     at.worker(*POOL, **changes)
     at.bridge(**changes)
     at.server.dispatch(300)
@@ -75,7 +75,7 @@ def ours(at: Place, jobs: int, redis: Sequence[RedisServer], **changes: str) -> 
 
 
 def plain_celery(at: Place, jobs: int) -> Used:
-    """The use of the broker's Redis for a task of plain Celery."""
+    """The usage of the broker's Redis for a task of plain Celery."""
     worker = at.worker(*POOL)
     at.python(PRODUCER, 300)
     until_quiet(worker)
@@ -92,7 +92,7 @@ def encoded(*words: object) -> bytes:
 
 
 class Recorder:
-    """Stands in for the ledger's :class:`Scripts`: notes each command, and answers as for a new job."""
+    """Stands in for the ledger's :class:`Scripts`: records each command, and returns the reply for a new job."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -117,7 +117,7 @@ class Recorder:
 
 
 def messages(ledger: Ledger, recorder: Recorder, first: int, *, broker: bool) -> Iterator[bytes]:
-    """The messages by which a group of jobs is processed. Each is sent after the answer to the one before."""
+    """The messages that process a group of jobs. Each is sent after the reply to the previous one."""
     route, tasks = Route("bench.nothing", "celery", 3, "requeue"), {}
     jobs = [(Job({"id": job_id, "prompt": "x"}), route) for job_id in range(first, first + GROUP)]
     ledger.admit(jobs, asked_at=time.time(), queue_limits={"celery": 10_000}, total_limit=10_000)
@@ -128,7 +128,7 @@ def messages(ledger: Ledger, recorder: Recorder, first: int, *, broker: bool) ->
         tasks[job.id] = run.task_id
         ledger.claimed(job.id)
         yield recorder.last
-        if broker:  # as kombu does: publish, receive, note as unacknowledged, acknowledge
+        if broker:  # like kombu: publish, receive, record as unacknowledged, acknowledge
             yield encoded("LPUSH", "celery", body)
             yield encoded("BRPOP", "celery", "celery\x06\x163", "celery\x06\x166", "celery\x06\x169", 1)
             yield (
@@ -155,7 +155,7 @@ def messages(ledger: Ledger, recorder: Recorder, first: int, *, broker: bool) ->
 
 
 def filled(jobs: int, connections: int, *, broker: bool) -> tuple[float, float]:
-    """Process jobs over some connections, as fast as Redis can. Returns jobs a second, and CPU seconds for a job."""
+    """Process jobs over some connections, as fast as Redis can. Returns jobs per second, and CPU seconds per job."""
     redis = RedisServer()
     try:
         recorder = Recorder(redis.client())

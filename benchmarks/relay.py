@@ -1,4 +1,4 @@
-"""A relay before a server, which counts what passes."""
+"""A relay in front of a server, which counts commands and bytes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COMMAND = re.compile(rb"\*\d+\r\n\$")
 
 @dataclass
 class Passed:
-    """What has passed a relay.
+    """The traffic of a relay.
 
     Args:
         commands: the number of commands to Redis.
-        to_redis: bytes of these.
-        from_redis: bytes of the answers.
+        to_redis: bytes of the commands.
+        from_redis: bytes of the replies.
     """
 
     commands: int = 0
@@ -50,12 +50,12 @@ class Relay:
         self._passed = Passed()
 
     def so_far(self) -> Passed:
-        """What has passed since it was started."""
+        """The traffic since its start."""
         return replace(self._passed)
 
     @contextmanager
     def running(self) -> Iterator[Relay]:
-        """Relays inside of the block."""
+        """Relay connections inside the block."""
         started = threading.Event()
         thread = threading.Thread(target=lambda: asyncio.run(self._run(started)), daemon=True)
         thread.start()

@@ -1,4 +1,4 @@
-"""What the benchmarks found: stats with their spread, as a table and as JSON."""
+"""The results of the benchmarks: measurements with their spread, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def shown(value: float) -> str:
 
 @dataclass
 class Report:
-    """All stats of one run.
+    """All measurements of one run.
 
     Args:
         rounds: number of rounds of repeated measurements.
@@ -97,7 +97,7 @@ class Report:
         self.curves[name] = points
 
     def add(self, part: str, name: str, unit: str, values: list[float], **target: float) -> Figure:
-        """Add a figure, and show it."""
+        """Add a measurement, and print it."""
         figure = Figure(part, name, unit, values, **target)
         self.stats.append(figure)
         print(figure.row, file=sys.stderr, flush=True)

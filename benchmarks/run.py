@@ -2,8 +2,8 @@
 
     python benchmarks/run.py [PART ...] [--rounds 3] [--scale 1] [--long-run 20000] [--to build/benchmarks]
 
-With ``BENCH_SOURCE=/other/checkout/src`` bridge and workers run the code of that checkout. So two versions can be
-measured in turn, on the same machine.
+With ``BENCH_SOURCE=/other/checkout/src``, bridge and workers run the code of that checkout. This way, two versions can
+be measured in turn on the same machine.
 
 The parts are the modules in PARTS, see also MODULES. Each has a function ``measure(report)``. Results are written to
 ``results.md`` and ``results.json``, and plots to the same folder if matplotlib is installed.

@@ -2,18 +2,18 @@
 
     python benchmarks/server.py PORT
 
-It keeps jobs in memory, checks no token, and can delay its answers. In addition to the worker
+It keeps jobs in memory, checks no token, and can delay its responses. In addition to the worker
 protocol it has these routes::
 
     POST /bench/dispatch {"count": 3, "job": {"prompt": "x"}}   new jobs, pending unless they say "status": "running";
                                                                 a prompt "now" becomes the time
-    POST /bench/slow     {"seconds": 0.05}                      delay every answer of the protocol
+    POST /bench/slow     {"seconds": 0.05}                      delay every response of the protocol
     GET  /bench/counts                                          jobs by status, requests by route, bytes uploaded
     GET  /bench/results                                         the last outputs of closed jobs, without empty ones
     GET  /bench/times                                           the last claims and closes as [job, time], the uploads
-                                                                as [bytes, begun, ended], when the inbox was looked
-                                                                into, and the presences as [worker name, time];
-                                                                seconds since 1970
+                                                                as [bytes, begun, ended], the times of inbox requests,
+                                                                and the presences as [worker name, time]; in seconds
+                                                                since 1970
     POST /bench/reset                                           delete all jobs and counts
 """
 

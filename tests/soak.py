@@ -1,11 +1,11 @@
-"""A soak: an installation under load, with a bad server, while everything is killed, frozen and told to go at random.
+"""A soak test: an installation under load, with an unreliable server, while processes are killed, frozen and stopped.
 
-``python tests/soak.py --minutes 3 --seed 7 --broker redis`` prints the seed, a line for each disturbance, and then
-what has become of all jobs. It exits with 0 if every promise was kept; if not with 1, and says where the logs are.
-The seed sets what is done, and in which order; what it meets is up to chance.
+``python tests/soak.py --minutes 3 --seed 7 --broker redis`` prints the seed, a line for each disturbance, and finally
+how all jobs ended. It exits with 0 if every guarantee was kept, and otherwise with 1, printing where the logs are.
+The seed determines the disturbances and their order. Their effect depends on timing.
 
-With ``--lasting`` one more bridge and one more worker are never killed. Their memory, files and threads, the keys and
-memory of Redis, and the log for a job must not grow.
+With ``--lasting``, an additional bridge and worker are never killed. Their memory, files and threads, the keys and
+memory of Redis, and the size of the log per job must not grow.
 """
 
 from __future__ import annotations
@@ -108,18 +108,18 @@ FAULTS: list[dict[str, Any]] = [
 
 
 def rules() -> list[Rule]:
-    """Each fault as often as the others, on all routes."""
+    """Rules for all faults, equally frequent and on all routes."""
     made, share = [], FAULT_RATE / len(FAULTS)
     for number, fault in enumerate(FAULTS):
         spared: tuple[str, ...] = ()
         if fault["fault"] in ("null", "list"):
-            # Any 2xx means claimed: a server that says so and does nothing has broken the protocol itself.
+            # Any 2xx means claimed. A server that returns it without claiming breaks the protocol.
             spared = ("claim",)
         elif fault["fault"] == "wrong_types":
-            # Nobody but a handler knows what its own fields mean: a garbled `seconds` is a nap that fails, and rightly.
+            # Only a handler can validate its own fields: a nap with garbled `seconds` rightly fails.
             spared = ("inbox", "running")
         hit = tuple(route for route in ROUTES if route not in spared)
-        # The dice are thrown for one rule after the other, so the later ones need better odds.
+        # Rules are tried one after the other, so later ones need better odds.
         made.append(Rule(**fault, routes=hit, rate=share / (1 - share * number)))
     return made
 
@@ -132,8 +132,8 @@ class Disturbance:
     """Something that was done to the installation.
 
     Args:
-        kind: what.
-        victim: to whom: a process, by the name of its log, ``redis``, ``rabbitmq`` or ``server``.
+        kind: what was done.
+        victim: a process, by the name of its log, or ``redis``, ``rabbitmq`` or ``server``.
         at: when it began, in seconds since 1970.
         until: when it was over.
     """
@@ -145,7 +145,7 @@ class Disturbance:
 
     @property
     def ends_runs(self) -> bool:
-        """Whether a run on its victim may be lost by it."""
+        """Whether it may cause the loss of a run on its victim."""
         return self.kind in ("kill child", "kill node", "freeze node", "ended by itself")
 
 
@@ -155,7 +155,7 @@ LOSES_MESSAGES = ("terminate node", "restart redis", "freeze redis", "cut connec
 
 @dataclass
 class Spell:
-    """A disturbance that lasts, and what ends it."""
+    """A disturbance that lasts, and the function that ends it."""
 
     disturbance: Disturbance
     end: Callable[[], None]
@@ -168,8 +168,8 @@ class Disturber:
         fleet: the installation.
         redis: its Redis: the ledger, and the broker if there is no other.
         rabbit: its broker, if that is not Redis.
-        seed: what decides of everything that is done.
-        lasting: the processes that are neither killed nor told to go. They may be frozen.
+        seed: determines all disturbances.
+        lasting: the processes that are neither killed nor stopped. They may be frozen.
     """
 
     def __init__(
@@ -196,11 +196,11 @@ class Disturber:
         self._expected: set[tuple[str, int]] = set()
 
     def run_once(self) -> None:
-        """Disturb, if it is time for it."""
+        """Disturb the installation if the next disturbance is due."""
         self.watch()
         if time.monotonic() < self._next:
             return
-        # Dice of its own for each: how often one throws them depends on what there is to disturb.
+        # A separate generator for each, because the number of draws depends on what there is to disturb.
         self._dice = random.Random(f"{self._seed} {self._number}")
         self._next = time.monotonic() + self._dice.uniform(*PAUSE)
         kinds: dict[Callable[[], None], int] = {
@@ -222,7 +222,7 @@ class Disturber:
         self._number += 1
 
     def watch(self) -> None:
-        """End the spells that are over, and see which processes have ended, and whether they were to."""
+        """End the spells that are over, and check that no process ends unexpectedly or fails to end."""
         now = time.time()
         for victim, spell in list(self._spells.items()):
             if now >= spell.disturbance.until:
@@ -242,11 +242,11 @@ class Disturber:
 
     @property
     def has_redis(self) -> bool:
-        """Whether Redis is neither frozen nor away."""
+        """Whether Redis is neither frozen nor unreachable."""
         return "redis" not in self._spells
 
     def stop(self) -> None:
-        """End all spells: nothing is disturbed any more."""
+        """End all spells."""
         for victim in list(self._spells):
             self._spells[victim].disturbance.until = time.time()
             self._end(victim)
@@ -266,7 +266,7 @@ class Disturber:
     # -- processes
 
     def _one(self, what: str, spared: Collection[Process]) -> Process | None:
-        """A process of a kind that is not frozen, not told to go, and not spared."""
+        """A process of a kind that is not frozen, not stopping, and not spared."""
         free = [
             process
             for process in self._fleet.processes
@@ -332,10 +332,10 @@ class Disturber:
             self._note(kind, process.log.stem, time.time(), more=f"start {process.starts}")
             process.popen.send_signal(signal.SIGTERM)
 
-    # -- what they need
+    # -- the services that processes need
 
     def _cut(self) -> None:
-        """Cut connections to the broker or the ledger, in the middle of whatever they are used for."""
+        """Cut connections to the broker or the ledger while they are in use."""
         what = self._dice.choice(["normal", "pubsub", "rabbitmq"] if self._rabbit else ["normal", "pubsub"])
         if what == "rabbitmq" and self._rabbit is not None:
             self._note("cut connections", "rabbitmq", time.time())
@@ -351,7 +351,7 @@ class Disturber:
             self._begin("freeze redis", "redis", seconds, lambda: os.kill(self._redis.process.pid, signal.SIGCONT))
 
     def _restart_redis(self) -> None:
-        """It is killed, and comes back with its data."""
+        """Kill Redis, and restart it later with its data."""
         if self.has_redis:
             self._redis.kill()
             self._begin("restart redis", "redis", self._dice.uniform(0.0, LEASE), self._bring_redis_back)
@@ -366,7 +366,7 @@ class Disturber:
         return False
 
     def _take_server_away(self) -> None:
-        """Nothing answers at its address, for longer than anybody waits for one answer."""
+        """Drop all requests to the server, for up to three request timeouts."""
         if "server" not in self._spells:
             chaos = self._fleet.sandbox.chaos
             chaos.set([Rule("drop"), *rules()], seed=self._seed)
@@ -378,7 +378,7 @@ class Disturber:
 
 
 class Completer:
-    """Completes deferred jobs, each a moment after its handler has noted the reference.
+    """Completes deferred jobs, each a moment after its handler has recorded the reference.
 
     Args:
         fleet: the installation.
@@ -412,10 +412,10 @@ class Completer:
                     complete(ref, prompt.upper(), app=app)
                     done += 1
                     continue
-                break  # it is tried again
+                break  # tried again later
 
 
-# -- what has run ----------------------------------------------------------------------------------------------------
+# -- runs ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -443,29 +443,29 @@ class Runs:
     """The jobs that any node may lose, because members of their workflows run there."""
 
     def read(self, ledger: Ledger, jobs: Iterable[int]) -> None:
-        """Read the histories of jobs. What was read before of a job that the ledger has forgotten stays."""
+        """Read the histories of jobs. A job that the ledger has forgotten keeps the data read earlier."""
         for job_id in jobs:
             if not (events := ledger.events(job_id)):
                 continue
             self.started[job_id] = [
                 Run(f"worker-{event.note.partition('@')[0][1:]}", event.at, event.attempt)
                 for event in events
-                if event.event == "started"  # by the node w3@test, whose log is worker-3
+                if event.event == "started"  # for example by the node w3@test, whose log is worker-3
             ]
             self.recorded[job_id] = [event.at for event in events if event.event == "finished"]
 
     @staticmethod
     def _lasts(disturbance: Disturbance) -> float:
-        """Seconds that a disturbance goes on: a node that ends still has messages of members, and they are lost."""
+        """Seconds for which a disturbance has effects: a stopping node may lose messages of workflow members."""
         return STOP_SECONDS if disturbance.kind == "terminate node" else 0.0
 
     def reasons(self, disturbances: list[Disturbance]) -> list[tuple[int, str]]:
-        """Each job that ran again, for each further run, with the reason for it; empty where there is none."""
+        """A job id and a reason for each run after a job's first; the reason is empty if none is known."""
         found = []
         left = [each for each in disturbances if each.ends_runs or each.kind in LOSES_MESSAGES]
         again = [(job_id, *pair) for job_id, started in self.started.items() for pair in pairwise(started)]
         for job_id, run, following in sorted(again, key=lambda each: each[2].at):
-            # What was frozen, or a child, may be killed while its run is already being lost.
+            # A frozen process or a child may be killed while its run is already being lost.
             reasons = [
                 each
                 for each in left
@@ -497,7 +497,7 @@ class Histories:
         self._ended: deque[tuple[float, int]] = deque()
 
     def run_once(self, still_open: Collection[int]) -> None:
-        """Read those that are due, while Redis can be reached."""
+        """Read the histories that are due, if Redis is reachable."""
         now, ended = time.monotonic(), self._campaign.jobs.keys() - self._known - set(still_open)
         self._known |= ended
         self._ended.extend((now, job_id) for job_id in sorted(ended))
@@ -517,7 +517,7 @@ class Histories:
 
 
 def leftovers(redis: Any, name: str) -> list[str]:
-    """What is in the ledger beside its history, once all is over."""
+    """Everything left in the ledger besides its history, once all jobs are over."""
     found = []
     prefix = f"modelreins:{{{name}}}:"
     for key in redis.scan_iter(match=f"{prefix}*"):
@@ -530,7 +530,7 @@ def leftovers(redis: Any, name: str) -> list[str]:
 
 
 def check(fleet: Fleet) -> tuple[int, str]:
-    """What ``check --audit`` exits with, and says of the audit and of whatever is not well."""
+    """The exit code of ``check --audit``, and its lines about the audit and about problems."""
     command = [str(BIN / "celery"), "-A", fleet.app, "modelreins", "check", "--audit"]
     done = subprocess.run(command, env=fleet.environment, capture_output=True, text=True, timeout=120)
     shown = [line for line in done.stdout.splitlines() if re.search(r"^audit| FAILED |^ +→", line)]
@@ -538,7 +538,7 @@ def check(fleet: Fleet) -> tuple[int, str]:
 
 
 def problems_of(campaign: Campaign, runs: Runs, disturber: Disturber) -> Iterator[str]:
-    """Every promise that was broken."""
+    """Every broken guarantee."""
     fleet = campaign.fleet
     store = fleet.sandbox.store
     yield from disturber.problems
@@ -559,7 +559,7 @@ def problems_of(campaign: Campaign, runs: Runs, disturber: Disturber) -> Iterato
 
 
 def soak(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> list[str]:
-    """Run it. Returns what is wrong."""
+    """Run the soak test. Returns the problems."""
     dice = random.Random(arguments.seed)
     redis = RedisServer("--appendonly", "yes", "--appendfsync", "always")
     stack.callback(redis.stop)
@@ -622,7 +622,7 @@ def open_jobs(fleet: Fleet) -> list[int]:
 
 
 def audit(campaign: Campaign, disturber: Disturber, histories: Histories, redis: RedisServer) -> list[str]:
-    """Wait until all is over, and print what has become of it. Returns what is wrong."""
+    """Wait until all jobs are over, and print the result. Returns the problems."""
     fleet = campaign.fleet
     ledger = Ledger(fleet.environment["MODELREINS_LEDGER_URL"], fleet.name)
     began = time.monotonic()
@@ -652,9 +652,9 @@ def audit(campaign: Campaign, disturber: Disturber, histories: Histories, redis:
 
 
 def grown(growth: Growth, folder: Path) -> list[str]:
-    """Print what the installation took, and wait until the ledger has forgotten all jobs. Returns what is wrong.
+    """Print the installation's resource usage, and wait until the ledger has forgotten all jobs. Returns the problems.
 
-    The samples are in a file of the folder.
+    The samples are written to a file in the folder.
     """
     print()
     growth.write(folder / "growth.json")
@@ -670,7 +670,7 @@ def grown(growth: Growth, folder: Path) -> list[str]:
 
 
 def summary(campaign: Campaign, runs: Runs, disturber: Disturber, drained: float) -> None:
-    """Print what has happened in all."""
+    """Print a summary of everything that happened."""
     fleet = campaign.fleet
     store = fleet.sandbox.store
     took: list[tuple[float, int]] = []

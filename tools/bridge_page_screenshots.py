@@ -1,4 +1,4 @@
-"""Takes the screenshots of the bridge's page in docs/images: a busy fleet, while some deliveries are put off.
+"""Takes the screenshots of the bridge's page in docs/images: a busy fleet, with some postponed deliveries.
 
 Run it with ``chromium`` on PATH, after ``pip install --group test .``.
 """
@@ -74,9 +74,9 @@ def main() -> None:
                 sandbox.dispatch(f"slow {number}", worker=NAME, capability="text.slow", seconds=40)
             until(lambda: ledger.survey().states["running"] == 4, "the workers are busy")
             with logged_in() as page:
-                page.wait_for_timeout(9000)  # ages and tries that look like those of a real outage
+                page.wait_for_timeout(9000)  # so that ages and tries look like those of a real outage
                 screenshot(page, "bridge-page.png", 1220)
-                page.get_by_label("Job", exact=True).fill(str(jobs[5]))  # one by zero
+                page.get_by_label("Job", exact=True).fill(str(jobs[5]))  # the job that divides by zero
                 page.get_by_role("button", name="Show").click()
                 page.locator("#stream.on").wait_for(timeout=1000 * TIMEOUT)
                 screenshot(page, "bridge-page-job.png", 720)

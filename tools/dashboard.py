@@ -103,10 +103,10 @@ def stat(
     """A panel with one number for each series.
 
     Args:
-        title: what it is.
-        about: its explanation.
-        expression: its query.
-        unit: of the number.
+        title: the title.
+        about: the description.
+        expression: the query.
+        unit: the unit of the number.
         steps: colours by the value from which they apply; by default no colour.
         words: texts with colours that replace values.
     """
@@ -155,11 +155,11 @@ def graph(
     """A panel with lines over time.
 
     Args:
-        title: what it shows.
-        about: its explanation.
-        queries: by legend.
-        unit: of the values.
-        width: in columns.
+        title: the title.
+        about: the description.
+        queries: the queries, by legend.
+        unit: the unit of the values.
+        width: the width in columns.
         stacked: put the lines on top of each other.
         colors: colours by legend; by default Grafana chooses them.
         dashed: legends of limits, which are dashed and never stacked.
@@ -209,15 +209,15 @@ def graph(
 
 
 def table(title: str, about: str, expression: str, columns: dict[str, str], *, width: int, empty: str) -> Panel:
-    """The labels of what a query finds now, as a table.
+    """A table with the labels of the current results of a query.
 
     Args:
-        title: what it shows.
-        about: its explanation.
+        title: the title.
+        about: the description.
         expression: the query.
         columns: the labels that are shown, with their headings.
-        width: in columns.
-        empty: shown where there is nothing.
+        width: the width in columns.
+        empty: the text that is shown if there are no results.
     """
     return panel(
         "table",

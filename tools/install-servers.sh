@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what the tests start themselves: a Redis and a RabbitMQ server, and a library that shifts a process' clock; and
-# what checks deploy/ and runs the commands of the documentation: Prometheus with promtool, docker-compose, systemd-analyze,
-# curl; and Chromium, which looks at the sandbox's page (Debian; elsewhere it says what is missing). The services that the
-# packages would start are not needed.
+# Installs the programs that the tests need on Debian; on other systems it prints what is missing:
+# - Redis, RabbitMQ, and a library that shifts a process' clock
+# - for deploy/ and the commands of the documentation: Prometheus with promtool, docker-compose, systemd-analyze, curl
+# - Chromium, for the tests of the sandbox's page
+# The services that the packages would start are not needed.
 #
 #   tools/install-servers.sh [PACKAGE ...]      only these of them; without names: all
 set -euo pipefail
@@ -33,7 +34,7 @@ fi
 sudo=()
 [ "$(id -u)" -eq 0 ] || sudo=(sudo)
 echo "installing ${missing[*]}"
-# No service is started by the packages: the tests use servers of their own.
+# Keep the packages from starting services: the tests start their own servers.
 export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
 "${sudo[@]}" apt-get update -qq
 "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

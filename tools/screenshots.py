@@ -1,4 +1,4 @@
-"""What the tools that take pictures share: an installation's environment, its jobs, waiting, and small files."""
+"""Shared by the tools that take screenshots: an installation's environment, its jobs, waiting, and small files."""
 
 from __future__ import annotations
 

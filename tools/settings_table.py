@@ -1,4 +1,4 @@
-"""Writes the table of settings to the README, generated from the settings."""
+"""Writes the table of settings to the README, generated from the code."""
 
 from __future__ import annotations
 

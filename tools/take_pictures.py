@@ -1,7 +1,7 @@
 """Takes the pictures of docs/images again: of the demo, of commands in a terminal, and of the sandbox's page.
 
     python tools/take_pictures.py            all of them
-    python tools/take_pictures.py page       of the demo, terminal, page: only these
+    python tools/take_pictures.py page       only some of them: demo, terminal, page
 
 Everything in them is real: jobs on a sandbox, a Redis, a worker and a bridge. It needs the packages of
 ``make unit`` and ``chromium`` on PATH, and takes about a minute.
@@ -132,7 +132,7 @@ def screenshot(browser: Browser, sandbox: Sandbox, path: str, file: Path, *, dar
     page.wait_for_selector("#stream.on")
     page.goto(f"{sandbox.url}{page.evaluate('document.body.dataset.ui')}{path}")
     page.wait_for_selector("#stream.on")
-    page.wait_for_timeout(500)  # images are loaded, and what moves is at rest
+    page.wait_for_timeout(500)  # images have loaded, and animations have ended
     with Image.open(io.BytesIO(page.screenshot())) as picture:
         save(picture, file, 128)
     page.close()

@@ -1,4 +1,4 @@
-"""Records the output of a command in a terminal, and draws it as an SVG file: still, or as a film that repeats.
+"""Records the output of a command in a terminal, and draws it as an SVG file, either still or as a looping animation.
 
 python tools/terminal_svg.py docs/images/demo.svg mr-celery demo
 """
@@ -62,7 +62,7 @@ class Recording:
     """The output of a command.
 
     Args:
-        lines: with the terminal's escape sequences for colours.
+        lines: the lines, with the terminal's escape sequences for colours.
         times: when each line appeared, in seconds from the start.
     """
 
@@ -75,7 +75,7 @@ class Recording:
         self.times.append(moment)
 
     def with_short_pauses(self) -> Recording:
-        """The same lines, each at most ``LONGEST_PAUSE`` after the one before."""
+        """The same lines, each at most ``LONGEST_PAUSE`` after the previous one."""
         moments = [0.0]
         for before, after in pairwise([0.0, *self.times]):
             moments.append(moments[-1] + min(after - before, LONGEST_PAUSE))
@@ -88,7 +88,7 @@ def record(command: str, *, environment: Mapping[str, str] | None = None, shown:
     Args:
         command: the command line.
         environment: its environment; by default that of this process.
-        shown: the command line in the picture, if another one.
+        shown: the command line in the picture, if different.
     """
     recording = Recording()
     recording.add(f"\x1b[32m$\x1b[0m \x1b[1m{shown or command}\x1b[0m", 0.0)
@@ -113,7 +113,7 @@ def record(command: str, *, environment: Mapping[str, str] | None = None, shown:
 
 
 def _parts(terminal: int) -> Iterator[bytes]:
-    """What is written to the terminal, until its last process ends."""
+    """The output written to the terminal, until its last process ends."""
     while True:
         try:
             part = os.read(terminal, 65536)
@@ -130,7 +130,7 @@ def still(recording: Recording, title: str) -> str:
 
 
 def film(recording: Recording, title: str) -> str:
-    """Draw a film of ``ROWS`` rows. Readers who prefer no motion see its end."""
+    """Draw an animation of ``ROWS`` rows. Readers who prefer reduced motion see its end."""
     recording = recording.with_short_pauses()
     counts = [len(_wrapped(recording.lines[: number + 1])) for number in range(len(recording.lines))]
     seconds = recording.times[-1] + END
