@@ -19,7 +19,7 @@ from support.servers import RabbitServer, RedisServer
 
 @pytest.fixture
 def mocked_http(monkeypatch: pytest.MonkeyPatch) -> MockedHttp:
-    """Answers to requests to servers that do not exist."""
+    """Mocked HTTP responses."""
     mocked = MockedHttp()
     monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", lambda pool, *a, **o: mocked.urlopen(pool, *a, **o))
     return mocked
@@ -27,7 +27,7 @@ def mocked_http(monkeypatch: pytest.MonkeyPatch) -> MockedHttp:
 
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[RedisServer]:
-    """A Redis process that tests share if they do not disturb it."""
+    """A Redis process for tests that can share one."""
     server = RedisServer()
     yield server
     server.stop()
@@ -74,7 +74,7 @@ def recorder(fleet: Fleet) -> Iterator[Recorder]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each process of xdist begin with long tests, so that none of them is the last one.
+    """Let each xdist process start with long tests, so that none of them runs last.
 
     Each process gets the next part of the list.
     """

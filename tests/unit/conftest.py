@@ -1,4 +1,4 @@
-"""Fixtures of the unit tests: an application, and nothing but what a test declares for it."""
+"""Fixtures of the unit tests: an application with only the tasks that a test declares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mr_celery.handlers import registry
 
 @pytest.fixture(autouse=True)
 def own_tasks() -> Iterator[None]:
-    """No application gets the tasks of an earlier test: by default, Celery shares tasks among applications."""
+    """Isolate applications from the tasks of earlier tests, which Celery shares among applications by default."""
     before = _state._on_app_finalizers
     _state._on_app_finalizers = set(before)
     yield
@@ -21,7 +21,7 @@ def own_tasks() -> Iterator[None]:
 
 @pytest.fixture
 def nothing_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For this package, only what a test declares is declared. It is gone after the test."""
+    """Isolate this package's declarations: each test has only its own."""
     monkeypatch.setattr(registry, "_declared", [])
 
 

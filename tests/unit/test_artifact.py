@@ -24,7 +24,7 @@ def poster(tmp_path: Path) -> Path:
     return path
 
 
-# -- what it is made of ------------------------------------------------------------------------------------
+# -- its content -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [b"", b"abc", bytearray(b"abc"), memoryview(b"abc"), io.BytesIO(b"abc")])
@@ -143,7 +143,7 @@ def test_messages_call_it_by_its_name(filename: str, told: str) -> None:
     assert str(Artifact(data=b"", filename=filename)) == told
 
 
-# -- when it ends ------------------------------------------------------------------------------------------
+# -- its expiry --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

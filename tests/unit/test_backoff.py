@@ -12,7 +12,7 @@ from support.clock import Clock
 
 
 def failing(times: int, error: Exception) -> Callable[[], int]:
-    """A step that raises so many times, then returns how often it was done."""
+    """A step that raises this many times, then returns the number of its calls."""
     done = 0
 
     def step() -> int:
@@ -27,13 +27,13 @@ def failing(times: int, error: Exception) -> Callable[[], int]:
 
 @pytest.fixture
 def longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chance always chooses the longest wait."""
+    """Make the jitter always choose the longest wait."""
     monkeypatch.setattr("mr_celery.backoff.random.uniform", lambda low, high: high)
 
 
 @pytest.fixture
 def shortest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chance always chooses the shortest wait."""
+    """Make the jitter always choose the shortest wait."""
     monkeypatch.setattr("mr_celery.backoff.random.uniform", lambda low, high: low)
 
 

@@ -1,4 +1,4 @@
-"""The undocumented names of Celery and billiard, against the installed versions."""
+"""The undocumented names of Celery and billiard, checked against the installed versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exceptions of foreign code become our errors. Our own errors, and those that stop a run, pass unchanged."""
+"""Exceptions of foreign code become our errors. Our own errors, and exceptions that stop a run, pass unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judgement of the soak: what counts as growth, and what as noise."""
+"""The verdict of the soak test: growth or noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job: a mapping of whatever the server sent, with attributes that are always usable."""
+"""A job: a mapping with all fields that the server sent, and attributes that are always usable."""
 
 from __future__ import annotations
 

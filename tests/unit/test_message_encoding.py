@@ -1,4 +1,4 @@
-"""The encoding that only a worker with the runner around the task can undo."""
+"""The encoding that only a worker whose tasks are wrapped by the runner can decode."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_acceptance_of_a_task_can_be_undone() -> None:
 
 
 def test_the_body_is_unreadable_in_a_log() -> None:
-    """Celery logs the body of what it cannot decode, and a retry's arguments may be a job's content."""
+    """Celery logs the body of messages that it cannot decode, and a retry's arguments may contain a job's content."""
     body, _ = encoded("proj.mail", '[[], {"prompt": "a secret of the customer"}, {}]')
     assert b"secret" not in body
 
@@ -106,7 +106,7 @@ def test_kombu_hands_over_what_it_cannot_read_as_undecodable() -> None:
 
 
 def test_a_message_that_is_given_back_is_encoded_as_before() -> None:
-    """kombu takes the encoding off, but for Redis and RabbitMQ."""
+    """kombu removes the encoding, except for Redis and RabbitMQ."""
     undo = accept("proj.mail")
     queue = Queue("given-back")
     with Connection("memory://") as connection, connection.channel() as channel:
@@ -146,7 +146,7 @@ def test_celery_publishes_a_job_under_the_tasks_name(app: Celery, own: dict[str,
     queue = app.amqp.queues["celery"]
     accept("proj.mail")
     with app.connection_for_write() as connection:
-        queue(connection.default_channel).purge()  # the memory of this process is shared by all tests
+        queue(connection.default_channel).purge()  # all tests share this process' in-memory broker
         app.send_task(task.name, connection=connection, task_type=task, **message_options(7, task.name))
         message = queue(connection.default_channel).get(accept=["json"], no_ack=True)
     assert message.headers["task"] == "proj.mail"

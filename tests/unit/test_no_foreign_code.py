@@ -1,4 +1,4 @@
-"""Nothing that comes from outside is executed: no pickle, no YAML, no eval, and no shell."""
+"""Nothing from outside is executed: no pickle, no YAML, no eval, and no shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The users' page on performance shows the measurements that the developers' page has."""
+"""The users' page on performance shows the same measurements as the developers' page."""
 
 from __future__ import annotations
 

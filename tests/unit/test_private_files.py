@@ -26,7 +26,7 @@ def of_another_user(path: Path) -> None:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A file of this user's that an attacker wants to be read or changed."""
+    """One of this user's files, which an attacker wants to have read or changed."""
     path = tmp_path / "victim"
     path.write_text("precious")
     return path
@@ -61,7 +61,7 @@ def test_a_private_folder_that_others_could_write_to_is_refused(tmp_path: Path, 
 
 
 def test_a_private_folder_must_not_be_a_link(tmp_path: Path) -> None:
-    """As in a repository of somebody else's, which contains a link with its name."""
+    """As in someone else's repository that contains a link of this name."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "data").symlink_to("elsewhere")
     with pytest.raises(NotPrivate, match=rf"{tmp_path}/data is a symlink: remove it"):
@@ -244,7 +244,7 @@ def test_a_file_for_other_code(folder: Folder, victim: Path) -> None:
         folder.make_private("link")
 
 
-# -- files of the user's own -------------------------------------------------------------------------------
+# -- the user's own files ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

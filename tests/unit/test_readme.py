@@ -1,4 +1,4 @@
-"""The README says what is so."""
+"""The statements of the README are correct."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery import Celery
 
 try:
     import tomllib
-except ImportError:  # before Python 3.11: pytest brings it along
+except ImportError:  # before Python 3.11: a dependency of pytest
     import tomli as tomllib
 
 from mr_celery.handlers import Registry, handlers_of

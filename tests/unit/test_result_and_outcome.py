@@ -1,4 +1,4 @@
-"""From what a handler returned to what is recorded: results, artifacts, reviews."""
+"""The conversion of a handler's return value to its recorded outcome: results, artifacts, reviews."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def pack_value(value: object, **declared: Any) -> PackedOutcome:
-    """The packed of a handler that attached nothing through ``worker``."""
+    """The packed result of a handler that attached nothing through ``worker``."""
     return pack(value, JOB, Attachments(), **declared)
 
 
 def blobs(packed: PackedOutcome) -> list[bytes]:
-    """The bytes that the ledger keeps of a packed."""
+    """The bytes of a packed result that the ledger stores."""
     return packed.with_blobs()[1]
 
 
@@ -62,14 +62,14 @@ class Point:
 
 
 class Model:
-    """Has the method by which pydantic's models are converted."""
+    """A class with the method that converts pydantic models."""
 
     def model_dump(self, mode: str = "python") -> dict[str, Any]:
         return {"from": "model_dump"} if mode == "json" else {"from": object()}
 
 
 class Box:
-    """Is registered with kombu."""
+    """A class that is registered with kombu."""
 
 
 @pytest.fixture(autouse=True, scope="module")

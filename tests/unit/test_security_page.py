@@ -1,4 +1,4 @@
-"""SECURITY.md names tests that exist, at least one for each threat, and has no more than the page of the site."""
+"""SECURITY.md names existing tests, at least one for each threat, and contains no more than the site's page."""
 
 from __future__ import annotations
 

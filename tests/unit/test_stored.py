@@ -1,4 +1,4 @@
-"""A later version may add fields to what is stored. This one ignores them."""
+"""Stored values may contain fields from a later version, which are ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BRIDGE = BridgeProcess("h:1", "h", "0.2.0", 5.0, waiting=(Waiting("full", "1 job
 
 
 def with_more(value: Any) -> Any:
-    """A value in which each object that is not empty has one more field."""
+    """A copy of a value in which each non-empty object has an additional field."""
     if isinstance(value, dict) and value:
         return {**{name: with_more(each) for name, each in value.items()}, "of_a_later_version": 1}
     return [with_more(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -26,7 +26,7 @@ def ids(candidates: list[Candidate]) -> list[int]:
 
 @pytest.fixture
 def backlog() -> Backlog:
-    """Jobs of two queues, in the order in which they should be claimed."""
+    """Jobs of two queues, in the expected order of claims."""
     made = Backlog()
     made.fill([candidate(5, priority="high"), candidate(1), candidate(2, "text"), candidate(3), candidate(4, "text")])
     return made

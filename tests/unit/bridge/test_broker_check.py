@@ -1,4 +1,4 @@
-"""How soon an outage of the broker is noticed while nothing is published."""
+"""Detection of broker outages while nothing is published."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ class TestSharing:
             ([], 8),
             ([{}], 8),
             ([{"gpu": 3}], 5),
-            ([{"gpu": 8}], 4),  # the other one has taken all, and comes down to its half
+            ([{"gpu": 8}], 4),  # the other one has taken all slots, and goes down to its half
             ([{"gpu": 12}], 4),
             ([{"gpu": 8}, {}], 4),
             ([{"gpu": 4}, {"gpu": 4}], 3),
@@ -211,13 +211,13 @@ class TestSharing:
 
         assert shared(whole, Load.of([survey(running=2)])).total == 4
         assert shared(whole, Load.of([survey(running=6)])).total == 3
-        assert shared(whole, Load.of([survey(finished=6)])).total == 6  # delivering takes no slot
+        assert shared(whole, Load.of([survey(finished=6)])).total == 6  # deliveries occupy no slots
 
 
 def test_the_load_of_other_names_is_known_when_a_queue_is_first_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also before the pollers of these names have read it. From then on their surveys are used."""
+    """This includes names whose pollers have not read the ledger yet. Afterwards their own surveys are used."""
     harness = make_harness(monkeypatch)
-    harness.bring("running")  # of the name w
+    harness.bring("running")  # for worker name w
     ledgers, reads = [harness.kit.ledger, Ledger(INSIDE, "b")], Counter[str]()
     surveys = Surveys(ledgers, own=("w", "b"), clock=harness.clock)
     for ledger in ledgers:

@@ -1,4 +1,4 @@
-"""The courier delivers the outcomes that their workers have not delivered."""
+"""The courier delivers the outcomes that workers have not delivered."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_each_collection_counts_as_an_attempt(harness: BridgeHarness, kit: Ledge
     harness.server.running.clear()
     deliver_due(harness)
     assert kit.record().deliveries == 3
-    assert kit.record().how == "delivered"  # the answer of an earlier try was lost
+    assert kit.record().how == "delivered"  # the response to an earlier try was lost
 
 
 def test_an_outcome_without_any_attempt_is_delivered(harness: BridgeHarness, kit: LedgerKit) -> None:

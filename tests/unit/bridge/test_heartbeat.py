@@ -46,7 +46,7 @@ def fleet(harness: BridgeHarness) -> Fleet:
 
 
 def capacity_of(harness: BridgeHarness, fleet: Fleet, *others: Ledger) -> FleetCapacity:
-    """The capacity as the heartbeat reads it: over its own connections."""
+    """The capacity as the heartbeat reads it, over its own connections."""
     context = harness.context
     surveys = Surveys(others, clock=harness.clock) if others else None
     return FleetCapacity(
@@ -85,7 +85,7 @@ def test_a_slow_answer_does_not_slow_the_pace(harness: BridgeHarness, server: Fa
 def test_a_late_report_waits_neither_for_the_ledger_nor_for_a_response(
     harness: BridgeHarness, server: FakeServer, ledger: Ledger, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process with more worker names than it has time for keeps their presence, with what it knows."""
+    """A process with too many worker names to read in time keeps up their presence, with the data that it has."""
     reads: list[float] = []
     survey = ledger.survey
 
@@ -98,7 +98,7 @@ def test_a_late_report_waits_neither_for_the_ledger_nor_for_a_response(
     for seconds in (5.0, 7.0, 7.0, 5.0):
         heartbeat.beat()
         harness.clock.advance(seconds)
-    assert [at - start for at in reads] == [0.0, 5.0, 19.0]  # the one at 12 was late, and read nothing
+    assert [at - start for at in reads] == [0.0, 5.0, 19.0]  # the beat at 12 s was late, and read nothing
     server.faults["presence"] = [lambda: waited.wait(20)]
     harness.clock.advance(3.0)
     heartbeat.beat()
@@ -212,7 +212,7 @@ def test_an_accepted_token_restores_the_interval_and_claiming(
         harness.clock.advance(5.0)
     assert not harness.context.token.rejected
     server.faults["presence"] = [refusal(401)]
-    assert heartbeat.beat() == 5.0  # the count began anew
+    assert heartbeat.beat() == 5.0  # the count has restarted
 
 
 def test_an_accepted_presence_does_not_end_the_pause_after_a_refused_token(
@@ -247,7 +247,7 @@ def test_no_retry_after_makes_a_gap_of_more_than_one_and_a_half_intervals(
     monkeypatch: pytest.MonkeyPatch,
     latency: float,
 ) -> None:
-    """Each report is answered late with 429. The clock moves only during answers and pauses."""
+    """Each report gets a late 429. The clock moves only during responses and pauses."""
     dice = random.Random(latency)
     # As the bridge makes it.
     loop = Loop("heartbeat", heartbeat, most_backoff=5.0, most_retry_after=5.0)

@@ -162,7 +162,7 @@ class TestRefusedMessages:
     def test_end_their_job_with_the_reason(self, harness: BridgeHarness, caplog: pytest.LogCaptureFixture) -> None:
         harness.bring("claimed")
         self.refuse(harness, *["NO_ROUTE"] * UNPUBLISHED_TRIES)
-        assert harness.kit.state() == "claimed"  # not for long enough yet
+        assert harness.kit.state() == "claimed"  # not refused for long enough yet
         harness.kit.age_refusals(UNPUBLISHED_SECONDS)
         self.refuse(harness, "NO_ROUTE")
         outcome = harness.kit.outcome()

@@ -1,4 +1,4 @@
-"""The runner of the bridge's loops repeats a step, whatever happens in it."""
+"""The runner of the bridge's loops repeats a step, even if it fails."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ class TestLog:
 
 
 class TestOutages:
-    """Failures that all loops share are logged by their outage only."""
+    """Failures that all loops share are logged only by their outage."""
 
     @pytest.fixture
     def outages(self) -> Outages:
@@ -262,7 +262,7 @@ class Watched:
 
 
 class RecordingScheduler(Scheduler):
-    """Records the times for which loops are woken, and not those of calls."""
+    """Records the times for which loops are woken, not the times of the calls."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which failed requests are an outage of the server."""
+"""Failed requests that count as an outage of the server."""
 
 from __future__ import annotations
 

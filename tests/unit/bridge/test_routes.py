@@ -1,4 +1,4 @@
-"""Routes by Celery's routers that change their results, need arguments, raise, or are slow."""
+"""Routes from Celery routers that change their results, need arguments, raise, or are slow."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_a_job_whose_queue_was_removed_has_a_reason() -> None:
     assert "missing from task_queues" in said
 
 
-# -- what a worker name offers -------------------------------------------------------------------------------
+# -- handlers of a worker name -------------------------------------------------------------------------------
 
 
 def test_a_worker_name_restricted_to_queues_needs_a_route(monkeypatch: pytest.MonkeyPatch) -> None:

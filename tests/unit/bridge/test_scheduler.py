@@ -1,4 +1,4 @@
-"""The scheduler runs much work on few threads: whenever it is due, and never twice at the same time."""
+"""The scheduler runs work on few threads when it is due, and never twice at the same time."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_an_earlier_time_counts(scheduler: Scheduler, later: float) -> None:
 
 
 def test_a_failure_keeps_its_pause_when_it_was_called_during_the_run(scheduler: Scheduler) -> None:
-    """As a claim loop does if workers come while the server asks it to wait."""
+    """Like a claim loop when workers come online during a pause that the server requested."""
 
     def fail() -> None:
         scheduler.wake(work, time.monotonic(), after_failure=False)

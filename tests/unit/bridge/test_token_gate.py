@@ -1,4 +1,4 @@
-"""The token gate: how long a bridge pauses while the server refuses its token."""
+"""The token gate: pauses of a bridge while the server refuses its token."""
 
 from __future__ import annotations
 

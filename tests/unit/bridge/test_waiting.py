@@ -1,4 +1,4 @@
-"""Why pending jobs wait, and how often that is logged."""
+"""The reasons why pending jobs wait, and the intervals at which they are logged."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_most_serious_reason_comes_first(waiting: WaitingJobs, clock: Clock)
 
 
 def test_no_job_waits_for_a_worker_once_one_is_online() -> None:
-    """A bridge announces what it knows at intervals, and others know the workers of this moment."""
+    """A bridge announces its findings only at intervals, but other processes read the current workers."""
     waits = (Waiting("no_worker", "6 jobs wait: no worker is online", 6, 9.0), Waiting("full", "x", 1, 0.0))
     bridges = [BridgeProcess("b:1", "b", "1", 60.0, at=100.0, waiting=waits)]
     assert waiting_jobs(bridges, 101.0) == list(waits)

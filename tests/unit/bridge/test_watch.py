@@ -1,4 +1,4 @@
-"""The watch wakes the loops that have work, and those that claim when workers come that can run something new."""
+"""The watch wakes the loops that have work, and the claimers when workers come online that can run new tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The application, runner and ledger of the tests of a worker."""
+"""The application, runner and ledger for the tests of a worker."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def deferred(clients: FakeClients, message: Any, **declared: Any) -> str:
 
 
 def deferring(refs: list[str]) -> Callable[[Job], Deferred]:
-    """A handler that uploads a sketch, gives its reference away, and defers."""
+    """A handler that uploads a sketch, gives out its reference, and defers."""
 
     def handler(job: Job) -> Deferred:
         worker.upload_artifact(b"sketch", content_type="image/png")
@@ -343,7 +343,7 @@ def test_an_aborted_run_has_no_reference(kit: LedgerKit, clients: FakeClients) -
 def test_a_run_whose_job_the_ledger_has_lost_fails_nothing_without_a_reference(
     kit: LedgerKit, clients: FakeClients, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody could end the job. It is adopted, and runs again."""
+    """The job's reference cannot end it. It is adopted, and runs again."""
     caplog.set_level(logging.INFO, logger="mr_celery")
 
     def handler(job: Job) -> Deferred:

@@ -172,7 +172,7 @@ class TestCancelling:
                 pass
             with pytest.raises(JobAborted):
                 result.result(SECONDS)
-        assert cleaned_up in ([], ["finally"])  # it may be lost before its first step
+        assert cleaned_up in ([], ["finally"])  # the job may be lost before the handler's first step
         assert not loop.lose("t")
 
     def test_a_lost_run_is_noticed_without_the_renewer(

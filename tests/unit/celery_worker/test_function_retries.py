@@ -1,4 +1,4 @@
-"""What is repeated if ``arguments=``, ``result=`` or ``review=`` raises, and what fails at once."""
+"""Errors of ``arguments=``, ``result=`` and ``review=``: some are retried, others fail the job at once."""
 
 from __future__ import annotations
 

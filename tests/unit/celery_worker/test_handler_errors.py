@@ -1,4 +1,4 @@
-"""What an exception that left a handler means."""
+"""The meaning of an exception that a handler raises."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize(("number", "ends"), [(15, True), (3, True), (14, False), (13, False)])
 def test_only_a_signal_that_is_to_end_the_process_does(signalled: Any, number: int, ends: bool) -> None:
-    """SIGALRM and SIGPIPE are of the handler's own making."""
+    """SIGALRM and SIGPIPE are caused by the handler itself."""
     assert raised_by_a_signal(raised(lambda: signalled(number))) is ends
 
 

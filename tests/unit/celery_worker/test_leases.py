@@ -21,7 +21,7 @@ from support.ledgers import LedgerKit
 
 
 class Pool:
-    """A pool that can interrupt what it runs, or cannot."""
+    """A pool that may be able to interrupt its runs."""
 
     def __init__(self, *, interrupts: bool = True) -> None:
         self.interrupts = interrupts
@@ -36,7 +36,7 @@ class Pool:
 
 
 class BridgeRenewer:
-    """A worker's renewer of jobs, over a pool of the tests'."""
+    """A worker's lease renewer, with a fake pool."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -44,12 +44,12 @@ class BridgeRenewer:
         self.step = LeaseRenewer(self.parent)
 
     def tick(self) -> list[Request]:
-        """Renew the leases; what has been interrupted up to now."""
+        """Renew the leases. Returns the runs interrupted so far."""
         self.step.renew_all()
         return self.pool.interrupted
 
     def told(self, *task_ids: str) -> list[Request]:
-        """Get the command that tells of aborts; what has been interrupted up to now."""
+        """Receive the command that announces aborts. Returns the runs interrupted so far."""
         state = SimpleNamespace(consumer=SimpleNamespace(controller=self.parent))
         assert Panel.data["modelreins_abort"](state, task_ids=list(task_ids)) == {"ok": "looked"}
         return self.pool.interrupted
@@ -128,7 +128,7 @@ def test_a_worker_renews_the_leases_of_what_it_runs_itself(kit: LedgerKit, renew
 
 
 def test_a_run_that_is_over_is_not_held_though_celery_keeps_its_request(kit: LedgerKit, renewer: BridgeRenewer) -> None:
-    """As the pool of threads does where the handler has raised what is no exception."""
+    """As in the thread pool, if the handler raises something that does not derive from ``Exception``."""
     over, goes_on = Running(kit.bring("running", 7)), Running(kit.bring("running", 8))
     signals.task_postrun.send(sender=SENDER, task_id=over.id)
     kit.make_due("running")
@@ -138,7 +138,7 @@ def test_a_run_that_is_over_is_not_held_though_celery_keeps_its_request(kit: Led
 
 
 def test_a_run_that_begins_just_now_is_held(kit: LedgerKit, renewer: BridgeRenewer) -> None:
-    """Between the pool's acceptance of a task and its first signal."""
+    """This happens between the pool's acceptance of a task and its first signal."""
     request = Request(kit.bring("running", 7))
     signals.task_received.send(sender=SENDER, request=request)
     request.time_start = time.time()
@@ -169,7 +169,7 @@ def test_under_prefork_the_pool_says_what_runs(kit: LedgerKit, renewer: BridgeRe
 def test_messages_not_started_before_the_connection_was_lost_are_not_held(
     kit: LedgerKit, renewer: BridgeRenewer, begun: bool, handed_over: bool, prefork: bool, held: bool
 ) -> None:
-    """Celery drops them, such as a retry that waits for its time. Their objects may live on."""
+    """Celery drops such messages, for example a retry that waits for its time, but their objects may live on."""
     if prefork:
         renewer.parent.pool_cls = PreforkPool
     request: Any = Request(kit.bring("sent", 7))

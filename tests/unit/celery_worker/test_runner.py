@@ -1,4 +1,4 @@
-"""What happens around a handler, from its message to its outcome in the ledger."""
+"""The run of a handler, from its message to its outcome in the ledger."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ from support.worker_clients import FakeClients
 
 
 class FailingSometimes:
-    """A ledger of which one step fails a number of times before it works."""
+    """A ledger in which one step fails a number of times before it works."""
 
     def __init__(self, ledger: Any, step: str, times: int) -> None:
         self._ledger = ledger
@@ -235,7 +235,7 @@ def test_the_handler_gets_the_job_the_fields_and_the_run(kit: LedgerKit, clients
 
 
 def unloadable(kit: LedgerKit) -> RunKey:
-    """A job that was stored by a Python with other limits."""
+    """A job that was stored by a Python with different limits."""
     key = kit.bring("sent")
     kit.redis.hset(kit.key("payload:1"), "job", '{"id": 1, "input": ' + "[" * 100_000 + "]" * 100_000 + "}")
     return key
@@ -494,7 +494,7 @@ def test_a_celery_retry_waits_for_its_time_and_one_lease(
 
 
 def test_a_retry_that_was_not_requested_fails_the_job(kit: LedgerKit, clients: FakeClients) -> None:
-    """No message of it was published: nothing would run the job again."""
+    """The retry's message was not published, so nothing would run the job again."""
 
     def handler(job: Job) -> None:
         raise Retry("again", when=1)
@@ -507,7 +507,7 @@ def test_a_retry_that_was_not_requested_fails_the_job(kit: LedgerKit, clients: F
 
 
 class Unreadable(Exception):
-    """Whoever reads any attribute of it gets another exception."""
+    """An exception whose attributes raise another one when read."""
 
     def __getattribute__(self, name: str) -> Any:
         raise ValueError(name)
@@ -572,7 +572,7 @@ def test_a_requeued_task_may_start_again_from_the_broker(kit: LedgerKit, clients
         run(clients, key, handler)
     assert kit.state() == "sent"
     assert clients.out.delivery_requests == []
-    run(clients, key, lambda job: "second time")  # the broker gives the same message again
+    run(clients, key, lambda job: "second time")  # the broker redelivers the message
     assert kit.record().outcome == Outcome("done", "second time")
 
 
@@ -630,7 +630,7 @@ def test_exceptions_that_celery_ignores_fail_the_job_and_its_task(
 
 
 def as_of(module: str, function: Any) -> Any:
-    """A function as if it were one of that module."""
+    """A function as if it were defined in that module."""
     return FunctionType(function.__code__, {"__name__": module}, closure=function.__closure__)
 
 
@@ -638,7 +638,7 @@ def as_of(module: str, function: Any) -> Any:
 def test_a_worker_that_shuts_down_leaves_the_job_to_its_lease(
     kit: LedgerKit, clients: FakeClients, going: type[BaseException]
 ) -> None:
-    """Under the solo pool its signal handler raises in the handler: also that it can't interrupt what runs."""
+    """Under solo, Celery's signal handler raises in the job's handler, even its error that it cannot interrupt."""
     key = kit.bring("sent")
 
     def raises() -> None:
@@ -757,7 +757,7 @@ def test_a_greenlet_that_is_killed_for_an_abort_fails_nothing(kit: LedgerKit, cl
     key = kit.bring("sent")
 
     def handler(job: Job) -> None:
-        assert not job.aborted  # the answer that stands for a second
+        assert not job.aborted  # this result is cached for a second
         kit.ledger.abort(1, "operator")
         raise GreenletExit
 
@@ -786,7 +786,7 @@ def test_gevents_hard_time_limit_is_reported_by_the_pool(
 
 
 class Signature:
-    """The message of a Celery retry, over a broker that is away a number of times."""
+    """The message of a Celery retry, with a broker that is unreachable a number of times."""
 
     def __init__(self, away: int, error: Exception, **options: Any) -> None:
         self.options = options
@@ -802,7 +802,7 @@ class Signature:
 
 
 def asking(retry: Retry) -> Callable[..., Any]:
-    """A handler whose retry the broker has taken."""
+    """A handler whose retry the broker has accepted."""
 
     def handler(job: Job) -> None:
         here = current_run()
@@ -814,7 +814,7 @@ def asking(retry: Retry) -> Callable[..., Any]:
 
 
 def retrying(signature: Signature, *, own: bool) -> Callable[..., Any]:
-    """A handler whose retry is not taken by the broker, as ``Task.retry`` does it."""
+    """A handler whose retry the broker does not accept, as ``Task.retry`` reports it."""
 
     def handler(job: Job) -> None:
         here = current_run()
@@ -873,7 +873,7 @@ def test_a_handlers_own_rejection_is_a_failure(kit: LedgerKit, clients: FakeClie
     assert kit.outcome().text == "the handler rejected its task: not mine"
 
 
-# -- what cannot become an outcome -------------------------------------------------------------------------
+# -- invalid results ---------------------------------------------------------------------------------------
 
 
 def test_a_required_parameter_that_the_job_lacks_fails_it_by_name(kit: LedgerKit, clients: FakeClients) -> None:
@@ -993,7 +993,7 @@ def test_an_abort_while_artifacts_are_stored_leaves_no_trace(kit: LedgerKit, cli
     assert clients.server.uploads == []
 
 
-# -- what was attached -------------------------------------------------------------------------------------
+# -- attachments -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ends", [ValueError("no"), Escalate("look"), JobFailed("no")], ids=str)
@@ -1160,7 +1160,7 @@ def test_a_message_that_is_not_to_be_run_does_not_reach_the_handler(
 def test_a_job_that_the_ledger_does_not_know_is_a_warning(
     kit: LedgerKit, clients: FakeClients, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may be another ledger than the bridge's; then each message that comes here is lost."""
+    """It may not be the bridge's ledger; then each message that this worker receives is lost."""
     with pytest.raises(Ignore):
         run(clients, RunKey(1, "mr-1-1-x"), lambda job: "text")
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -1174,7 +1174,7 @@ class Frozen:
     Args:
         ledger: the ledger.
         monkeypatch: sets the runner's clock.
-        meanwhile: what happens in that minute.
+        meanwhile: a function to call during that minute.
     """
 
     def __init__(self, ledger: Any, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
@@ -1246,7 +1246,7 @@ def test_an_outcome_beside_another_one_that_is_recorded_is_not_delivered(kit: Le
 
 
 def take_away(kit: LedgerKit, key: RunKey, how: str) -> None:
-    """End a run's hold of its job."""
+    """Take a job away from its run."""
     if how == "aborted":
         kit.ledger.abort(key.job_id, "operator")
     elif how == "lost":
@@ -1341,7 +1341,7 @@ def test_a_handler_may_check_while_the_ledger_is_unreachable(kit: LedgerKit) -> 
 
 
 class TestAbortCheck:
-    """What a run knows of whether its job is still its own."""
+    """A run's check of whether its job is still its own."""
 
     def test_queries_the_ledger_at_most_once_a_second(self) -> None:
         clock = Clock(0.0)
@@ -1415,7 +1415,7 @@ def test_a_pool_process_that_is_being_ended_records_nothing(
         try:
             _shutdown_cleanup(signal_number, None)
         finally:
-            "".join(tidying_up)  # which may fail, in what is closed by now
+            "".join(tidying_up)  # clean-up may fail on closed resources
 
     with pytest.raises(TypeError if tidying_up else SystemExit):
         run(clients, key, handler, Declaration(on_error=lambda job, exception: calls.append(exception)))
@@ -1423,7 +1423,7 @@ def test_a_pool_process_that_is_being_ended_records_nothing(
     assert calls == []
 
 
-# -- away --------------------------------------------------------------------------------------------------
+# -- unreachable server or ledger --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [WorkerError("503"), LedgerUnavailable("away"), RuntimeError("a bug")])
@@ -1453,7 +1453,7 @@ def test_a_ledger_that_comes_back_in_time_is_waited_for(kit: LedgerKit, clock: C
 
 
 class DeafAtFirst:
-    """A ledger that takes an outcome, and whose answer to that is lost once, while something else happens."""
+    """A ledger that records an outcome, but whose reply is lost once, while something else happens."""
 
     def __init__(self, ledger: Any, meanwhile: Callable[[], object]) -> None:
         self._ledger = ledger
@@ -1511,7 +1511,7 @@ def test_a_message_is_left_to_the_reaper_while_the_ledger_stays_away(kit: Ledger
 
 
 class Unconfirmed(FailingSometimes):
-    """A ledger that records each step, and of which one step is never confirmed by a replica."""
+    """A ledger that records each step, with one step that no replica ever confirms."""
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._ledger, name)
@@ -1545,7 +1545,7 @@ def test_an_outcome_is_kept_for_long_and_then_the_job_is_left_to_its_lease(kit: 
 def test_an_outcome_that_waits_for_the_ledger_is_logged_once(
     kit: LedgerKit, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The slot is taken meanwhile, perhaps for an hour."""
+    """The slot stays occupied in the meantime, perhaps for an hour."""
     clients = FakeClients(FailingSometimes(kit.ledger, "finish", times=20))
     run(clients, kit.bring("sent"), lambda job: "text")
     assert kit.state() == "finished"
@@ -1554,7 +1554,7 @@ def test_an_outcome_that_waits_for_the_ledger_is_logged_once(
     assert "its outcome cannot be recorded yet, it is kept and tried again" in told[0]
 
 
-# -- what is not told --------------------------------------------------------------------------------------
+# -- redaction ---------------------------------------------------------------------------------------------
 
 
 def test_neither_the_log_nor_celerys_result_has_content_of_the_job(
@@ -1574,7 +1574,7 @@ def test_neither_the_log_nor_celerys_result_has_content_of_the_job(
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time of the repeated calls, which goes on only by sleeping."""
+    """The clock of the repeated calls, which advances only during sleeps."""
     clock = Clock(0.0)
     monkeypatch.setattr(function_retries, "time", SimpleNamespace(monotonic=clock, sleep=clock.sleep))
     return clock
@@ -1585,7 +1585,7 @@ class Function:
 
     Args:
         value: the value.
-        errors: the errors; with ``always``, the last one is raised for ever.
+        errors: the errors; with ``always``, the last one is raised forever.
     """
 
     def __init__(self, value: Any, *errors: BaseException, always: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Celery's signals about a task report failures outside of its handler to the ledger."""
+"""Celery's task signals report failures outside the handler to the ledger."""
 
 from __future__ import annotations
 

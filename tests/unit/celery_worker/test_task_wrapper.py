@@ -1,4 +1,4 @@
-"""The runner is put around tasks of every kind, and around no call without a job."""
+"""The runner wraps tasks of every kind, but not calls without a job."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class TestTasksOfEveryKind:
 
 @pytest.fixture
 def worker_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Celery's base task takes calls as it does in a worker."""
+    """Celery's base task handles calls as it does in a worker."""
     monkeypatch.setattr(Task, "__call__", Task.__call__)
     monkeypatch.setattr(Task, "_stackprotected", False, raising=False)
     celery_trace._install_stack_protection()
@@ -206,7 +206,7 @@ Seen = list[tuple[str, Any, Any, Any]]
 
 
 def with_noting_base(app: Celery, seen: Seen) -> None:
-    """The tasks ``t`` and ``u`` share a base class that notes its calls, and returns values in brackets."""
+    """The tasks ``t`` and ``u`` share a base class that records its calls, and returns values in brackets."""
 
     class Base(Task):  # type: ignore[type-arg]
         abstract = True
@@ -274,7 +274,7 @@ class TestABaseClassSeesAJobAsAPlainCall:
         assert all(each[2:] == ((), {"prompt": "fail"}) for each in seen), seen
 
     def test_that_retries(self, app: Celery, runner: FakeRunner, published: list[tuple[dict[str, Any], Any]]) -> None:
-        """The message has only what the base class has added."""
+        """The message contains only the additions of the base class."""
         seen: Seen = []
         with_noting_base(app, seen)
         runner.fields = {"prompt": "retry"}
@@ -355,7 +355,7 @@ def test_the_wrapped_task_still_looks_like_itself(app: Celery, runner: FakeRunne
         app.tasks["t"].delay()  # Celery's check of the arguments
 
 
-# -- inside of a handler -------------------------------------------------------------------------------------
+# -- inside a handler ----------------------------------------------------------------------------------------
 
 
 def test_a_handler_that_calls_its_own_task_is_not_run_as_a_job_again(app: Celery, runner: FakeRunner) -> None:
@@ -399,7 +399,7 @@ def published() -> Iterator[list[tuple[dict[str, Any], Any]]]:
 
 
 def retrying(app: Celery, **options: Any) -> None:
-    """The task ``t`` takes jobs, and asks Celery for a retry."""
+    """The task ``t`` takes jobs, and raises a Celery retry."""
 
     @modelreins_job
     @app.task(name="t", bind=True)

@@ -1,4 +1,4 @@
-"""When the bridge serves its page for operators, and what it says if it cannot."""
+"""The conditions under which the bridge serves its page for operators, and its messages otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Foreign texts on the terminal: no command prints a forged line or a control character that is not its own."""
+"""Foreign texts on the terminal: no command prints their forged lines or control characters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Run = Callable[..., str]
 
 @pytest.fixture(params=[True, False], ids=["colour", "no colour"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a command, and returns its output without the styles of its own."""
+    """Runs a command, and returns its output without its own styles."""
     app = Celery("listed", broker="memory://", set_as_current=False)
     app.conf.update(modelreins_ledger_url=INSIDE, modelreins_name="w", modelreins_url="http://server.test:8765")
 
@@ -58,7 +58,7 @@ def assert_harmless(output: str, words: str = EVERYTHING) -> None:
     assert unsafe(output) == []
     assert forged(output) == []
     if "\x1b[31m" in words:
-        assert "[31m" in output  # what is left of a foreign style; one of our own has been removed
+        assert "[31m" in output  # the harmless rest of a foreign style; our own styles have been removed
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_dispatch(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr()
     assert_harmless(printed.out)
     assert_harmless(printed.err)
-    assert "\nTraceback:\n  line 1\nbegin" in printed.out  # an output keeps its lines
+    assert "\nTraceback:\n  line 1\nbegin" in printed.out  # outputs keep their lines
 
 
 def test_up(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ class Terminal(io.BytesIO):
 
 
 def run(*arguments: str, answer: str | None = None) -> Result:
-    """Run a command on the ledger. With an answer, its input is a terminal on which that is typed."""
+    """Run a command on the ledger. With an answer, its input is a terminal into which the answer is typed."""
     app = Celery("listed", broker="memory://", set_as_current=False)
     app.conf.update(modelreins_ledger_url=INSIDE, modelreins_name="w", modelreins_url="http://server.test:8765")
     context = CLIContext(app=app, no_color=True, workdir=None)

@@ -1,4 +1,4 @@
-"""The options of ``mr-celery`` beside those of Celery's own command."""
+"""The options of ``mr-celery`` next to those of Celery's own command."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_a_file_that_is_closed_is_refused_at_the_call(attachments: Attachments) 
 def test_the_answer_of_a_review_has_an_id_that_no_server_gives(attachments: Attachments) -> None:
     answer = review(attachments)
     assert answer == {"id": answer["id"], "status": "pending", "mode": "review"}
-    assert PROMISED_IDS <= answer["id"] < 2**53  # which every reader of JSON takes as it is
+    assert PROMISED_IDS <= answer["id"] < 2**53  # exact in every JSON reader
 
 
 def test_a_review_is_kept_with_all_its_fields(attachments: Attachments) -> None:

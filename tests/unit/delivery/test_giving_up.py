@@ -1,4 +1,4 @@
-"""Which failures of a delivery count towards its end, and when there have been enough."""
+"""Failed deliveries: which failures count, and how many lead to giving up."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ KINDS: list[tuple[Exception, Kind]] = [
     (KeyError("x"), "ours"),
     (RecursionError("x"), "ours"),
     (error("close", None, retryable=False), "ours"),
-    # answers that cannot be used
+    # unusable responses
     (error("upload", 200), "ours"),
     (error("review", 201), "ours"),
     (error("close", 200), "ours"),
-    (error("inbox", 200), "away"),  # a page of a proxy, rather than the server's answer about this job
-    # answers to this request
+    (error("inbox", 200), "away"),  # a page of a proxy rather than the server's response about this job
+    # responses about this request
     *[(error("close", status), "answer") for status in (302, 404, 405, 409, 410, 431, 500, 501, 505, 507)],
     (error("inbox", 500), "answer"),
-    # nobody there, or a gateway
+    # unreachable, or a gateway's error
     *[(error("close", status), "away") for status in (None, 401, 403, 502, 504, 520, 522, 530)],
     (OSError("too many open files"), "away"),
     (MemoryError(), "away"),
@@ -51,7 +51,7 @@ def tally(now: float = 0.0, *, passed: int = 0, failed: int = 0, closed: int = 0
 
 
 def streak(kind: Kind, *tallies: Tally, missing: bool = False) -> Streak:
-    """Failures in a row, each with how the others stood then."""
+    """Consecutive failures, each with the state of other deliveries at the time."""
     failures, made = Failures(), Streak(tallies[0], tallies[0])
     for each in tallies:
         failures, made = Failures.from_json(failures.to_json()).after(
@@ -61,7 +61,7 @@ def streak(kind: Kind, *tallies: Tally, missing: bool = False) -> Streak:
 
 
 def own(count: int, **more: int) -> list[Tally]:
-    """So many failures of one job, 20 s apart, whose own are the only ones."""
+    """This many failures of one job, 20 s apart, without failures of others."""
     return [tally(20.0 * number, failed=number, **more) for number in range(count)]
 
 

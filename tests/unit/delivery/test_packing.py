@@ -1,4 +1,4 @@
-"""From what a handler returned, and attached before, to an outcome and the places of its uploads."""
+"""Packing a handler's result and its attachments into an outcome and the places of its uploads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def large(tmp_path: Path) -> Artifact:
 
 @pytest.fixture
 def gone(tmp_path: Path) -> Artifact:
-    """An artifact whose file is there when it is packed; remove it then."""
+    """An artifact with an existing file, for tests that remove it after packing."""
     path = tmp_path / "gone.txt"
     path.write_text("gone")
     return Artifact(path=path)
@@ -51,7 +51,7 @@ def remove(artifact: Artifact) -> None:
     Path(artifact.path).unlink()
 
 
-# -- packed with what was attached before ------------------------------------------------------------------
+# -- with earlier attachments ------------------------------------------------------------------------------
 
 
 def test_attached_uploads_come_before_returned_ones() -> None:

@@ -1,4 +1,4 @@
-"""Artifacts and reviews on their way: in which order, how many at once, and what becomes of those that fail."""
+"""Deliveries of artifacts and reviews: their order, their concurrency and their failures."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ REVIEW = ReviewItem("image", "Title", "content")
 
 
 class FakeServer:
-    """A server that notes what arrives, and fails or waits as the test says.
+    """A server that records what arrives, and fails or waits as the test says.
 
     Attributes:
         arrived: the names of uploads and the titles of reviews, in the order of their ends.
-        at_once: the most uploads of large ones that were under way at once.
-        asked: how many uploads were tried.
-        filed: what a review is answered with, if not with an id.
+        at_once: the maximum number of concurrent uploads of large artifacts.
+        asked: the number of attempted uploads.
+        filed: the response to a review, if not an id.
     """
 
     url = "https://server.test"
@@ -57,7 +57,7 @@ class FakeServer:
             with self._lock:
                 self._under_way += 1
                 self.at_once = max(self.at_once, self._under_way)
-            with suppress(threading.BrokenBarrierError):  # not as many are coming
+            with suppress(threading.BrokenBarrierError):  # there are fewer uploads
                 self._meet.wait()
             with self._lock:
                 self._under_way -= 1
@@ -73,7 +73,7 @@ class FakeServer:
 
 
 class FakeLease:
-    """A hold that notes what is written down; once lost, it is lost."""
+    """A delivery's claim on its job, which records what is stored. Once lost, it stays lost."""
 
     def __init__(self) -> None:
         self.parts: dict[str, str] = {}
@@ -128,7 +128,7 @@ def test_artifacts_then_reviews_then_what_belongs_to_these(hold: FakeLease) -> N
 
 
 def test_large_ones_go_side_by_side(hold: FakeLease, spool: FolderSpool) -> None:
-    server = FakeServer(meet=SIDE_BY_SIDE)  # each waits until as many are there
+    server = FakeServer(meet=SIDE_BY_SIDE)  # each upload waits for that many
     uploads = [large(spool, index, f"{index}.mp4") for index in range(SIDE_BY_SIDE)]
     part_delivery(server, hold, *uploads, spool=spool).deliver()
     assert server.at_once == SIDE_BY_SIDE
@@ -136,7 +136,7 @@ def test_large_ones_go_side_by_side(hold: FakeLease, spool: FolderSpool) -> None
 
 
 def test_not_more_of_them_than_there_may_be(hold: FakeLease, spool: FolderSpool) -> None:
-    server = FakeServer(meet=SIDE_BY_SIDE + 1, seconds=0.5)  # they wait for one more, which does not come
+    server = FakeServer(meet=SIDE_BY_SIDE + 1, seconds=0.5)  # they wait for another one, which never comes
     uploads = [large(spool, index, f"{index}.mp4") for index in range(2 * SIDE_BY_SIDE)]
     part_delivery(server, hold, *uploads, spool=spool).deliver()
     assert server.at_once == SIDE_BY_SIDE

@@ -22,12 +22,12 @@ def upload(promised: str | None = PROMISED, name: str = "a.png", slug: str | Non
 
 
 def stored(slug: str = "real", url: str | None = None) -> str:
-    """A server's answer to an upload, as the ledger has it."""
+    """A server's response to an upload, as the ledger stores it."""
     return json.dumps({"slug": slug, "url": url or f"/s/{slug}"})
 
 
 def placeholders(*parts: Upload | ReviewItem, server: str = SERVER, **answered: str) -> Placeholders:
-    """The answers to an outcome of the given parts: ``artifact_0``, ``review_0``."""
+    """The responses for an outcome with the given parts: ``artifact_0``, ``review_0``."""
     uploads = tuple(part for part in parts if isinstance(part, Upload))
     reviews = tuple(part for part in parts if isinstance(part, ReviewItem))
     outcome = Outcome("done", "", uploads=uploads, reviews=reviews)
@@ -140,7 +140,7 @@ def test_a_server_under_a_path_keeps_its_path() -> None:
     assert placeholders(server="https://server.test/base").preview(review("abc")) == "https://server.test/base/s/abc"
 
 
-# -- what there is -----------------------------------------------------------------------------------------
+# -- finding placeholders ----------------------------------------------------------------------------------
 
 
 def test_what_the_server_has_is_listed_in_order_with_addresses() -> None:

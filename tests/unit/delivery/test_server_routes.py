@@ -14,7 +14,7 @@ from support.ledgers import LedgerKit, fake_kit
 
 
 class FakeApi:
-    """A server whose lists work, or not."""
+    """A server whose lists may fail."""
 
     url = "https://server.test"
 

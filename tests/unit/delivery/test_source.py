@@ -1,4 +1,4 @@
-"""An artifact's content: measured once, read as often as needed, and never as something else than was measured."""
+"""An artifact's content: measured once, read as often as needed, and refused if it has changed since."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pipe_with(data: bytes) -> Any:
     return open(reader, "rb")
 
 
-# -- what it can be made of --------------------------------------------------------------------------------
+# -- kinds of content --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc"), io.BytesIO(b"abc")])
@@ -121,7 +121,7 @@ def test_a_file_that_only_looks_as_if_it_could_seek_is_copied(error: type[Except
     assert of(Stream(b"abc")).read() == b"abc"
 
 
-# -- what the server is told -------------------------------------------------------------------------------
+# -- names and media types ---------------------------------------------------------------------------------
 
 
 def test_type_and_name_are_found_in_the_path(path: Path) -> None:
@@ -145,12 +145,12 @@ def test_empty_content_is_valid() -> None:
     assert (upload.size, upload.content_type, upload.filename) == (0, "application/octet-stream", "artifact.bin")
 
 
-# -- what cannot be read -----------------------------------------------------------------------------------
+# -- unreadable content ------------------------------------------------------------------------------------
 
 
 @contextmanager
 def without_rights() -> Iterator[None]:
-    """As a user that may do nothing."""
+    """Run as a user without permissions."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -256,7 +256,7 @@ def test_a_stop_of_the_handler_is_not_a_fault_of_the_file(error: Exception) -> N
         of(Slow())
 
 
-# -- what changes ------------------------------------------------------------------------------------------
+# -- changed content ---------------------------------------------------------------------------------------
 
 
 def grow(path: Path) -> None:

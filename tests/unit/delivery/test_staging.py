@@ -1,4 +1,4 @@
-"""Large artifacts get a place before the outcome is recorded: the spool, or else the server at once."""
+"""Large artifacts are stored before the outcome is recorded: in the spool, or otherwise on the server at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LARGE = 3 * LEDGER_BLOB_LIMIT
 
 
 class FakeServer:
-    """A server that notes uploads, after the answers that the test says."""
+    """A server that records uploads, after the errors that the test prepares."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -50,7 +50,7 @@ class FakeServer:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time that goes by between two tries."""
+    """The clock of the pauses between tries."""
     made = Clock()
     monkeypatch.setattr(staging_module, "retry_until", partial(retry_until, sleep=made.advance, clock=made))
     return made
@@ -157,7 +157,7 @@ def test_where_only_the_bridge_delivers_they_wait_for_room(
 
 
 def full_spool(folder: Path) -> FolderSpool:
-    """One with room for a large artifact, which is taken."""
+    """A spool with room for one large artifact, already in use."""
     spool = FolderSpool(folder / "spool", "w", limit=LARGE)
     spool.put(SpoolName("mr-1-1-ab", "cd", 0), io.BytesIO(b"one"), 3)
     return spool
@@ -232,7 +232,7 @@ def test_the_servers_words_are_not_logged(
 
 
 class Elsewhere(io.BytesIO):
-    """A file of some library, whose error repeats its content."""
+    """A file object whose error repeats its content, as in some libraries."""
 
     def read(self, size: int | None = -1) -> bytes:
         if self.tell() > LARGE // 2:
@@ -346,7 +346,7 @@ def test_a_stopped_run_does_not_wait_for_the_server(tmp_path: Path, clock: Clock
 
 
 class FakeRoutes:
-    """The known routes of a server. A route counts as missing after some answers."""
+    """The known routes of a server. A route counts as missing after some responses."""
 
     def __init__(self, times: int, without: str) -> None:
         self.left = times

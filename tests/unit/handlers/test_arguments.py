@@ -1,4 +1,4 @@
-"""From a job's fields to a handler's arguments."""
+"""The mapping of a job's fields to a handler's arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``@modelreins_job``: what it says of a task, and what it leaves as it was."""
+"""``@modelreins_job``: the declarations it adds to a task, and the behaviour it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("nothing_declared")
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Celery:
-    """The current application, which nobody has finalized."""
+    """The current application, not yet finalized."""
     made = Celery("tests", set_as_current=False)
     monkeypatch.setattr(_state._tls, "current_app", made, raising=False)
     return made
@@ -132,7 +132,7 @@ class TestTarget:
 
 
 class Nameless:
-    """Something that can be called and has no name."""
+    """A callable without a name."""
 
     def __call__(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Which of several handlers takes a job."""
+"""The choice of the handler for a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Foreign texts in the ledger: a job's record and its history have printable, short texts only."""
+"""Foreign texts in the ledger: a job's record and its history contain only short, printable texts."""
 
 from __future__ import annotations
 

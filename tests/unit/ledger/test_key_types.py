@@ -1,4 +1,4 @@
-"""The types of the ledger's keys are those of the list at the top of its scripts."""
+"""The types of the ledger's keys match the list at the top of its scripts."""
 
 from __future__ import annotations
 

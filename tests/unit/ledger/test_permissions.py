@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 def commands_in_scripts() -> set[str]:
-    """The commands of all scripts, by their source."""
+    """The commands of all scripts, found in their source."""
     found: set[str] = set()
     for script in files("mr_celery.ledger").joinpath("lua").iterdir():
         source = re.sub(r"--.*", "", script.read_text())
@@ -39,7 +39,7 @@ def test_the_list_has_the_commands_of_the_scripts() -> None:
 
 
 def commands_of_clients() -> set[str]:
-    """The commands that the ledger sends without a script, by its source."""
+    """The commands that the ledger sends without a script, found in its source."""
     names = {"delete": "del", "execute_command": "evalsha", "script_load": "script|load"}
     found: set[str] = set()
     for module in Path(ledger.__file__).parent.glob("*.py"):

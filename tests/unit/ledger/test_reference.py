@@ -31,8 +31,8 @@ def test_a_long_worker_name_has_a_digest_in_references(name: str, is_long: bool)
         f"dw.7.1.{SECRET}\n",
         f"dw.٧.1.{SECRET}",
         f"dw/../x.7.1.{SECRET}",
-        f"_w.7.1.{SECRET}",  # it decodes to no UTF-8
-        f"d.7.1.{SECRET}",  # base64 has no group of one character
+        f"_w.7.1.{SECRET}",  # it does not decode to UTF-8
+        f"d.7.1.{SECRET}",  # a base64 group cannot have a single character
         f"~{'0' * 32}.7.1.{SECRET}",
         "x" * 10_000,
         None,

@@ -20,7 +20,7 @@ URL = "redis://user:topsecret@ledger.test:6379/1"
 
 
 class Refusing:
-    """A client whose Redis refuses each script. It counts how often it is closed."""
+    """A client whose Redis refuses each script. It counts how many times it is closed."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -140,7 +140,7 @@ def test_a_script_has_only_the_functions_that_it_uses(names: tuple[str, ...]) ->
 
 
 def test_a_master_that_hangs_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its Sentinels may know another one by then, and a retry of redis-py would not ask them."""
+    """By then the Sentinels may have a new master, and a retry of redis-py would not query them."""
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         hanging.setblocking(False)
         monkeypatch.setattr(Sentinel, "discover_master", lambda *_: hanging.getsockname())

@@ -1,4 +1,4 @@
-"""Processes that share a ledger try a refused token together, and rarely."""
+"""Processes that share a ledger retry a refused token together, and rarely."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def one(kit: LedgerKit, clock: Clock) -> TokenRefusals:
 
 @pytest.fixture
 def other(kit: LedgerKit, clock: Clock) -> TokenRefusals:
-    """Those of another one."""
+    """The requests of another process."""
     return TokenRefusals(Ledger(INSIDE, "w"), clock=clock)
 
 
 def later(kit: LedgerKit, clock: Clock) -> None:
-    """Let the pause of the last refusal be over."""
+    """End the pause after the last refusal."""
     clock.advance(FRESH_SECONDS * 2)
     for key in kit.redis.scan_iter(kit.key("turn:token-*")):
         kit.redis.delete(key)
 
 
 def allowed(process: TokenRefusals, route: str = "presence", token_id: str = ID) -> bool | None:
-    """Whether a request may be sent, and tries the token for all; ``None`` if it must not be sent."""
+    """Whether a request tries the token for all processes; ``None`` if it must not be sent."""
     try:
         return process.before(token_id, route)
     except WorkerError as error:
@@ -106,7 +106,7 @@ def test_an_accepted_request_ends_it(
 def test_an_accepted_report_lets_others_try_and_the_pauses_grow_on(
     one: TokenRefusals, other: TokenRefusals, kit: LedgerKit, clock: Clock
 ) -> None:
-    """As with a server that accepts presence and refuses claims."""
+    """Like a server that accepts presence but refuses claims."""
     one.refused(ID, refusal(403), trying=False)
     later(kit, clock)
     assert allowed(one) is True

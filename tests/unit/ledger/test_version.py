@@ -1,4 +1,4 @@
-"""The version of the ledger's format, and processes that meet another one."""
+"""The version of the ledger's format, and processes that find a different one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def same(prompt: str) -> str:
 
 @pytest.fixture
 def kit(monkeypatch: pytest.MonkeyPatch) -> LedgerKit:
-    monkeypatch.setattr(Ledger, "server_version", lambda self: (7, 0, 0))  # the Redis inside the test has no INFO
+    monkeypatch.setattr(Ledger, "server_version", lambda self: (7, 0, 0))  # the in-process Redis has no INFO
     monkeypatch.setattr(Ledger, "eviction", lambda self: "noeviction")
     return fake_kit(monkeypatch)
 

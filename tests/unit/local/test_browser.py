@@ -60,7 +60,7 @@ def test_browser_errors_are_ignored(
 
 
 class Links:
-    """Makes one login link."""
+    """Creates one login link."""
 
     def __init__(self) -> None:
         self.logins = Logins()

@@ -1,4 +1,4 @@
-"""The record of a running ``up``: who finds it, and who does not."""
+"""The record of a running ``up``, and the commands that find it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_folder_of_others_is_refused_with_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["folder", "file", "link"])
 def test_what_others_could_have_written_is_not_found(tmp_path: Path, change: str) -> None:
-    """Otherwise another user could connect the commands of this one to a server of theirs."""
+    """Otherwise another user could connect this user's commands to a server of their own."""
     path = tmp_path / "data"
     with held(path) as record:
         record.write(RUNNING)

@@ -1,4 +1,4 @@
-"""The audit: differences, as opposed to changes that happen while it reads."""
+"""The audit: real differences, as opposed to changes while it reads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from support.statuses import A_FEW_OVER, short
 IN_ORDER = ("admitted", "claimed", "sent", "running")
 
 
-# -- one look, as a function of values ----------------------------------------------------------------------------
+# -- one pass, as a function of values ----------------------------------------------------------------------------
 
 
 def row(state: str, *, seconds: float = 1.0, **changes: Any) -> AuditRow:
@@ -76,7 +76,7 @@ RUNNING, PENDING, NOWHERE = server(running=(1,)), server(pending=(1,)), server()
 @pytest.mark.parametrize(
     ("held", "said", "what"),
     [
-        # Both say the same.
+        # Server and ledger agree.
         (None, NOWHERE, None),
         (None, PENDING, None),
         (row("admitted"), PENDING, None),
@@ -86,16 +86,16 @@ RUNNING, PENDING, NOWHERE = server(running=(1,)), server(pending=(1,)), server()
         (row("sent"), RUNNING, None),
         (row("running", seconds=100_000), RUNNING, None),
         (row("finished"), RUNNING, None),
-        (row("finished"), NOWHERE, None),  # the answer to its close is on the way
+        (row("finished"), NOWHERE, None),  # the response to its close is on the way
         (row("finished"), PENDING, None),
         (row("closed"), NOWHERE, None),
         (row("aborted"), NOWHERE, None),
-        (row("closed"), PENDING, None),  # an operator gives it once more
-        # The ledger does not have what the server has.
+        (row("closed"), PENDING, None),  # an operator has requeued it
+        # Missing from the ledger.
         (None, RUNNING, UNKNOWN),
         (row("closed"), RUNNING, UNKNOWN),
         (row("aborted"), RUNNING, UNKNOWN),
-        # The server does not have what the ledger has.
+        # Missing from the server.
         *((row(state), NOWHERE, GONE) for state in ("claimed", "sent", "running")),
         *((row(state), PENDING, PUT_BACK) for state in ("claimed", "sent", "running")),
         (row("finished", seconds=CLOSE_SECONDS + 1), NOWHERE, GONE),
@@ -220,7 +220,7 @@ def test_the_last_answer_is_shown_without_its_message(why: str, shown: str) -> N
     assert "secret" not in repr(found)
 
 
-# -- looks at a ledger and a server -------------------------------------------------------------------------------
+# -- audits of a ledger and a server ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -393,7 +393,7 @@ def test_a_running_bridge_is_noticed(installation: Installation) -> None:
     assert installation.audit().differences == ()
 
 
-# -- a ledger that does not fit together --------------------------------------------------------------------------
+# -- an inconsistent ledger ---------------------------------------------------------------------------------------
 
 
 def lose_the_record(installation: Installation) -> None:

@@ -167,7 +167,7 @@ def test_the_check_names_what_the_status_names() -> None:
 
 
 def processes(*versions: tuple[str, str]) -> Status:
-    """A status with two bridges, and a worker for each of the other versions of mr-celery and of the application."""
+    """A status with two bridges, then workers, with these versions of mr-celery and of the application."""
     bridges = [BridgeProcess(f"{n}:1", f"{n}", *v[:1], 60.0, app_version=v[1]) for n, v in enumerate(versions[:2])]
     nodes = Nodes(Node(f"w{n}@h", 1, ("q",), ("t",), *each) for n, each in enumerate(versions[2:]))
     return Status("w", 100.0, State("idle", "idle"), (), None, bridges, nodes, 0, 0, {}, None, None, {})

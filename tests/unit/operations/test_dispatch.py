@@ -17,7 +17,7 @@ URL = "https://mr.example/base"
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Session]:
-    """Makes a session whose clock moves only while it sleeps."""
+    """Creates a session whose clock moves only while it sleeps."""
     monkeypatch.delenv("MODELREINS_API_KEY", raising=False)
     now = [0.0]
 

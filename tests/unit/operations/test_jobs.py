@@ -33,7 +33,7 @@ def end(kit: LedgerKit, job_id: int, outcome: Outcome = DONE, **fields: object) 
 
 
 def age_end(kit: LedgerKit, job_id: int, ending: str, *, seconds: float) -> None:
-    """Let a job have ended that many seconds earlier."""
+    """Backdate the end of a job by that many seconds."""
     at = kit.record(job_id).times["ended"] - seconds
     kit.redis.hset(kit.key(f"job:{job_id}"), "ended_at", f"{at:.6f}")
     kit.redis.zadd(kit.key(f"ended:{ending}"), {str(job_id): at})
@@ -192,7 +192,7 @@ OF_NO_STATE = {
 
 
 def events_of_scripts() -> set[str]:
-    """The events that the ledger's scripts add to the history of a job, by their source."""
+    """The events that the ledger's scripts add to the history of a job, found in their source."""
     found: set[str] = set()
     for script in files("mr_celery.ledger").joinpath("lua").iterdir():
         source = re.sub(r"--.*", "", script.read_text())

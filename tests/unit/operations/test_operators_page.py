@@ -1,4 +1,4 @@
-"""The bridge's page for operators, over a ledger inside the test."""
+"""The bridge's page for operators, with an in-process ledger."""
 
 from __future__ import annotations
 

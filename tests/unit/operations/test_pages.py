@@ -1,4 +1,4 @@
-"""The bridge's pages, whatever the server, Redis and other hosts write: bounded labels, and printable texts."""
+"""The bridge's pages have bounded labels and printable texts, whatever the server, Redis and other hosts write."""
 
 from __future__ import annotations
 

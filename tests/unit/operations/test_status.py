@@ -1,4 +1,4 @@
-"""The status of many worker names on a fleet of many workers: what it reads, and what it prints."""
+"""The status of many worker names on a fleet of many workers: its reads and its output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules for faults: parsing, selection, duration and corrupted answers."""
+"""Rules for faults: parsing, selection, duration and corrupted responses."""
 
 from __future__ import annotations
 

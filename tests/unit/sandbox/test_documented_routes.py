@@ -1,4 +1,4 @@
-"""The page about the sandbox's interface has each route of the protocol, and no others."""
+"""The page about the sandbox's interface lists exactly the routes of the protocol."""
 
 from __future__ import annotations
 

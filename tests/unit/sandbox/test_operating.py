@@ -1,4 +1,4 @@
-"""What operators do with workers and jobs: pause, killswitch, jobs without a worker, changes; and lost workers."""
+"""Operators' actions on workers and jobs: pause, killswitch, jobs without a worker, changes; and lost workers."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ def refusal(status: int, *, retry_after: float | None = None) -> WorkerError:
 
 
 class Scripted(Worker):
-    """A worker whose server is a script: what each call brings, in order; an exception is raised.
+    """A worker with a scripted server: each call returns the next value, or raises it if it is an exception.
 
     Args:
-        inboxes: what the inbox brings; after the last it is interrupted.
-        answers: by method name, what its calls bring; ``{}`` after the last.
+        inboxes: the results of inbox requests; after the last one, the worker is interrupted.
+        answers: by method name, the results of its calls; ``{}`` after the last one.
     """
 
     def __init__(self, *inboxes: Any, poll_interval: float = 5.0, **answers: list[Any]) -> None:
@@ -64,7 +64,7 @@ class Scripted(Worker):
 
 
 class Run:
-    """A run over a script, with the pauses it would make."""
+    """A run of a scripted worker, which records its pauses instead of making them."""
 
     def __init__(self, worker: Scripted, handler: Any = None, on_error: Any = None) -> None:
         self.now = 0.0

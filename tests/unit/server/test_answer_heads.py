@@ -1,4 +1,4 @@
-"""The heads of answers are read as ``http.client`` reads them, or refused."""
+"""The heads of responses are read as ``http.client`` reads them, or refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEXT = b"the body, or the next answer"
 
 
 class Stream:
-    """In the place of a socket."""
+    """A stand-in for a socket."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -38,7 +38,7 @@ def theirs(data: bytes, method: str = "GET") -> http.client.HTTPResponse:
 
 
 def found(read: Callable[[bytes, str], Any], data: bytes, method: str = "GET") -> dict[str, Any] | None:
-    """What is read of a head, and what is left in the stream; ``None`` if the head is refused."""
+    """The parsed head and the rest of the stream; ``None`` if the head is refused."""
     try:
         answer = read(data, method)
     except (http.client.HTTPException, OSError, ValueError):
@@ -201,4 +201,4 @@ def test_damaged_heads_are_read_as_by_http_client_or_refused(seed: int) -> None:
         expected, read = found(theirs, data, method), found(ours, data, method)
         assert read is None or read == expected, data
         refused += expected is not None and read is None
-    assert refused < 40  # they are refused only for what precedes "HTTP/"
+    assert refused < 40  # only those with something before "HTTP/" are refused

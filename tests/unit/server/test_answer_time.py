@@ -1,4 +1,4 @@
-"""How long a whole answer may take."""
+"""The maximum time for a whole response."""
 
 from __future__ import annotations
 

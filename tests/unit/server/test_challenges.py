@@ -1,4 +1,4 @@
-"""HTML pages where JSON belongs: challenges of bans, and pages of proxies."""
+"""HTML pages instead of JSON: challenges of bot protection, and pages of proxies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of jobs, read entry by entry: as the whole answer parsed at once, and more of it where that fails."""
+"""The list of jobs, read entry by entry: the same as parsing the whole response, and more of it if that fails."""
 
 from __future__ import annotations
 

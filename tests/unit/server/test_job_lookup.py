@@ -25,7 +25,7 @@ def status(server: FakeServer, job_id: int = 1) -> str | None:
 
 
 def lists(server: FakeServer) -> list[str]:
-    """The lists that were asked for, in order."""
+    """The requested lists, in order."""
     return server.asked("jobs")
 
 
@@ -112,7 +112,7 @@ def test_each_list_is_read_once(server: FakeServer) -> None:
     assert len(lists(server)) == len(set(lists(server)))
 
 
-# -- entries that name another status than the list's -------------------------------------------------------------
+# -- entries with a different status than their list --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("word", A_FEW_OVER, ids=short)

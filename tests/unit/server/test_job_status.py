@@ -1,4 +1,4 @@
-"""The meaning of a status, in whatever word, case and spelling."""
+"""The meaning of a status, in any wording, case and spelling."""
 
 from __future__ import annotations
 

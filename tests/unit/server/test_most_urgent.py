@@ -53,7 +53,7 @@ class TestMalformed:
 
 
 def taken(*listed: dict[str, Any], **options: Any) -> tuple[list[Job], list[str | None]]:
-    """What is kept of a list, and what was said of each entry."""
+    """The kept jobs of a list, and the verdict on each entry."""
     found: MostUrgent[Job] = MostUrgent(options.pop("choose", lambda job: job), **options)
     said = [found.take(fields, options.get("size", 1)) for fields in listed]
     return list(found), said

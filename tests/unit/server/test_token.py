@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def replace(file: Path, text: str) -> None:
-    """Replace the file as Kubernetes and careful administrators do."""
+    """Replace the file atomically, as Kubernetes and careful administrators do."""
     new = file.with_suffix(".new")
     new.write_text(text)
     new.chmod(0o600)
@@ -78,7 +78,7 @@ def test_a_link_may_be_turned_to_another_folder(tmp_path: Path) -> None:
 
 
 def test_a_refused_request_is_repeated_once_with_a_new_token(file: Path, mocked_http: MockedHttp) -> None:
-    """The file's state looks the same as before, as after two changes within one tick of its clock."""
+    """The file's metadata is unchanged, as after two changes within one clock tick of the filesystem."""
     token = TokenFile(str(file), read_token)
     transport = Transport(URL, token, "test/1")
     mocked_http.get(URL + "/x", [{"status_code": 401}, {"json": {"ok": True}}])

@@ -15,7 +15,7 @@ from mr_celery.settings.redis_address import RedisAddress, shown
 from mr_celery.settings.worker_names import WrongValue
 
 UNDERSTOOD = [
-    # the form of Celery, or of redis-py; the one form of the ledger
+    # the form of Celery or of redis-py; the ledger's normalized form
     ("redis://", "redis://localhost"),
     ("redis:///3", "redis://localhost/3"),
     ("REDIS://host//", "redis://host"),
@@ -206,7 +206,7 @@ BROKER = {"broker_url": "redis://host/0", "broker_use_ssl": USE_SSL}
             },
             "rediss://host/1?ssl_cert_reqs=none",
         ),
-        # given alone: on the same server it has the same options
+        # only the ledger's address is given; on the same server it has the same options
         ({**BROKER, "modelreins_ledger_url": "redis://host:6379/1"}, f"rediss://host:6379/1?{ALL}"),
         ({**BROKER, "modelreins_ledger_url": "rediss://:pw@host/1"}, f"rediss://:pw@host/1?{ALL}"),
         (

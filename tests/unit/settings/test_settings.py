@@ -1,4 +1,4 @@
-"""Settings: their sources, their allowed values and the errors for wrong ones."""
+"""Settings: their sources, their allowed values and the errors for invalid ones."""
 
 from __future__ import annotations
 

@@ -288,7 +288,7 @@ OTHER_USER = 12345
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file of this user's outside of the spool."""
+    """One of this user's files, outside the spool."""
     path = tmp_path / "secret"
     path.write_bytes(b"secret")
     return path
@@ -350,7 +350,7 @@ def test_a_subfolder_that_everybody_can_change_is_refused(spool: FolderSpool, in
 
 def test_a_new_folder_in_one_that_everybody_can_change_is_used(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
-    (tmp_path / "volume").chmod(0o777)  # as an emptyDir of Kubernetes
+    (tmp_path / "volume").chmod(0o777)  # like an emptyDir of Kubernetes
     spool = FolderSpool(tmp_path / "volume" / "spool", "w", limit=100)
     put(spool)
     assert read(spool) == b"abc"

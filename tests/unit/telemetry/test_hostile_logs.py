@@ -1,4 +1,4 @@
-"""Foreign texts in the log: no line begins as they want, and no control character is written, in any format."""
+"""Foreign texts in the log forge no line and write no control characters, in any format."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def job_log(words: str) -> JobLog:
 
 
 def raised(words: str) -> Exception:
-    """An error with a foreign name and foreign words."""
+    """An error with a foreign name and a foreign message."""
     error: Exception = type(
         words.encode(errors="ignore").decode().replace("\0", ""), (Exception,), {"__module__": "begin"}
     )(words)

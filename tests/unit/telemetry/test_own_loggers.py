@@ -1,4 +1,4 @@
-"""The loggers of this package: what hides a warning, and what may hide it."""
+"""The loggers of this package: configurations that hide warnings by accident, and those that may hide them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ logger = logging.getLogger("mr_celery.worker")
 
 @pytest.fixture
 def fallback(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What the fallback has written, in place of standard error."""
+    """The fallback's output, captured instead of written to standard error."""
     root, package = logging.getLogger(), logging.getLogger("mr_celery")
     level = root.level
     written = io.StringIO()
     for each in (logger, package):
-        each.handlers.clear()  # those of commands that other tests have called
+        each.handlers.clear()  # handlers of commands that other tests have called
     monkeypatch.setattr(sys, "__stderr__", written)
     show_warnings("INFO")
     yield written
@@ -55,7 +55,7 @@ def test_a_logger_cannot_be_disabled() -> None:
 
 
 def use_only(handler: logging.Handler) -> None:
-    """Replace the handlers of the root logger, of which pytest removes its own after the test."""
+    """Replace the handlers of the root logger. pytest removes its own after the test."""
     logging.getLogger().handlers[:] = [handler]
 
 

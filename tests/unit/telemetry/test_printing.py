@@ -1,4 +1,4 @@
-"""Text that others wrote, on its way to a terminal or a log."""
+"""Foreign text made safe for a terminal or a log."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def place(span: Ended) -> tuple[str, str]:
 
 @pytest.fixture
 def sent_in(harness: BridgeHarness) -> Places:
-    """Trace id and span id in which each message is published."""
+    """Trace id and span id under which each message is published."""
     noted: Places = []
     send = harness.publisher.send
 
@@ -114,7 +114,7 @@ def test_settled_claim_continues_the_trace_of_the_failed_one(
     claim = memory.one("modelreins claim")
     assert (claim.status, claim.attributes["error.type"]) == ("ERROR", "mr_celery.errors.WorkerError")
     assert kept(harness) == place(claim)
-    harness.server.running[1] = harness.server.pending.pop(1)  # its answer was lost, and it had happened
+    harness.server.running[1] = harness.server.pending.pop(1)  # the claim succeeded, but its response was lost
     harness.kit.make_due("admitted")
     InFlightSync(harness.context).run_once()
     assert memory.tree == ["modelreins claim", "  modelreins settle"]

@@ -199,7 +199,7 @@ SDK = {
 def test_a_request_that_is_interrupted_shows_nothing(
     method: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is interrupted where the head or the body of the request is in a variable of ``http.client``."""
+    """The interrupt comes while the head or the body of the request is in a variable of ``http.client``."""
 
     def send(connection: Any, data: bytes) -> None:
         raise error
@@ -216,7 +216,7 @@ def test_a_request_that_is_interrupted_shows_nothing(
 
 
 def frames_of_causes(error: BaseException) -> list[tuple[str, str]]:
-    """The frames of what an exception was raised in place of."""
+    """The frames of the exceptions in an exception's context."""
     context = error.__context__
     return [] if context is None else frames_of(context) + frames_of_causes(context)
 

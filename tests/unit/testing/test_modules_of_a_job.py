@@ -1,4 +1,4 @@
-"""The number of modules that a reader enters to follow one job."""
+"""The number of modules that one job passes through."""
 
 from __future__ import annotations
 

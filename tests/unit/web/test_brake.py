@@ -1,4 +1,4 @@
-"""The brake on wrong tokens."""
+"""The rate limit for attempts with wrong tokens."""
 
 from __future__ import annotations
 

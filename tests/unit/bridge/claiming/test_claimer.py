@@ -63,7 +63,7 @@ def away(*args: Any, **kwargs: Any) -> Any:
 
 
 def settle(harness: BridgeHarness) -> None:
-    """Settle the unclear claims by the server's lists."""
+    """Settle the unclear claims with the server's lists."""
     harness.kit.make_due("admitted")
     InFlightSync(harness.context).run_once()
 
@@ -159,7 +159,7 @@ def test_a_poll_with_many_new_jobs_is_followed_by_another_one(monkeypatch: pytes
     assert harness.publisher.jobs[-2:] == [101, 102]
     harness.server.dispatch(103)
     pause = claimer.run_once()
-    assert pause > 0.0  # the last look brought few: it is not worth another one at once
+    assert pause > 0.0  # the last poll returned too few jobs for another one at once
     assert harness.server.asked("jobs") == ["pending"] * 2
     harness.clock.advance(pause)
     claimer.run_once()
@@ -208,7 +208,7 @@ def test_jobs_for_a_full_queue_do_not_delay_polls_for_another(harness: BridgeHar
 def test_the_backlog_expires_after_the_poll_interval(harness: BridgeHarness, claimer: Claimer) -> None:
     harness.server.dispatch(*range(1, 6))
     claimer.run_once()
-    del harness.server.pending[5]  # another bridge's
+    del harness.server.pending[5]  # claimed by another bridge
     harness.server.dispatch(6)
     harness.clock.advance(POLL + 0.1)
     end(harness, 1)
@@ -243,7 +243,7 @@ def test_the_total_limit_counts_all_queues(monkeypatch: pytest.MonkeyPatch, make
 
 
 def test_no_more_jobs_are_claimed_than_may_be_deferred(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
-    """Jobs that wait or run count like deferred ones if their task defers. Those of other tasks do not."""
+    """Waiting and running jobs count like deferred ones if their task defers. Jobs of other tasks do not."""
     harness = make_harness(monkeypatch, max_deferred=3)
     harness.bring("deferred", 1)
     harness.server.dispatch(*range(2, 8))
@@ -417,7 +417,7 @@ def test_jobs_for_which_match_raises_are_counted_while_no_worker_is_online(
     assert [each.reason for each in harness.context.waiting.now] == ["no_worker", "match"]
 
 
-# -- answers of the server -----------------------------------------------------------------------------------
+# -- responses of the server ---------------------------------------------------------------------------------
 
 
 REFUSALS = [None, 400, 404, 409, 410, 429, 500, 503]
@@ -802,7 +802,7 @@ def test_sent_jobs_are_recorded_immediately_when_claiming_is_paused(harness: Bri
 def test_with_all_slots_taken_the_claimer_waits_for_a_notification(harness: BridgeHarness, make: Make) -> None:
     claimer = make(harness, side_by_side=4)
     harness.server.dispatch(1, 2, 3, 4, 5, 6)
-    assert claimer.run_once() == 0.0  # the notifications was not listened to before
+    assert claimer.run_once() == 0.0  # it has only now started to listen for notifications
     assert claimer.run_once() > 0.0
     end(harness, 1)
     assert claimer.run_once() > 0.0

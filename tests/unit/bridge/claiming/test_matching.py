@@ -19,7 +19,7 @@ SLOW = ROUTING_SECONDS / 2 + 0.1
 
 
 class Away:
-    """A ``match=`` whose database is unreachable."""
+    """A ``match=`` function whose database is unreachable."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self.clock = clock
@@ -40,7 +40,7 @@ def handler(name: str, **declaration: Any) -> Handler:
 
 
 def handlers_of(matching: Matching, *capabilities: str) -> list[str]:
-    """The handler of each job, or the reason why it is not known."""
+    """The handler of each job, or the reason why it is unknown."""
     found = []
     for number, capability in enumerate(capabilities, 1):
         try:

@@ -1,4 +1,4 @@
-"""Actions on many jobs, and the figures above the list."""
+"""Actions on many jobs, and the statistics above the list."""
 
 from __future__ import annotations
 
