@@ -92,7 +92,7 @@ def send(app: Celery, publisher: Publisher) -> None:
 @pytest.mark.filterwarnings("ignore::celery.exceptions.CDeprecationWarning")
 @pytest.mark.parametrize("routing", ROUTINGS, ids=str)
 def test_a_message_arrives_in_the_predicted_queue(routing: Routing, redis_server: RedisServer) -> None:
-    """Also where plain Celery loses the message, since nobody has declared the exchange in its process."""
+    """This includes cases in which plain Celery loses the message because it has not declared the exchange."""
     redis_server.client(2).flushdb()
     app, worker = routing.app(redis_server.url(2)), routing.app(redis_server.url(2))
     _, destination = routed(app)
@@ -118,7 +118,7 @@ def test_a_message_arrives_in_the_predicted_queue(routing: Routing, redis_server
         publisher = Publisher(app)
         publisher.verify(destination)
         send(app, publisher)
-        # One connection gets a fanout's message once, however many of its queues it consumes.
+        # A connection receives a fanout message once, even if it consumes several of the queues.
         wanted = found.intersection if routing.rabbit_only else found.issuperset
         until(lambda: (drain(), wanted(destination.queues))[1], what="the message")
     assert found <= set(destination.queues)

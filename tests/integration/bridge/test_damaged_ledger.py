@@ -1,9 +1,8 @@
-"""A ledger of which any part is lost at any moment: each job ends all the same, once, and nothing of it is left over.
+"""A ledger that loses any part at any moment: each job still ends, once, and nothing of it is left over.
 
-The assumption that tests and code shared before: a ledger is whole or empty. It was emptied in tests, and none showed
-what becomes of a job whose record is evicted while its slot and its place in the lists stay. Here each subset of a
-job's keys is lost in each state, with a worker that goes on and one that does not, and likewise each key of the worker
-name; ``tests/faults/test_damaged_ledger.py`` loses keys at random under load.
+Other tests assume that a ledger is whole or empty. Here each subset of a job's keys is lost in each state, such as a
+record whose slot and place in the lists remain. The worker either continues or dies. Each key of the worker name is
+lost in the same way. ``tests/faults/test_damaged_ledger.py`` loses keys at random under load.
 """
 
 from __future__ import annotations

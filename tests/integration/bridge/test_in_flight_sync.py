@@ -42,7 +42,7 @@ def sync(harness: BridgeHarness) -> InFlightSync:
 
 
 def compare(harness: BridgeHarness, sync: InFlightSync, times: int = 1) -> None:
-    """Compare, after the time until the next comparison."""
+    """Advance the clock to the next comparison, and compare."""
     for _ in range(times):
         harness.clock.advance(POLL + 0.1)
         harness.kit.redis.delete(harness.kit.key("turn:sync"))
@@ -101,7 +101,7 @@ def test_the_pending_list_is_read_if_a_job_in_flight_is_not_running(harness: Bri
 
 
 def test_a_run_without_a_comparison_is_idle(harness: BridgeHarness, sync: InFlightSync) -> None:
-    """Otherwise an idle run between two failures would end the row of failures."""
+    """Otherwise an idle run between two failures would reset the count of consecutive failures."""
     harness.bring("running")
     harness.server.faults["jobs"] = [refusal(503)]
     with pytest.raises(WorkerError):
@@ -192,7 +192,7 @@ def test_it_compares_while_an_unclear_claim_may_appear(
     compare(harness, sync)
     harness.context.claims_unclear_until = harness.clock() + UNCLEAR_SECONDS
     compare(harness, sync, 3)
-    harness.server.running[1] = listed(1)  # the server carries the claim out at last
+    harness.server.running[1] = listed(1)  # the server finally processes the claim
     compare(harness, sync)
     assert kit.state() == "claimed"
 
@@ -328,7 +328,7 @@ def test_without_a_list_nothing_is_settled(
     with pytest.raises(WorkerError):
         sync.run_once()
     assert kit.state() == "admitted"
-    assert not kit.is_due("admitted")  # held for a while, then it is asked for again
+    assert not kit.is_due("admitted")  # held for a while, then requested again
     harness.server.running[1] = listed(1)
     kit.make_due("admitted")
     sync.run_once()
@@ -706,7 +706,7 @@ def test_an_unclear_claim_missing_from_a_complete_running_list_is_dropped(
     harness: BridgeHarness, kit: LedgerKit, sync: InFlightSync
 ) -> None:
     harness.bring("running", 2)
-    harness.server.running.clear()  # one that is unlisted, so that the inbox is asked for
+    harness.server.running.clear()  # an unlisted job, so that the inbox is requested
     harness.bring("admitted", 1)
     kit.make_due("admitted")
     harness.server.torn.add("pending")

@@ -1,4 +1,4 @@
-"""An outcome on its way to the server, with every answer that the server may give."""
+"""The delivery of an outcome, with every response that the server may send."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROUTES = dict.fromkeys(("running", "pending", "failed", "done", "escalated"), "i
 
 
 class FakeApi:
-    """A server that notes what it is asked, and answers or fails as the test says.
+    """A server that records its requests, and responds or fails as the test says.
 
     Args:
         answers: by the name of the request: one answer, error or function for each time it is made; after
@@ -100,17 +100,17 @@ class FakeApi:
 
     @property
     def made(self) -> list[str]:
-        """The names of the requests, in order; a question for a list is named by its status."""
+        """The names of the requests, in order; a request for a list is named by its status."""
         return [call[0] for call in self.calls]
 
     @property
     def done(self) -> list[str]:
-        """The names of the requests that are no questions, in order."""
+        """The names of the requests that change something, in order."""
         return [name for name in self.made if name in ("upload", "review", "claim", "close")]
 
 
 def answer(status: int | None, **fields: Any) -> WorkerError:
-    """The error of a request with a given answer; ``None`` for a timeout."""
+    """The error of a request with a given response; ``None`` for a timeout."""
     if status is None:
         return WorkerError("POST /x -> network: timed out", retryable=True)
     retryable = status in (408, 425, 429) or status >= 500
@@ -141,12 +141,12 @@ def delivery_request(kit: LedgerKit, *, number: int | None = None) -> DeliveryRe
 
 
 def deliver(kit: LedgerKit, api: FakeApi, *, number: int | None = None) -> WorkerError | None:
-    """A courier takes job 1 and delivers it. Returns what put it off."""
+    """Deliver job 1 as a courier. Returns the reason if it was postponed."""
     return Delivery(api, kit.ledger).deliver(delivery_request(kit, number=number))  # type: ignore[arg-type]
 
 
 def assert_put_off(kit: LedgerKit, outcome: Outcome) -> None:
-    """Job 1 waits for its next delivery, with its outcome as it was."""
+    """Check that job 1 waits for its next delivery, with an unchanged outcome."""
     assert kit.state() == "finished"
     assert kit.record().outcome == outcome
     assert not kit.is_due("finished")
@@ -778,19 +778,19 @@ def test_lost_bytes_of_an_overtaken_delivery_replace_nothing(kit: LedgerKit, mon
 
 
 def set_time(monkeypatch: pytest.MonkeyPatch, time: Callable[[], float]) -> None:
-    """Let the delivery see another time."""
+    """Set the clock of the delivery."""
     monkeypatch.setattr("mr_celery.delivery.deliver.time", SimpleNamespace(monotonic=time))
 
 
 @pytest.fixture
 def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between any two of its steps this process is frozen for as long as a hold."""
+    """Freeze this process for a whole lease between any two of its steps."""
     set_time(monkeypatch, partial(next, count(step=DELIVERY_LEASE)))
 
 
 @pytest.fixture
 def renewals(kit: LedgerKit, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool]]:
-    """The seconds of each renewal, and the ledger's answer."""
+    """The seconds and the result of each renewal."""
     made: list[tuple[float, bool]] = []
     renew_delivery = kit.ledger.renew_delivery
 
@@ -864,7 +864,7 @@ def test_a_delivery_that_was_frozen_before_its_close_does_not_close(
     assert kit.state() == ENDS[end]
 
 
-# -- the ledger away ---------------------------------------------------------------------------------------
+# -- an unreachable ledger ---------------------------------------------------------------------------------
 
 
 def test_a_step_that_cannot_be_recorded_is_repeated_by_the_courier(

@@ -1,4 +1,4 @@
-"""Deliveries that fail in the same way again and again: each ends, and a server that is away is waited for."""
+"""Deliveries that keep failing in the same way: each ends, but an unreachable server is waited for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def failing(status: int | None, words: str = "the server's words") -> Answer:
-    """An answer with that status, to whatever is asked; ``None``: none at all."""
+    """A response with that status to any request; ``None``: no response."""
 
     def answer(body: dict[str, Any]) -> dict[str, Any]:
         shown = "network: timed out" if status is None else f"{status}: {words}"
@@ -51,13 +51,13 @@ def raising(error: Exception) -> Answer:
 
 
 class Server:
-    """A server that answers each route as the test says, and lists the jobs that run.
+    """A server that responds to each route as the test says, and lists the running jobs.
 
     Attributes:
-        answers: by route, what it answers instead of taking it.
-        taken: what it took, as (route, name of it).
-        asked: how often each route was asked.
-        running: the jobs that it lists.
+        answers: by route, the response instead of accepting the request.
+        taken: the accepted requests, as (route, name).
+        asked: the number of requests by route.
+        running: the listed jobs.
     """
 
     url = "https://server.test"
@@ -122,7 +122,7 @@ def finish(kit: LedgerKit, outcome: Outcome, job_id: int = 1) -> None:
 
 
 def deliver(kit: LedgerKit, server: Server, job_id: int = 1, **options: Any) -> WorkerError | None:
-    """A courier takes a job and delivers it."""
+    """Deliver a job as a courier."""
     key = kit.collect(job_id)
     record = kit.record(job_id)
     assert record.outcome is not None
@@ -131,7 +131,7 @@ def deliver(kit: LedgerKit, server: Server, job_id: int = 1, **options: Any) -> 
 
 
 def deliver_to_its_end(kit: LedgerKit, server: Server, *, most: int = 3 * TIMES, **options: Any) -> tuple[str, str]:
-    """Deliveries until job 1 is closed. Returns the status and the output of the close."""
+    """Deliver until job 1 is closed. Returns the status and the output of the close."""
     for _ in range(most):
         deliver(kit, server, **options)
         if kit.state() == "closed":
@@ -145,7 +145,7 @@ def another_gets_through(kit: LedgerKit, server: Server, outcome: Outcome, job_i
     assert deliver(kit, server, job_id) is None
 
 
-# -- answers that cannot be used ---------------------------------------------------------------------------
+# -- unusable responses ------------------------------------------------------------------------------------
 
 LONG = "9" * 5000
 
@@ -300,7 +300,7 @@ def test_a_machine_that_lacks_something_is_waited_for(kit: LedgerKit, error: Exc
 
 
 def poisoned(status: int | None, field: str = "result") -> Answer:
-    """Give an answer to each request with "poison" in a field, and accept all others."""
+    """Send a response to each request with "poison" in a field, and accept all others."""
 
     def answer(body: dict[str, Any]) -> dict[str, Any]:
         if "poison" in str(body[field]):

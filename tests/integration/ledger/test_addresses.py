@@ -40,7 +40,7 @@ def server(certificates: Certificates) -> Iterator[RedisServer]:
 
 
 def in_flight(url: str) -> int:
-    """Use an address as the setting has it."""
+    """Use an address as written in the setting."""
     return Ledger(load({"modelreins_ledger_url": url}, environment={}).ledger_url, "w").survey().in_flight
 
 

@@ -1,4 +1,4 @@
-"""Ledgers on a Redis Cluster of three nodes: each worker name is on one of them, also while it moves to another one."""
+"""Ledgers on a Redis Cluster of three nodes: each worker name is on one node, even while it moves to another."""
 
 from __future__ import annotations
 

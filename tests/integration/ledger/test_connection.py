@@ -18,7 +18,7 @@ from support.servers import RedisServer
 
 @pytest.fixture
 def clients(redis_server: RedisServer) -> Iterator[RedisClients]:
-    """New clients, whose answers may take 0.2 s."""
+    """New clients with a timeout of 0.2 s."""
     made = RedisClients(redis_server.url(1), 0.2)
     yield made
     made.disconnect()
@@ -41,13 +41,13 @@ def test_connection_is_reused_after_a_complete_answer(clients: RedisClients, red
     before = connections(redis_server)
     assert [execute(clients, "ECHO", n) for n in range(20)] == [b"%d" % n for n in range(20)]
     with pytest.raises(redis.ResponseError):
-        execute(clients, "NONSENSE")  # an error is an answer, too
+        execute(clients, "NONSENSE")  # an error is a reply, too
     assert execute(clients, "ECHO", "last") == b"last"
     assert connections(redis_server) == before
 
 
 def test_interrupted_answer_is_never_read_by_another_command(clients: RedisClients) -> None:
-    """A signal handler raises between a command and its answer, as a soft time limit does."""
+    """A signal handler raises between a command and its reply, as a soft time limit does."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

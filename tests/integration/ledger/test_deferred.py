@@ -1,4 +1,4 @@
-"""Deferred jobs in the ledger: the reference, the deferral, and whoever ends the job."""
+"""Deferred jobs in the ledger: the reference, the deferral, and the end of the job."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_deferral_is_repeated_with_the_same_answer(kit: LedgerKit, ledger: Led
 
 @pytest.mark.parametrize("shaped", [False, True])
 def test_a_reference_that_the_ledger_has_lost_is_stored_again(kit: LedgerKit, ledger: Ledger, shaped: bool) -> None:
-    """As after a failover: the handler has given it away, and whoever has it can end the job."""
+    """As after a failover: the handler has given out its reference, which can still end the job."""
     run = kit.bring("running")
     key = ledger.reference(run, shaped=shaped)
     assert key is not None
@@ -136,7 +136,7 @@ def test_an_unknown_message_does_not_end_a_deferred_job(kit: LedgerKit, ledger: 
     assert kit.state() == "deferred"
 
 
-# -- whoever has the outcome -------------------------------------------------------------------------------
+# -- completion --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", UNFINISHED)
@@ -186,7 +186,7 @@ def test_a_wrong_key_permits_nothing(kit: LedgerKit, ledger: Ledger, wrong: str)
 
 
 def test_a_key_without_a_secret_permits_nothing(kit: LedgerKit) -> None:
-    kit.bring("running")  # nobody asked for its reference
+    kit.bring("running")  # its reference was not requested
     for secret in ("", "false", "nil"):
         assert kit.complete(AttemptKey(1, 1, secret)) == "unknown"
 
@@ -279,7 +279,7 @@ def test_an_early_outcome_waits_a_moment_for_the_handler(kit: LedgerKit, ledger:
     assert kit.defer(run) == "completed"
     assert ledger.amend(run, nonce=NONCE)
     assert kit.is_due("finished")
-    assert ledger.amend(run, nonce=NONCE)  # its first answer was lost
+    assert ledger.amend(run, nonce=NONCE)  # the first reply was lost
     assert not ledger.amend(run, nonce="another run")
     kit.close()
     assert ledger.amend(run, nonce=NONCE)

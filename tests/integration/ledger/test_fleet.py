@@ -1,4 +1,4 @@
-"""The register of online workers on a real Redis and on a real Cluster: what a reader knows, and what it costs."""
+"""The register of online workers on a real Redis and on a real Cluster: correctness and cost of reading it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_workers_are_the_same_object_until_one_changes(url: str) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_reader_that_follows_the_changes_knows_what_a_new_one_reads(url: str, seed: int) -> None:
-    """With some readers that look rarely, more changes than are kept, and keys that are lost."""
+    """This includes readers that read rarely, more changes than are kept, and lost keys."""
     chance, client, announcer = random.Random(seed), RedisServer.client_of(url), Fleet(url)
     readers = [Fleet(url) for _ in range(3)]
     names = [f"celery@{number}" for number in range(40)]
@@ -148,7 +148,7 @@ def test_a_reader_that_follows_the_changes_knows_what_a_new_one_reads(url: str, 
 
     def lose_key(name: str) -> None:
         client.delete(key(chance.choice(KEYS)), *client.scan_iter(key("profile:*")))
-        Fleet(url).online()  # workers announce themselves before and after somebody has noticed the loss
+        Fleet(url).online()  # workers announce themselves before and after a reader has noticed the loss
         for each in alive.values():
             announcer.announce(each, seconds=LATER)
 
@@ -225,7 +225,7 @@ def test_a_change_of_one_worker_leaves_thousands_of_others_alone(redis_server: R
     fleet.announce(node("celery@7", 8), seconds=LATER)
     fleet.withdraw("celery@8")
     after = by_name(reader.online())
-    assert bytes_sent(client) - at_first < 10_000  # the answer to INFO is most of it
+    assert bytes_sent(client) - at_first < 10_000  # mostly the reply to INFO
     assert {name for name in before if after.get(name) is not before[name]} == {"celery@7", "celery@8"}
     assert after["celery@7"].concurrency == 8
 

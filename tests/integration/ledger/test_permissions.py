@@ -18,7 +18,7 @@ from support.servers import RedisServer
 
 @pytest.fixture
 def limited(redis_server: RedisServer) -> Callable[..., LedgerKit]:
-    """Makes a ledger for a user with the documented permissions, and further rules."""
+    """Creates a ledger for a user with the documented permissions, and further rules."""
 
     def make(*rules: str) -> LedgerKit:
         url, client = redis_server.ledger_url(1), redis_server.client(1)

@@ -91,7 +91,7 @@ def server(shared_redis: RedisServer) -> RedisServer:
 
 
 def kit_of(server: RedisServer, worker_name: str) -> LedgerKit:
-    """An empty ledger: its keys begin with a name that no other example has."""
+    """An empty ledger, whose key prefix is unique to the example."""
     return LedgerKit(Ledger(server.ledger_url(), f"{next(numbers)} {worker_name}"), server.client())
 
 

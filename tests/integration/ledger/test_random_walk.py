@@ -1,12 +1,12 @@
 """The ledger compared with a plain model of it, under any order of steps by any number of processes.
 
 Two bridges, two workers, two couriers, callers with references, the in-flight sync and an operator take steps in a
-random order. Each step names
-its caller (the holder, the run's nonce, the delivery), and may come after another one has taken over. Messages arrive
-twice and late, answers are lost, steps are repeated, and leases expire. Keys are lost, one at a time, and mended. After
-each step the ledger's answer and state must be those of the model, and its promises must hold.
+random order. Each step names its caller (the holder, the run's nonce, the delivery), and may come after another one
+has taken over. Messages arrive twice and late, replies are lost, steps are repeated, and leases expire. Keys are lost,
+one at a time, and repaired. After each step, the ledger's reply and state must match the model, and its guarantees
+must hold.
 
-Each run takes the same walks. ``MR_CELERY_FUZZ=50`` takes 50 times as many, chosen anew.
+Each run takes the same walks. ``MR_CELERY_FUZZ=50`` takes 50 times as many, with a new seed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def outcome(self) -> Outcome:
-        """What this execution, and no other one, ends with."""
+        """The unique result of this execution."""
         return Outcome("done", self.nonce)
 
 
@@ -215,7 +215,7 @@ class Model:
         return "adopted"
 
     def _restored(self, job_id: int, route: Route, outcome: Outcome, task: str) -> Entry:
-        """What is left of a job of which an outcome is there and nothing else."""
+        """The state of a job of which only an outcome is left."""
         attempt, nonce = task.split("-")[2:]
         return Entry(
             job_id,
@@ -367,7 +367,7 @@ class Model:
         return "deferred"
 
     def _refusal(self, key: AttemptKey) -> str:
-        """Why a key permits nothing; empty if it does."""
+        """The reason why a key is not accepted; empty if it is."""
         entry = self.jobs.get(key.job_id)
         if entry is None:
             return "unknown"
@@ -610,14 +610,14 @@ class Walk(RuleBasedStateMachine):
         return entry.state if entry is not None else "unknown"
 
     def job(self, index: int, *states: str) -> int:
-        """One of the jobs: by index 0 one in one of the states, where there is one."""
+        """One of the jobs; index 0 prefers a job in one of the states."""
         likely = sorted(JOBS, key=lambda job_id: self.state(job_id) in states)
         return pick(likely, index)
 
     # -- taking steps ----------------------------------------------------------------------------------------------
 
     def do(self, step: Step, then: Then = lambda answer: None, *, lost: bool) -> None:
-        """Take a step. If its answer is lost, it is taken again some time, by the one who waits for the answer."""
+        """Take a step. If its reply is lost, the caller repeats it at some later time."""
         answer = step()
         if lost:
             self.unanswered.append((step, then))
@@ -648,7 +648,7 @@ class Walk(RuleBasedStateMachine):
         return answer
 
     def learn_nonce(self, entry: Entry, record: Record) -> None:
-        """A new life has begun: its task ids are none of an earlier one."""
+        """Check that the task ids of a new life differ from those of earlier ones."""
         entry.nonce, entry.task = record.task_id.split("-")[3], record.task_id
         assert record.task_id == f"mr-{entry.id}-1-{entry.nonce}"
         assert record.task_id not in self.life_of
@@ -668,7 +668,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def ask(self) -> None:
-        """The server is asked for a list; what it answers comes later."""
+        """A list is requested from the server; the response comes later."""
         self.model.moment += 1
         self.questions.append(Question(self.kit.now(), self.model.moment))
         self.model.moment += 1
@@ -713,7 +713,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.in_state(*IN_FLIGHT))
     @rule(index=INDEX, what=st.sampled_from(["record", "payload"]), indeed=SELDOM)
     def a_key_of_a_job_is_lost(self, index: int, what: str, indeed: bool) -> None:
-        """And the next comparison mends it, after the time that whoever has the job gets."""
+        """And the next comparison repairs it, after the time that the job's holder is given."""
         job_id = self.job(index, *IN_FLIGHT)
         entry = self.model.jobs.get(job_id)
         if not indeed or entry is None or entry.state in OVER:
@@ -769,7 +769,7 @@ class Walk(RuleBasedStateMachine):
         self.agree(None, None)
 
     def mend(self, expected: set[int]) -> None:
-        """A bridge compares: it mends the ledger, and asks the server for what is lost of a job itself."""
+        """A bridge compares: it repairs the ledger, and requests the lost data of a job from the server."""
         mending = self.ledger.mend(sorted({route.queue for route in ROUTES}), wait_seconds=LATER)
         assert mending.mended.keys() == expected
         for job_id in mending.bare:
@@ -872,7 +872,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.in_state("sent"))
     @rule(late=st.booleans())
     def look_for_messages_that_nobody_started(self, late: bool) -> None:
-        """A reaper finds messages of which no worker has told for a while."""
+        """A reaper finds messages that no worker has reported for a while."""
         if late:
             self.time_passes("sent")
         expected = self.model.unstarted()
@@ -882,13 +882,13 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def watch(self) -> None:
-        """A bridge asks where there is something to do."""
+        """A bridge checks for due work."""
         self.agree(self.model.watch(), self.ledger.watch(lease=LATER)[0])
 
     @precondition(lambda self: self.in_state("running", "deferred"))
     @rule(late=st.sampled_from(["", "", "running", "deferred"]), lost=LOST)
     def look_for_lost_runs(self, late: str, lost: bool) -> None:
-        """A reaper finds expired leases and deadlines; each is lost at once, or when the answer to that is known."""
+        """A reaper finds expired leases and deadlines; each is reported lost, and again if the reply is lost."""
         if late:
             self.time_passes(late)
         for job_id in self.agree(self.model.lost(), sorted(self.ledger.lost(lease=LATER))):
@@ -897,7 +897,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.messages)
     @rule(index=INDEX)
     def come_late_to_a_lost_run(self, index: int) -> None:
-        """A reaper that was slow says that a run is lost: which it may not be any more."""
+        """A slow reaper reports a run as lost, which may no longer be true."""
         self.losing(pick(self.messages, index))()
 
     def losing(self, message: RunKey, died_in: str | None = None) -> Step:
@@ -999,7 +999,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.runs)
     @rule(index=INDEX, lost=LOST)
     def refer(self, index: int, lost: bool) -> None:
-        """A handler gives its job's reference away; perhaps long after its run was given up."""
+        """A handler gives out its job's reference, perhaps long after its run was given up."""
         run = pick(self.runs, index)
 
         def step() -> Any:
@@ -1064,7 +1064,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.keys)
     @rule(index=INDEX, much=st.booleans(), lost=LOST)
     def extend(self, index: int, much: bool, lost: bool) -> None:
-        """A caller asks for more time, or only whether its reference is still good."""
+        """A caller requests more time, or only checks whether its reference is still valid."""
         key = pick(self.keys, index)
 
         def step() -> Any:
@@ -1076,7 +1076,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.runs)
     @rule(index=INDEX, lost=LOST)
     def publish_a_retry(self, index: int, lost: bool) -> None:
-        """A handler has asked Celery for a retry, which a worker may have before the run has ended."""
+        """A handler has requested a Celery retry, which a worker may receive before the run has ended."""
         run = pick(self.runs, index)
         self.messages.append(replace(run.key, retries=run.key.retries + 1))
 
@@ -1089,7 +1089,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.messages)
     @rule(index=INDEX, more=st.integers(1, 3))
     def forge(self, index: int, more: int) -> None:
-        """Somebody who can write to the broker makes up a message with more retries."""
+        """A third party with access to the broker forges a message with more retries."""
         message = pick(self.messages, index)
         self.messages.append(replace(message, retries=message.retries + more))
 
@@ -1127,7 +1127,7 @@ class Walk(RuleBasedStateMachine):
     def postpone(self, index: int, lost: bool) -> None:
         """A run gives its attempt back before its handler has begun. It goes on if it was given back too often."""
         run = pick(self.runs, index)
-        self.runs.remove(run)  # it does nothing else until it has the answer
+        self.runs.remove(run)  # it does nothing else until it has the reply
 
         def step() -> Any:
             self.going[run.key.job_id].discard(run.nonce)
@@ -1209,7 +1209,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.messages)
     @rule(index=INDEX, worker=st.sampled_from(WORKERS), indeed=st.booleans(), lost=LOST)
     def expire(self, index: int, worker: str, indeed: bool, lost: bool) -> None:
-        """A message comes to a worker too late to be started, or somebody revoked its task."""
+        """A message reaches a worker too late to be started, or after its task was revoked."""
         if not indeed:
             return
         message = pick(self.messages, index)
@@ -1225,7 +1225,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.messages)
     @rule(index=INDEX, indeed=SELDOM, lost=LOST)
     def fail(self, index: int, indeed: bool, lost: bool) -> None:
-        """A bridge ends an attempt that nobody can run."""
+        """A bridge ends an attempt that no worker can run."""
         if indeed:
             self.do(self.failing(pick(self.messages, index)), lost=lost)
 
@@ -1269,7 +1269,7 @@ class Walk(RuleBasedStateMachine):
         lost=LOST,
     )
     def deliver(self, index: int, what: str, lost: bool) -> None:
-        """A courier writes down how far it is: in time, or after it was overtaken."""
+        """A courier records its progress: in time, or after another one has taken over."""
         key = pick(self.deliveries, index)
 
         def step() -> Any:
@@ -1302,7 +1302,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.deliveries)
     @rule(index=INDEX, how=st.sampled_from(["delivered", "delivered", "superseded"]), has_parts=SELDOM, lost=LOST)
     def close(self, index: int, how: str, has_parts: bool, lost: bool) -> None:
-        """The server took an outcome: who writes that down may have been overtaken, for it is true all the same."""
+        """The server accepted an outcome. This is recorded even by a courier that has been superseded."""
         key = pick(self.deliveries, index)
         entry = self.model.jobs.get(key.job_id)
         has_parts = has_parts or bool(entry and entry.parts)
@@ -1355,7 +1355,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.in_state("unknown", *OVER))
     @rule(job=INDEX, route=st.sampled_from(ROUTES), now=st.booleans(), asked=INDEX, lost=LOST)
     def adopt(self, job: int, route: Route, now: bool, asked: int, lost: bool) -> None:
-        """The server lists a job as running, of which the ledger does not know, or that it has closed."""
+        """The server lists a job as running that the ledger does not have, or has closed."""
         if now:
             self.ask()
         job_id, question = self.job(job, "closed"), pick(self.questions, asked)
@@ -1505,5 +1505,5 @@ class Walk(RuleBasedStateMachine):
 
 
 TestWalk = Walk.TestCase
-TestWalk.pytestmark = [pytest.mark.timeout(900)]  # of a busy machine
+TestWalk.pytestmark = [pytest.mark.timeout(900)]  # for busy machines
 TestWalk.settings = walks(60)

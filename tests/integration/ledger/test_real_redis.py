@@ -253,13 +253,13 @@ def test_another_client_receives_the_notifications(kit: LedgerKit, url: str) -> 
 
 
 def _subscribers(client: Any) -> bool:
-    # Each node of a Cluster knows only the subscriptions of its own clients.
+    # Each node of a Cluster counts only the subscriptions of its own clients.
     nodes = [node.redis_connection for node in client.get_nodes()] if isinstance(client, RedisCluster) else [client]
     return any(name.endswith(b":notifications") for node in nodes for name in node.pubsub_channels())
 
 
 def test_the_server_version_is_read(kit: LedgerKit, url: str) -> None:
-    assert kit.ledger.server_version() is None  # its user may not ask
+    assert kit.ledger.server_version() is None  # its user lacks the permission
     version = Ledger(url.replace(LEDGER_USER, ""), "w").server_version()
     assert version is not None
     assert version >= MINIMUM_VERSION
@@ -591,6 +591,6 @@ def test_nothing_is_left_a_day_after_the_last_job(redis_server: RedisServer) -> 
     ledger.abort(5, "operator")
     keys = kit.redis.keys("*")
     assert kit.key("job:1").encode() in keys
-    # Keys that all jobs share are given their time anew every 10 s.
+    # The expiry of keys that all jobs share is renewed every 10 s.
     forever = [key for key in keys if not 0 < kit.redis.ttl(key) <= 86400 + 10]
     assert forever == []

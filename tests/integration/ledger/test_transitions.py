@@ -375,7 +375,7 @@ def test_a_recently_closed_job_that_the_server_lists_as_running_is_closed_again(
     assert kit.load() == 0
     assert kit.redis.ttl(kit.key("job:1")) == -1
     assert kit.start(run, nonce="late").refusal == "finished"
-    assert not kit.ledger.renew_delivery(first_delivery(run), lease=LATER)  # nobody delivers it yet
+    assert not kit.ledger.renew_delivery(first_delivery(run), lease=LATER)  # no delivery has begun yet
     assert kit.collect() == DeliveryKey(1, run.task_id, 2)
 
 
@@ -742,7 +742,7 @@ def test_an_attempt_is_postponed_for_ever_longer_and_not_too_often(kit: LedgerKi
         assert postpone(ledger, run, nonce=NONCE if number == 1 else run.task_id) == "again"
         assert (kit.state(), kit.record().attempt, kit.record().why) == ("claimed", 1, "a database is unreachable")
         assert kit.score("claimed") == pytest.approx(now + wait, abs=5)
-        assert postpone(ledger, run) == "kept"  # it is asked again, because its answer was lost
+        assert postpone(ledger, run) == "kept"  # repeated, because the reply was lost
         assert kit.start_again() == run
     assert postpone(ledger, run, nonce=run.task_id) == "spent"
     assert kit.state() == "running"
@@ -1095,7 +1095,7 @@ def two_due_runs(kit: LedgerKit) -> None:
 def test_runs_with_an_expired_lease_are_lost(kit: LedgerKit, ledger: Ledger) -> None:
     two_due_runs(kit)
     assert sorted(ledger.lost(lease=LATER)) == [1, 2]
-    assert sorted(ledger.lost(lease=LATER)) == [1, 2]  # until somebody says so
+    assert sorted(ledger.lost(lease=LATER)) == [1, 2]  # until they are reported
     assert len(ledger.lost(1, lease=LATER)) == 1
 
 
@@ -1125,7 +1125,7 @@ def test_the_grace_period_is_shared_by_all_bridges(kit: LedgerKit, ledger: Ledge
     for _ in range(3):
         assert Ledger(INSIDE, ledger.worker_name).lost(lease=30) == []
     kit.age_look(seconds=15)
-    assert ledger.lost(lease=30) == []  # nobody looked for long, once more
+    assert ledger.lost(lease=30) == []  # again, the last search was long ago
     kit.age_look(seconds=9)
     Ledger(INSIDE, ledger.worker_name).lost(lease=30)
     kit.age_look(seconds=9)
@@ -1765,7 +1765,7 @@ def test_more_messages_than_a_page_are_renewed(kit: LedgerKit) -> None:
 def test_a_lost_retry_that_only_its_handler_can_make_is_a_new_attempt(
     kit: LedgerKit, own: bool, options: dict[str, Any], answer: str, task: str
 ) -> None:
-    """Sent again without the handler's arguments, it would go on with others, and end with a wrong result."""
+    """Sent again without the retry's own arguments, it would continue with others, and end with a wrong result."""
     run = kit.bring("running", route=Route("proj.upper", "celery", **options))
     assert kit.ledger.retry(run, nonce=NONCE, wait_seconds=0, own=own)
     told = kit.ledger.resend(

@@ -1,10 +1,10 @@
 """The ledger's steps of workflows compared with a plain model, in any order, by any number of workers and bridges.
 
 A job is handed over, members start, publish others, retry, end, fail, are renewed, reported and lost, and the job is
-aborted. Steps come late, twice, and from members of earlier attempts. After each step the answer and state must
-be those of the model.
+aborted. Steps come late, twice, and from members of earlier attempts. After each step, the reply and state must
+match the model.
 
-Each run takes the same walks. ``MR_CELERY_FUZZ=50`` takes 50 times as many, chosen anew.
+Each run takes the same walks. ``MR_CELERY_FUZZ=50`` takes 50 times as many, with a new seed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Execution:
 
 @dataclass
 class Model:
-    """The job in plain Python: a method for each step of the ledger, which returns its answer."""
+    """The job in plain Python: a method for each step of the ledger, which returns its reply."""
 
     route: Route
     task_id: str
@@ -254,7 +254,7 @@ class Walk(RuleBasedStateMachine):
         expected = self.model.hand_over(task_id, nonce, final, first)
         members = [NewMember(each, "t.member", "celery") for each in first]
         options: dict[str, Any] = {"nonce": nonce, "final": final, "members": members, "lease": LATER, "note": "w"}
-        for _ in range(2):  # its first answer was lost
+        for _ in range(2):  # the first reply was lost
             self.agree(lambda: self.ledger.hand_over(RunKey(JOB, task_id), **options), expected)
 
     @rule(final=st.sampled_from(FINALS), late=late)
@@ -418,5 +418,5 @@ class Walk(RuleBasedStateMachine):
 
 
 TestWalk = Walk.TestCase
-TestWalk.pytestmark = [pytest.mark.timeout(900)]  # of a busy machine
+TestWalk.pytestmark = [pytest.mark.timeout(900)]  # for busy machines
 TestWalk.settings = walks(50)

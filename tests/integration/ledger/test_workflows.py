@@ -1,4 +1,4 @@
-"""The ledger's steps of workflows: who holds a job, which member may start, and what becomes of lost ones."""
+"""The ledger's steps of workflows: holders of a job, members that may start, and lost members."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_workflow_from_hand_over_to_its_result(workflow: Workflow, kit: Ledger
 
 def test_only_the_run_that_has_the_job_hands_it_over(kit: LedgerKit) -> None:
     workflow = Workflow(kit, published=False)
-    assert workflow.hand_over()  # its answer was lost
+    assert workflow.hand_over()  # repeated, because the reply was lost
     assert not workflow.hand_over(nonce="another")
     workflow.run = RunKey(1, workflow.run.task_id, 1)
     assert not workflow.hand_over()
@@ -146,7 +146,7 @@ def test_a_run_that_dies_before_it_has_published_is_lost(kit: LedgerKit) -> None
 
 def test_a_member_starts_once(workflow: Workflow) -> None:
     assert workflow.start().job is not None
-    assert workflow.start().job is not None  # the answer was lost
+    assert workflow.start().job is not None  # repeated, because the reply was lost
     assert workflow.start(nonce="copy").refusal == "running"
     assert workflow.end()
     assert workflow.start(nonce="copy").refusal == "over"

@@ -1,4 +1,4 @@
-"""Artifacts over HTTP: content, answers and headers."""
+"""Artifacts over HTTP: content, responses and headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients of the sandbox that are not logged in, or are logged in and mean harm."""
+"""Clients of the sandbox that are not logged in, or are logged in and malicious."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def log_in(sandbox: Sandbox, token: str) -> int:
 
 
 def flood(attempt: str, sandbox: Sandbox) -> Counter[int]:
-    """Try wrong tokens, keys or links from many threads. Returns how many answers had each status."""
+    """Try wrong tokens, keys or links from many threads. Returns the number of responses by status."""
     tries = {
         "token": lambda number: status(sandbox, f"wrong-{number}"),
         "password": lambda number: log_in(sandbox, f"wrong-{number}"),

@@ -70,7 +70,7 @@ def test_port_in_use_is_reported() -> None:
 
 
 def test_answers_are_sent_without_delay() -> None:
-    """asyncio sets TCP_NODELAY only if the socket's protocol is TCP. Without it, answers are delayed by 40 ms."""
+    """asyncio sets TCP_NODELAY only if the socket's protocol is TCP. Without it, responses are delayed by 40 ms."""
     with server._listen("127.0.0.1", 0) as listening:
         assert listening.proto == socket.IPPROTO_TCP
 

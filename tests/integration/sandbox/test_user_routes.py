@@ -155,7 +155,7 @@ def test_job_that_needs_an_approval_is_not_in_the_inbox(talk: Any) -> None:
 
 
 def request(sandbox: Sandbox, token: str, method: str, path: str, **body: Any) -> int:
-    """Send a request, and return the status of its answer."""
+    """Send a request, and return the status of the response."""
     headers = {"Authorization": f"Bearer {token}"}
     return requests.request(method, sandbox.url + path, json=body, headers=headers, timeout=30).status_code
 

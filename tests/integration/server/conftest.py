@@ -1,4 +1,4 @@
-"""A server whose answers a test defines byte by byte."""
+"""A server whose responses a test defines byte by byte."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def read_request(connection: socket.socket) -> bytes:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Respond | bytes], RawServer]]:
-    """Starts servers that end with the test. Bytes are sent as the answer to each request."""
+    """Starts servers that end with the test. Bytes are sent as the response to each request."""
     servers: list[RawServer] = []
 
     def start(respond: Respond | bytes) -> RawServer:

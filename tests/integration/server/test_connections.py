@@ -1,4 +1,4 @@
-"""How requests and answers share connections."""
+"""The sharing of connections by requests and responses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_connection_is_used_again(serve: Any) -> None:
 
 
 def test_interim_answers_are_skipped_and_each_request_gets_its_own_answer(serve: Any) -> None:
-    """http.client skips only 100: then each request would get the answer to the one before."""
+    """http.client skips only 100, so each request would get the response to the previous one."""
     interim = b"".join(b"HTTP/1.1 %d Soon\r\nRetry-After: 9\r\nContent-Length: 3\r\n\r\n" % n for n in (103, 100, 102))
 
     def respond(connection: socket.socket, request: bytes) -> None:
@@ -87,7 +87,7 @@ def test_a_transport_that_is_not_used_any_more_closes_its_connections(serve: Any
         warnings.simplefilter("always")
         del made
         gc.collect()
-    # Python warns of unclosed sockets. Those of other tests are not meant.
+    # Python warns about unclosed sockets. Ignore those of other tests.
     unclosed = [str(each.message) for each in caught if f", {port})>" in str(each.message)]
     assert not unclosed
     assert ended.wait(30)
@@ -173,7 +173,7 @@ def test_a_server_that_does_not_read_the_request_in_time(serve: Any) -> None:
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with the path, and records the addresses of the clients."""
+    """Responds with the path, and records the addresses of the clients."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True

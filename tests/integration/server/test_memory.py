@@ -18,7 +18,7 @@ def pieces(body: bytes, size: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("value", [b"[]", b'{"a":1}', b'"xy"'])
 def test_the_memory_of_many_values_is_bounded(value: bytes) -> None:
-    """Also of those of a list, and of an answer that is read for one member."""
+    """This includes entries of a list, and a response that is read for one member."""
     size = 2**18
     many = b"[" + (value + b",") * (2**20 // (len(value) + 1)) + b"0]"
     readings: list[Callable[[], object]] = [

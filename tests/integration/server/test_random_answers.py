@@ -1,4 +1,4 @@
-"""Thousands of damaged answers: each request returns or raises the documented error, and in time."""
+"""Thousands of damaged responses: each request returns or raises the documented error in time."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def chunked(body: bytes, chance: random.Random) -> bytes:
 
 
 def answer(body: Any, chance: random.Random) -> bytes:
-    """An answer with damage to its JSON, its headers or its bytes."""
+    """A response with damage to its JSON, its headers or its bytes."""
     content = json.dumps(damaged(body, chance) if chance.random() < 0.8 else body).encode()
     status = chance.choice(
         [b"200 OK"] * 6 + [b"201", b"204 No", b"302 F", b"401 U", b"429 T", b"503 S", b"103 E", b"999"]

@@ -1,4 +1,4 @@
-"""Random lists of jobs, read entry by entry: the result is that of Python's json, which parses the whole answer."""
+"""Random lists of jobs, read entry by entry: the result is that of Python's json, which parses the whole response."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_mutated_bytes_raise_nothing_but_the_documented_errors(
         whole = json.loads(bytes(body))
     except (ValueError, RecursionError):
         return
-    # Where the whole answer can be parsed, so can each entry; of two lists json.loads keeps the last.
+    # If the whole response can be parsed, so can each entry. If there are two lists, json.loads keeps the last.
     if isinstance(whole, dict) and isinstance(whole.get("jobs"), list) and found is not None:
         count = len(whole["jobs"])
         assert found[len(found) - count :] == whole["jobs"]
@@ -120,7 +120,7 @@ BYTES = LIKE_LISTS | WITHIN | st.binary(max_size=60) | st.binary(max_size=60).ma
 
 
 def read_until_damage(body: bytes, size: int) -> tuple[list[Entry], bool]:
-    """The entries by the incremental parser, and whether the answer was read to its end."""
+    """The entries from the incremental parser, and whether the response was read to its end."""
     found: list[Entry] = []
     try:
         found.extend(list_parser.entries(body[start : start + size] for start in range(0, len(body), size)))

@@ -1,4 +1,4 @@
-"""The token goes to no other server, wherever an answer points: to each target with each status and method."""
+"""The token is sent to no other server, wherever a response redirects: each target, status and method."""
 
 from __future__ import annotations
 

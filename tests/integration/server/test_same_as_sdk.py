@@ -1,4 +1,4 @@
-"""The official SDK's worker and ours say the same to a server, and return the same."""
+"""The official SDK's worker and ours send the same requests, and return the same results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Call:
 
 @dataclass
 class Server:
-    """Records calls; answers from a list of its own for each method and path, else with ``{"ok": true}``."""
+    """Records calls. Responds from a list for each method and path, otherwise with ``{"ok": true}``."""
 
     url: str = ""
     calls: list[Call] = field(default_factory=list)
@@ -77,7 +77,7 @@ def recorded(handler: BaseHTTPRequestHandler) -> Call:
         handler.path,
         headers["Authorization"],
         content_type or None,
-        # A GET has no body, and so no need of a length.
+        # A GET has no body, and so needs no length.
         length is not None or handler.command == "GET",
         "Transfer-Encoding" in headers,
         body,
@@ -117,7 +117,7 @@ def server() -> Iterator[Server]:
         do_GET = do_POST = do_PUT = do_any  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
@@ -132,7 +132,7 @@ def server() -> Iterator[Server]:
 
 @dataclass
 class Told:
-    """What one worker said and got."""
+    """The requests and results of one worker."""
 
     calls: list[Call]
     returned: Any = None
@@ -155,7 +155,7 @@ def play(server: Server, cls: Any, scenario: Scenario, answers: dict[str, list[A
 
 
 def both(server: Server, scenario: Scenario, **answers: Any) -> tuple[Told, Told]:
-    """The same scenario by the SDK and by us."""
+    """Run the same scenario with the SDK's worker and with ours."""
     script = answers.get("answers", {})
     sdk = play(server, modelreins_worker.Worker, scenario, script)
     ours = play(server, mr_celery.sdk.Worker, scenario, script)
@@ -333,7 +333,7 @@ def test_run_continues_after_an_error(server: Server) -> None:
 
 @pytest.mark.usefixtures("no_presence_between")
 def test_run_of_a_handler_that_raises(server: Server) -> None:
-    """The same calls, but that the output of a failed job is the whole traceback."""
+    """The same calls, except that the output of a failed job is the whole traceback."""
     told: list[tuple[Any, str]] = []
 
     def bad(job: dict[str, Any]) -> str:

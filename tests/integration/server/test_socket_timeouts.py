@@ -1,4 +1,4 @@
-"""Time-outs that the kernel watches over, on pairs of connected sockets."""
+"""Timeouts that the kernel enforces, on pairs of connected sockets."""
 
 from __future__ import annotations
 

@@ -115,9 +115,9 @@ def test_limit_leaves_file_descriptors_for_the_process(monkeypatch: pytest.Monke
         b"",
         b"GET",
         HEAD + b"X-Long: ",
-        HEAD + b"\r\n",  # a request that is answered, then the beginning of another
+        HEAD + b"\r\n",  # a complete request, then the beginning of another
         b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n",
-        b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n",  # answered without reading the body
+        b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n",  # the body is not read
         b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n",
     ],
 )
@@ -141,7 +141,7 @@ def test_response_that_nobody_reads_is_cut_off() -> None:
         client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
         received = 0
         client.settimeout(20)
-        threading.Event().wait(5.0)  # reads nothing meanwhile
+        threading.Event().wait(5.0)  # reads nothing in the meantime
         try:
             while part := client.recv(1_000_000):
                 received += len(part)

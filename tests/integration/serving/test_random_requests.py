@@ -1,4 +1,4 @@
-"""Random bytes to the HTTP server, and to the sandbox behind it: it answers or closes, and serves the next request."""
+"""Random bytes to the HTTP server and to the sandbox: it responds or closes, and serves the next request."""
 
 from __future__ import annotations
 

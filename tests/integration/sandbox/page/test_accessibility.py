@@ -1,4 +1,4 @@
-"""Every page of the sandbox, also with its dialogs and forms open, has no finding of axe-core."""
+"""axe-core finds no problems on any page of the sandbox, including open dialogs and forms."""
 
 from __future__ import annotations
 
