@@ -76,7 +76,9 @@ def test_a_failure_that_the_handler_meant_is_one_line(
         for kind in MEANT:
             record = ledger.read(ids[kind])
             assert record is not None
-            assert app.AsyncResult(record.task_id).state == "FAILURE"
+            # Celery publishes a retry before it stores the state of the first execution: another child may be faster.
+            states = ("FAILURE", "RETRY") if "retry" in kind and pool != "solo" else ("FAILURE",)
+            assert app.AsyncResult(record.task_id).state in states
 
 
 def test_a_job_has_three_lines_at_level_info(fleet: Fleet) -> None:
