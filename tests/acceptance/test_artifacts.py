@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -17,11 +16,12 @@ import requests
 
 from mr_celery.sandbox import Sandbox
 from mr_celery.sandbox.chaos import Rule
+from support.campaign import FULL
 from support.fleet import Fleet
 from support.servers import RedisServer
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
-LARGE = GIB if os.environ.get("MR_CELERY_FULL") else 200 * MIB
+LARGE = GIB if FULL else 200 * MIB
 
 WAYS: dict[str, dict[str, str]] = {
     "the worker delivers": {},

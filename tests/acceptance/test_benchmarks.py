@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from support.campaign import FULL
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -24,7 +25,7 @@ def run(*arguments: str, to: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_parts_run_with_tiny_numbers(tmp_path: Path) -> None:
-    parts = () if os.environ.get("MR_CELERY_FULL") else QUICK
+    parts = () if FULL else QUICK
     done = run(*parts, "--scale", "0.001", "--rounds", "1", to=tmp_path)
     assert done.returncode == 0, done.stderr
     stats = json.loads((tmp_path / "results.json").read_text())["stats"]

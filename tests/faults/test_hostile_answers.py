@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from support.campaign import FULL
 from support.fleet import Fleet, Process
 from support.http_server import Reply, Request
 from support.plain_server import PlainServer, route_of
@@ -22,7 +22,7 @@ from support.servers import RedisServer
 MOST_RSS = 256 * 2**20
 """Bytes of memory that a process may use."""
 
-HOSTILE_BYTES = (62 if os.environ.get("MR_CELERY_FULL") else 31) * 2**20
+HOSTILE_BYTES = (62 if FULL else 31) * 2**20
 """Size of an answer: less than a list may have, and parsed as a whole, it would need far more than ``MOST_RSS``."""
 
 PARTS = 3

@@ -6,7 +6,6 @@ that stay, and faults that affect only one job.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +15,12 @@ import psutil
 import pytest
 
 from mr_celery.ledger import Ledger
-from support.campaign import Campaign, all_survive
+from support.campaign import FULL, Campaign, all_survive
 from support.counted import CountedSandbox
 from support.fleet import Fleet
 from support.ports import until
 
-JOBS = 5000 if os.environ.get("MR_CELERY_FULL") else 2000
+JOBS = 5000 if FULL else 2000
 
 GROWTH = 8 * 2**20
 """Bytes by which a process may grow while outcomes pile up in the ledger."""

@@ -8,7 +8,6 @@ Assumptions shared with the code: faults pass, lists are short, headers are sens
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 
 from mr_celery.sandbox import Rule, Sandbox
 from mr_celery.sandbox.chaos import ROUTES
-from support.campaign import Campaign, all_survive, jobs_each, seed
+from support.campaign import FULL, Campaign, all_survive, jobs_each, seed
 from support.fleet import Fleet
 from support.ports import until
 from support.servers import RedisServer
@@ -52,8 +51,6 @@ FAULTS = {
     "hanging after the effect": {"fault": "hang", "delay": 1.5 * TIMEOUT, "after": True},
     "trickle": {"fault": "trickle", "delay": 0.05 * TIMEOUT},
 }
-
-FULL = bool(os.environ.get("MR_CELERY_FULL"))
 
 GROUPS = [*([(route,) for route in ROUTES] if FULL else []), ROUTES]
 MIXES = {"all faults": [*FAULTS], **({fault: [fault] for fault in FAULTS} if FULL else {})}

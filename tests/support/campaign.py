@@ -14,6 +14,9 @@ from mr_celery.ledger import Ledger
 from .fleet import Fleet
 from .ports import until
 
+FULL = bool(os.environ.get("MR_CELERY_FULL"))
+"""Whether the tests run in their long form, as in ``make campaign``."""
+
 
 def seed() -> int:
     """The campaign's seed: ``MR_CELERY_SEED``, or a new one. pytest prints it for failed tests."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from mr_celery.demo.picture import paint
 from mr_celery.sandbox import Sandbox
+from mr_celery.sandbox.store import Store
 
 WORKER = "image-worker-01"
 TRACEBACK = (
@@ -37,6 +38,12 @@ print("the end")
 ```
 """
 COUNTED = {"words": 17, "by_length": {"1": 3, "2": [1, 2, {"deep": True}]}, "text": 'a "quoted" text\nof two lines'}
+
+
+def upload(store: Store, job_id: int, filename: str, content_type: str, data: bytes, **further: str) -> str:
+    """Store an artifact of a job. Returns its slug."""
+    fields = {"content_type": content_type, "filename": filename, "job_id": job_id, **further}
+    return str(store.add_artifact(io.BytesIO(data), fields)["slug"])
 
 
 class Example:
@@ -90,8 +97,7 @@ class Example:
         return job_id
 
     def upload(self, job_id: int, filename: str, content_type: str, data: bytes) -> str:
-        fields = {"content_type": content_type, "filename": filename, "job_id": job_id}
-        return str(self.store.add_artifact(io.BytesIO(data), fields)["slug"])
+        return upload(self.store, job_id, filename, content_type, data)
 
     def review(self, title: str, job_id: int, preview: str | None) -> int:
         fields = {"type": "draft", "title": title, "content": "Please look at the **details**.", "preview": preview}

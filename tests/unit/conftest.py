@@ -11,12 +11,9 @@ from mr_celery.handlers import registry
 
 
 @pytest.fixture(autouse=True)
-def own_tasks() -> Iterator[None]:
+def own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Isolate applications from the tasks of earlier tests, which Celery shares among applications by default."""
-    before = _state._on_app_finalizers
-    _state._on_app_finalizers = set(before)
-    yield
-    _state._on_app_finalizers = before
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
 
 
 @pytest.fixture

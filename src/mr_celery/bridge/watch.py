@@ -40,7 +40,7 @@ class DuePoller:
         self._surveys.note(self._context.ledger.worker_name, survey)
         for loop in {loop for state, loop in self._loops.items() if due[state]}:
             loop.call()
-        return min(1.0, lease / 10)
+        return min(CHECK_SECONDS, lease / 10)
 
 
 class FleetWatch:

@@ -29,7 +29,7 @@ _task_context: ContextVar[TaskContext | None] = ContextVar("mr_celery_task_conte
 
 
 class EventLoop:
-    """One event loop for all ``async def`` handlers of a worker process, on a thread of its own.
+    """One event loop, on its own thread, for all ``async def`` handlers of a worker process.
 
     All jobs of a process can therefore share clients that belong to a loop. The pool's thread waits for its handler.
     The loop starts with the first such handler. In a prefork pool, that is after the fork.

@@ -356,7 +356,7 @@ class Members:
             message.log(logger).error("not_recorded", f"the end of {message} could not be recorded: {error}")
 
     def _lose(self, member: MemberRun, why: str) -> None:
-        """Record that the workflow cannot go on, through no fault of its own."""
+        """Record that the workflow cannot continue, although no member failed."""
         member.over = True
         message = member.message
         must_not, too_often = lost_texts(why)

@@ -25,7 +25,7 @@ from .worker_jobs import WorkerJobs
 logger = logging.getLogger("mr_celery.worker")
 
 LEDGER_TIMEOUT = 2.0
-"""Seconds until a ledger step on the worker's event loop times out. The runner has connections of its own."""
+"""Seconds until a ledger step on the worker's event loop times out. The runner has its own connections."""
 
 
 HOLDER = "_MR_CELERY_HOLDER"

@@ -104,7 +104,7 @@ class Queries(LedgerBase):
         }
 
     def deferring(self) -> Deferring:
-        """The tasks of which jobs were deferred, and the number of their jobs in slots. It reads each job in a slot."""
+        """The tasks that have deferred a job, and the number of their jobs in slots. It reads each job in a slot."""
         jobs, names = self._look("deferring")
         return Deferring(frozenset(name.decode() for name in names), int(jobs))
 

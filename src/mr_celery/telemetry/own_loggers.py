@@ -83,7 +83,7 @@ class OwnLogger(logging.Logger):
         _Fallback.handler.handle(record)
 
     def _is_handled(self, record: logging.LogRecord) -> bool:
-        """Whether a handler takes a record, or the application has handlers of its own for this package."""
+        """Whether a handler accepts a record, or the application has configured handlers for this package."""
         if any(each.handlers or not each.propagate for each in self._own()):
             return True
         handlers = [handler for logger in self._chain() for handler in logger.handlers]

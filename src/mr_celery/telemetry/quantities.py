@@ -76,4 +76,5 @@ def counted(number: int, noun: str) -> str:
     """Format a number with its noun: ``1 job``, ``2 jobs``, ``3 tries``, ``4 days``."""
     if number == 1:
         return f"{number} {noun}"
-    return f"{number} {noun[:-1]}ies" if noun.endswith(("ry", "ty")) else f"{number} {noun}s"
+    has_ies = noun.endswith("y") and noun[-2] not in "aeiou"
+    return f"{number} {noun[:-1]}ies" if has_ies else f"{number} {noun}s"

@@ -79,7 +79,6 @@ class _Process:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
         self.clients = Clients(settings)
         self.outages = Outages(*(Outage(each, "The test fails", logger) for each in ("server", "ledger", "broker")))
         self.runner = Runner(self.clients, NODE, NODE, function_retries=FunctionRetries(0.0, 0))
@@ -162,7 +161,7 @@ class JobRun:
 
     def _process_of(self, settings: Settings) -> _Process:
         """The objects that the runs of a test share, like the jobs of a process."""
-        if self._process is None or self._process.settings != settings:
+        if self._process is None or self._process.clients.settings != settings:
             self._process = _Process(settings)
         return self._process
 

@@ -42,11 +42,12 @@ from ..waiting import WaitingJobs, match_raised
 
 logger = logging.getLogger("mr_celery.bridge")
 
-DAMAGES: dict[Damage, str] = {
+DAMAGES: dict[Damage | Literal["mended"], str] = {
     "lists": "it was missing from the list of its state, and was added",
     "record": "its record was lost; it is adopted again if the server lists it as running",
     "outcome": "its outcome was lost; it is adopted again if the server lists it as running",
     "restored": "its record was lost; its outcome was not, and is delivered",
+    "mended": "its record was incomplete, and was restored from the server's list",
 }
 """Kinds of damage to the ledger, with the consequence for the job."""
 
@@ -382,12 +383,9 @@ class InFlightSync:
         if adoption == "redelivered":
             why = "closed once more: the server lists it as running, though it accepted the close"
             context.log(job.id, task_name=route.task_name).warning("closed_again", why)
-        elif adoption in ("mended", "restored"):
-            damage = "its record was incomplete, and was restored from the server's list"
-            if adoption == "restored":
-                damage = DAMAGES["restored"]
+        elif adoption == "mended" or adoption == "restored":
             context.log(job.id, task_name=route.task_name).warning(
-                "mended", f"the ledger is damaged: {damage}", reason=adoption
+                "mended", f"the ledger is damaged: {DAMAGES[adoption]}", reason=adoption
             )
         if adoption != "adopted":
             return adoption

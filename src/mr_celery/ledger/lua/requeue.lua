@@ -11,14 +11,16 @@
 --          attempt has begun)
 local task_id, wait_seconds, force, note = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local state, current_task_id, attempt, nonce, on_lost = get('state', 'task_id', 'attempt', 'nonce', 'on_lost')
-if not (state == 'claimed' or state == 'sent' or state == 'running' or state == 'deferred') then
+local waits = state == 'claimed' or state == 'sent'
+local may_run = state == 'running' or state == 'deferred'
+if not (waits or may_run) then
   return 'kept'
 end
 attempt = tonumber(attempt or 0)
 if current_task_id ~= task_id then
   return task_id == task_id_of(attempt - 1, nonce) and 'requeued' or 'kept'
 end
-if (state == 'running' or state == 'deferred') and on_lost == 'fail' and force == '0' then
+if may_run and on_lost == 'fail' and force == '0' then
   return 'refused'
 end
 add_event('requeued', note)

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from mr_celery.sandbox import Sandbox
 from support.browser import Visit
+from support.sandbox_example import upload
 
 ACTING = "main script, main [onerror], main [onload], main [ontoggle], main meta, base, iframe"
 LEADING = "a[href^='javascript:'], a[href^='data:'], form[action*='evil']"
@@ -108,15 +109,10 @@ UPLOADS = (
 )
 
 
-def upload(sandbox: Sandbox, content_type: str, data: bytes) -> str:
-    fields = {"content_type": content_type, "filename": "f", "job_id": 1, "expires_at": None}
-    return str(sandbox.store.add_artifact(io.BytesIO(data), fields)["slug"])
-
-
 @pytest.mark.parametrize(("content_type", "data"), UPLOADS, ids=[each[0] for each in UPLOADS])
 def test_uploads_run_no_script(browser: Browser, sandbox: Sandbox, content_type: str, data: bytes) -> None:
     sandbox.dispatch("p", worker="w")
-    slug = upload(sandbox, content_type, data)
+    slug = upload(sandbox.store, 1, "f", content_type, data)
     with Visit(browser, sandbox) as visit:
         page = visit.go("/ui/jobs/1")
         expect(page.locator("figure.file")).to_have_count(1)
@@ -133,7 +129,7 @@ def test_uploads_run_no_script(browser: Browser, sandbox: Sandbox, content_type:
 def test_opened_upload_has_no_origin(browser: Browser, sandbox: Sandbox) -> None:
     """A file that the browser shows has an opaque origin, so it cannot run script or use the cookie."""
     sandbox.dispatch("p", worker="w")
-    slug = upload(sandbox, "text/plain", b"just text")
+    slug = upload(sandbox.store, 1, "f", "text/plain", b"just text")
     with Visit(browser, sandbox) as visit:
         other = visit.window()
         other.goto(f"{sandbox.url}/s/{slug}")

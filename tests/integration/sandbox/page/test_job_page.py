@@ -14,11 +14,7 @@ from mr_celery.demo.picture import paint
 from mr_celery.sandbox import Sandbox
 from support.browser import Visit
 from support.login import log_in
-
-
-def uploaded(sandbox: Sandbox, job_id: int, filename: str, content_type: str, data: bytes, **further: str) -> str:
-    fields = {"content_type": content_type, "filename": filename, "job_id": job_id, **further}
-    return str(sandbox.store.add_artifact(io.BytesIO(data), fields)["slug"])
+from support.sandbox_example import upload
 
 
 @pytest.mark.parametrize("secure", [True, False])
@@ -72,8 +68,8 @@ def test_neighbours_in_the_filtered_list(visit: Visit, sandbox: Sandbox) -> None
 def test_pictures_at_full_size(visit: Visit, sandbox: Sandbox) -> None:
     sandbox.dispatch("p", worker="w")
     for number in (1, 2):
-        uploaded(sandbox, 1, f"{number}.png", "image/png", paint(str(number), size=64))
-    uploaded(sandbox, 1, "data.bin", "application/octet-stream", b"x")
+        upload(sandbox.store, 1, f"{number}.png", "image/png", paint(str(number), size=64))
+    upload(sandbox.store, 1, "data.bin", "application/octet-stream", b"x")
     page = visit.go("/ui/jobs/1")
     expect(page.locator(".file.other .suffix")).to_have_text("bin")
     page.locator("a.zoom").first.focus()
@@ -94,7 +90,7 @@ def test_timeline_is_live_and_has_local_times(visit: Visit, sandbox: Sandbox) ->
     sandbox.dispatch("p", worker="w")
     page = visit.go("/ui/jobs/1")
     sandbox.store.claim(1, "w")
-    uploaded(sandbox, 1, "notes.txt", "text/plain", b"1234")
+    upload(sandbox.store, 1, "notes.txt", "text/plain", b"1234")
     sandbox.store.close_job(1, "", "done")
     moments = page.locator(".moments li")
     expect(moments.locator(".what")).to_have_text(["dispatched", "claimed", "uploaded", "done"])
@@ -106,9 +102,9 @@ def test_timeline_is_live_and_has_local_times(visit: Visit, sandbox: Sandbox) ->
 def test_all_artifacts_are_one_zip_file(sandbox: Sandbox) -> None:
     sandbox.dispatch("p", worker="w")
     for name, data in (("a.txt", b"1"), ("../a.txt", b"2"), ("large.bin", bytes(3_000_000))):
-        uploaded(sandbox, 1, name, "text/plain", data)
-    uploaded(sandbox, 1, "old.txt", "text/plain", b"3", expires_at="2020-01-01")
-    sandbox.store.artifact(uploaded(sandbox, 1, "gone.txt", "text/plain", b"4"))["path"].unlink()
+        upload(sandbox.store, 1, name, "text/plain", data)
+    upload(sandbox.store, 1, "old.txt", "text/plain", b"3", expires_at="2020-01-01")
+    sandbox.store.artifact(upload(sandbox.store, 1, "gone.txt", "text/plain", b"4"))["path"].unlink()
     with requests.Session() as session:
         pages = log_in(session, sandbox.login_link())
         answer = session.get(f"{pages}/jobs/1/artifacts.zip", timeout=30)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from playwright.sync_api import Browser, expect
 from mr_celery.sandbox import Sandbox
 from support.browser import Visit, chromium
 from support.ports import until
+from support.sandbox_example import upload
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,7 @@ def browser() -> Iterator[Browser]:
 def test_media_are_shown_inline(visit: Visit, sandbox: Sandbox, media: dict[str, tuple[str, bytes]]) -> None:
     sandbox.dispatch("p", worker="w")
     for content_type, data in media.values():
-        fields = {"content_type": content_type, "filename": "f", "job_id": 1, "expires_at": None}
-        sandbox.store.add_artifact(io.BytesIO(data), fields)
+        upload(sandbox.store, 1, "f", content_type, data)
     page = visit.go("/ui/jobs/1")
 
     def loaded(what: str) -> Any:
